@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// A decoded picture, and how to read one. Nothing here knows what a model does with it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace espalier {
+
+// 8-bit RGB, row-major, three bytes a pixel, no padding between rows: rgb.size() == 3 * width * height.
+struct Image {
+  int width = 0;
+  int height = 0;
+  std::vector<uint8_t> rgb;
+};
+
+// Largest width * height that is decoded. The header is checked before any pixel is, so that a small file
+// cannot ask for a huge picture.
+inline constexpr int64_t kMaxImagePixels = 100'000'000;
+
+// JPEG, PNG or WebP, told apart by content and not by name. EXIF orientation is applied, grey is repeated to
+// three channels, anything with alpha is composited onto white. `name` stands in error messages.
+// Throws Error for an empty, truncated, foreign or too large file.
+Image decode_image(std::span<const std::byte> bytes, const std::string& name = "image");
+Image read_image(const std::filesystem::path& file);
+
+}  // namespace espalier
