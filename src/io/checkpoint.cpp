@@ -3,6 +3,7 @@
 
 #include <array>
 #include <nlohmann/json.hpp>
+#include <system_error>
 #include <utility>
 
 #include "espalier/error.h"
@@ -14,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // On-disk prefix -> canonical prefix, "model." being stripped before. The first that fits wins.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kPrefixes = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kPrefixes = {{
     {"language_model.model.", "decoder."},    // published LLaVA
     {"language_model.lm_head.", "lm_head."},  // published LLaVA
     {"language_model.", "decoder."},          // 4.52+
@@ -22,10 +23,15 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kPrefixe
     {"vision_tower.", "vision."},  // names in memory since 5.x
     {"visual.", "vision."},        // Qwen2.5-VL
     {"multi_modal_projector.", "projector."},
-    {"embed_tokens.", "decoder.embed_tokens."},  // published Qwen2.5-VL: a bare "model." is the decoder
-    {"layers.", "decoder.layers."},
-    {"norm.", "decoder.norm."},
 }};
+
+// Published Qwen2.5-VL: what else follows "model." is the decoder.
+constexpr std::array<std::string_view, 3> kDecoderParts = {"embed_tokens.", "layers.", "norm."};
+
+bool is_there(const fs::path& path) {
+  std::error_code ignored;  // what cannot be looked at is not there
+  return fs::exists(path, ignored);
+}
 
 // A shard name may lead into a sub-folder, but not out of the checkpoint. Symbolic links are followed: the hub's cache
 // consists of them.
@@ -47,19 +53,23 @@ std::string canonical_name(std::string_view on_disk) {
   for (const auto& [prefix, canonical] : kPrefixes) {
     if (name.starts_with(prefix)) return std::string(canonical).append(name.substr(prefix.size()));
   }
+  for (const std::string_view part : kDecoderParts) {
+    if (in_model && name.starts_with(part)) return std::string("decoder.").append(name);
+  }
   return std::string(name == "image_newline" ? name : on_disk);
 }
 
 Checkpoint Checkpoint::open(const fs::path& folder) {
-  if (!fs::is_directory(folder)) throw Error(folder.string() + ": not a checkpoint folder");
+  std::error_code ignored;
+  if (!fs::is_directory(folder, ignored)) throw Error(folder.string() + ": not a checkpoint folder");
   Checkpoint out;
   out.folder_ = folder;
   const fs::path single = folder / "model.safetensors";
   const fs::path index = folder / "model.safetensors.index.json";
-  if (fs::exists(single)) {
+  if (is_there(single)) {
     const SafetensorsFile file = SafetensorsFile::open(single);
     for (const auto& [name, view] : file.tensors()) out.add(name, view);
-  } else if (fs::exists(index)) {
+  } else if (is_there(index)) {
     out.add_shards(index);
   } else {
     throw Error(folder.string() + ": neither model.safetensors nor model.safetensors.index.json is there");
@@ -87,7 +97,7 @@ void Checkpoint::add_shards(const fs::path& index_file) {
     auto it = shards.find(shard_name);
     if (it == shards.end()) {
       const fs::path path = shard_path(folder_, shard_name, index_name);
-      if (!fs::exists(path)) throw Error(index_name + ": shard \"" + shard_name + "\" is missing");
+      if (!is_there(path)) throw Error(index_name + ": shard \"" + shard_name + "\" is missing");
       it = shards.emplace(shard_name, SafetensorsFile::open(path)).first;
     }
     const auto& tensors = it->second.tensors();

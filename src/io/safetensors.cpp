@@ -13,7 +13,7 @@
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -57,7 +57,7 @@ struct Map {
   const std::byte* data = nullptr;
   size_t size = 0;
 
-  Map(const std::filesystem::path& file) {
+  explicit Map(const std::filesystem::path& file) {
     const auto fail = [&](const std::string& why) { throw Error(file.string() + ": " + why); };
     // O_NONBLOCK: opening a named pipe must not wait for a writer.
     const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
