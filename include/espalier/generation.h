@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// What can be asked of a generation and what comes back: plain structs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "espalier/prompt.h"
+
+namespace espalier {
+
+class PruningPolicy;
+
+// Unset options come from the checkpoint's generation_config.json.
+struct GenerationOptions {
+  int64_t max_new_tokens = 128;
+  bool greedy = false;                       // plain argmax: no sampling, no penalty
+  std::optional<bool> do_sample;
+  std::optional<double> temperature;         // > 0
+  std::optional<int64_t> top_k;              // 0: off
+  std::optional<double> top_p;               // in (0, 1]
+  std::optional<double> repetition_penalty;  // > 0; counts every id of the prompt too
+  uint64_t seed = 0;                         // same seed, same tokens, whatever else is in the batch
+  std::vector<std::string> stop;             // generation ends before the first of these; it is not part of the text
+  bool ignore_eos = false;
+};
+
+struct Request {
+  Prompt prompt;
+  std::string policy = "none";                  // a spec string, or
+  std::shared_ptr<const PruningPolicy> custom;  // a policy of the caller's own, which then wins
+  GenerationOptions options;
+  bool trace = false;  // fill Result::points with scores (costs copies from the device)
+};
+
+enum class FinishReason : uint8_t { kEos, kLength, kStopString, kStopped, kCancelled };
+
+// Image tokens alive after one point where the policy acted.
+struct PointTrace {
+  std::string site;              // "before_layer", …
+  int layer = -1;                // -1 where the site has none
+  std::vector<int64_t> kept;     // source indices, ascending
+  std::vector<std::vector<int64_t>> kept_per_head;  // at "cache", in place of `kept`
+  std::vector<int64_t> candidates;                  // what the point judged
+  std::vector<float> scores;                        // one a candidate; empty where the method has none
+};
+
+struct Stats {
+  int64_t prompt_tokens = 0;                 // with images expanded, before pruning
+  std::vector<int64_t> image_tokens;         // at entry, for each image
+  std::vector<std::vector<int64_t>> image_tokens_per_layer;  // [layer][image] entering each decoder layer
+  std::vector<int64_t> tokens_per_layer;     // entering each decoder layer in prefill, text included
+  std::vector<int64_t> kv_tokens_per_layer;  // cached after prefill
+  int64_t new_tokens = 0;
+  // Milliseconds of wall clock. They do not overlap; the first three add up to the time to the first token.
+  double encode_ms = 0;   // bytes to decoder input: pictures, tokenizer, vision tower, projector
+  double select_ms = 0;   // deciding and applying, at every site
+  double prefill_ms = 0;  // decoder up to the first token, without select
+  double decode_ms = 0;   // all later tokens
+  double prefill_flops = 0;           // of the decoder layers, attention counted causally
+  double prefill_flops_unpruned = 0;  // the same without pruning
+  double probe_flops = 0;             // what the policy's signals cost
+  int64_t kv_bytes = 0;               // after prefill
+  int64_t kv_bytes_unpruned = 0;
+  int64_t peak_memory_bytes = 0;      // of the process (CPU) or the device allocator (CUDA)
+  int threads = 0;
+  std::vector<std::pair<std::string, std::string>> kernels;  // op -> kernel that was chosen
+};
+
+struct Result {
+  std::string text;
+  std::vector<int32_t> token_ids;         // new tokens; the end token, if one came, is the last
+  std::vector<int32_t> prompt_token_ids;  // each image placeholder expanded to its tokens
+  std::string prompt;                     // before expansion
+  FinishReason finish_reason = FinishReason::kLength;
+  std::vector<PointTrace> points;
+  std::vector<int64_t> kept;  // source indices of the image tokens that survive all points
+  Stats stats;
+};
+
+enum class Continue : uint8_t { kGo, kStop, kCancel };
+
+// Called with each piece of text as it becomes certain, on the thread that generates. kStop ends this request normally; kCancel drops it.
+// `request` is its index in the batch.
+using TextCallback = std::function<Continue(size_t request, std::string_view piece)>;
+// Asked now and then (at least once a layer in prefill and once an image in encode); true cancels the whole call.
+using CancelCheck = std::function<bool()>;
+// done of total, for progress bars; `stage` is "load", "encode", "prefill" or "decode".
+using Progress = std::function<void(std::string_view stage, int64_t done, int64_t total)>;
+
+struct Callbacks {
+  TextCallback on_text;
+  CancelCheck should_cancel;
+  Progress on_progress;
+};
+
+}  // namespace espalier

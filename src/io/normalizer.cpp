@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/normalizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "io/utf8.h"
+
+namespace espalier {
+namespace {
+
+bool is_ascii(char byte) { return static_cast<uint8_t>(byte) < 0x80; }
+
+// Whether NFC may join or reorder the character with what stands in front of it: all marks, and the Hangul vowels and
+// final consonants. Text may be composed piece by piece where this is false.
+bool may_combine_backwards(char32_t code) {
+  if (code < 0x300) return false;
+  if ((code >= 0x1160 && code <= 0x1175) || (code >= 0x11A8 && code <= 0x11C2)) return true;
+  const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(code));
+  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC || category == UTF8PROC_CATEGORY_ME;
+}
+
+int combining_class(utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; }
+
+// The composed form of a short valid text, appended to `out`. The marks are sorted here, as utf8proc's own sort takes
+// quadratic time, which a prompt of nothing but marks would feel.
+class Composer {
+ public:
+  void compose(std::string_view text, std::string& out) {
+    codes_.clear();
+    for (size_t i = 0; i < text.size();) {
+      const Utf8Character character = utf8_at(text, i);
+      i += character.length;
+      utf8proc_int32_t parts[8];  // no canonical decomposition has more than four
+      const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(character.code), parts, 8,
+                                                 UTF8PROC_DECOMPOSE, nullptr);
+      codes_.insert(codes_.end(), parts, parts + count);
+    }
+    sort_marks();
+    const auto length = utf8proc_normalize_utf32(codes_.data(), static_cast<utf8proc_ssize_t>(codes_.size()),
+                                                 static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    for (utf8proc_ssize_t i = 0; i < length; ++i) append_utf8(static_cast<char32_t>(codes_[static_cast<size_t>(i)]), out);
+  }
+
+ private:
+  void sort_marks() {
+    const auto is_starter = [](utf8proc_int32_t code) { return combining_class(code) == 0; };
+    for (auto begin = codes_.begin(); begin != codes_.end();) {
+      begin = std::find_if_not(begin, codes_.end(), is_starter);
+      const auto end = std::find_if(begin, codes_.end(), is_starter);
+      std::stable_sort(begin, end, [](auto a, auto b) { return combining_class(a) < combining_class(b); });
+      begin = end;
+    }
+  }
+  std::vector<utf8proc_int32_t> codes_;
+};
+
+// Behind the character at `begin` and all that may combine with it.
+size_t segment_end(std::string_view text, size_t begin) {
+  size_t end = begin + utf8_at(text, begin).length;
+  while (end < text.size() && !is_ascii(text[end])) {
+    const Utf8Character next = utf8_at(text, end);
+    if (!may_combine_backwards(next.code)) break;
+    end += next.length;
+  }
+  return end;
+}
+
+void apply_nfc(AlignedText& piece) {
+  if (std::all_of(piece.text.begin(), piece.text.end(), is_ascii)) return;
+  AlignedText out{{}, {}, piece.begin};
+  out.text.reserve(piece.text.size());
+  out.ends.reserve(piece.text.size());
+  Composer composer;
+  std::string composed;
+  for (size_t begin = 0, end; begin < piece.text.size(); begin = end) {
+    end = segment_end(piece.text, begin);
+    const std::string_view segment = std::string_view(piece.text).substr(begin, end - begin);
+    composed.clear();
+    if (segment.size() > 1) composer.compose(segment, composed);
+    if (segment.size() == 1 || composed == segment) {
+      out.text += segment;
+      out.ends.insert(out.ends.end(), piece.ends.begin() + static_cast<ptrdiff_t>(begin),
+                      piece.ends.begin() + static_cast<ptrdiff_t>(end));
+    } else {
+      out.append(composed, begin == 0 ? piece.begin : piece.ends[begin - 1], piece.ends[end - 1]);
+    }
+  }
+  piece = std::move(out);
+}
+
+}  // namespace
+
+void Normalizer::apply(AlignedText& piece) const {
+  for (const Step& step : steps_) {
+    if (const auto* prepend = std::get_if<Prepend>(&step)) {
+      if (!piece.text.empty()) piece.prepend(prepend->what);
+    } else if (const auto* replace = std::get_if<Replace>(&step)) {
+      piece.replace_all(replace->from, replace->to);
+    } else {
+      apply_nfc(piece);
+    }
+  }
+}
+
+}  // namespace espalier

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder of a tokenizer.json: tokens back to text, one after another, holding back what the next token may still change.
+// Whether a token is shown at all (special ones) is decided by the caller.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace espalier {
+
+struct DecoderState {
+  std::string held_back;  // bytes that are no whole character yet, or a run of byte tokens that may still grow
+  size_t stripped = 0;    // characters taken off the front so far
+  bool at_front = true;   // nothing that stays has come yet
+};
+
+class TokenDecoder {
+ public:
+  // ByteLevel: characters of byte_level.h to bytes, the bytes to UTF-8 with one U+FFFD for each invalid sequence.
+  static TokenDecoder byte_level();
+
+  // Sequence of Replace, ByteFallback, Fuse, Strip. A run of byte tokens that is not wholly UTF-8 becomes one U+FFFD a byte.
+  struct Steps {
+    std::vector<std::pair<std::string, std::string>> replace;  // from, to, within each token
+    bool byte_fallback = false;
+    std::string strip;       // one character; as many of these as `strip_count` are taken off the front of the whole text
+    size_t strip_count = 0;
+  };
+  static TokenDecoder sequence(Steps steps);
+
+  // Appends to `out` what became certain.
+  void add(std::string_view token, DecoderState& state, std::string& out) const;
+  void finish(DecoderState& state, std::string& out) const;
+
+ private:
+  void flush_run(DecoderState& state, std::string& out) const;
+  void append_stripped(std::string_view text, DecoderState& state, std::string& out) const;
+
+  bool byte_level_ = false;
+  Steps steps_;
+};
+
+}  // namespace espalier
