@@ -1,12 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// RMS norm on raw pointers: the plain reference, which tests call, and the CUDA launcher.
+// RMS norm below the dispatcher: the check that every backend makes, and the loops and launchers on raw pointers.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/element_type.h"
+
+namespace at {
+class Tensor;
+}
+
 namespace espalier::kernels {
 
-// out[r, i] = T(x[r, i] / sqrt(mean_i x² + eps)) · weight[i]; x and out [rows, d] contiguous. The cast before the weight is the models' own.
+// Throws unless x is [..., d], weight [d], of one dtype and device. Each backend calls it: with inference tensors the
+// dispatcher goes straight to the backend, past anything that stands before it.
+void check_rms_norm(const at::Tensor& x, const at::Tensor& weight);
+
+// out[r, i] = T(x[r, i] / sqrt(mean_i x² + eps)) · weight[i]; x and out [rows, d] contiguous. The cast before the
+// weight is the models' own.
 template <typename T>
 void rms_norm_plain(const T* x, const T* weight, T* out, int64_t rows, int64_t d, float eps);
 

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rotary embedding below the dispatcher: the check that every backend makes, and the loops and launchers on raw
+// pointers.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/element_type.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace espalier::kernels {
+
+// Throws unless query is [n, h, d], key [n, g, d], cos and sin [n, d] with d even, all of one dtype and device.
+void check_rope(const at::Tensor& query, const at::Tensor& key, const at::Tensor& cos, const at::Tensor& sin);
+
+// A query or key [tokens, heads, d] whose rows of d are contiguous; strides in elements (a slice of a fused projection
+// is fine).
+struct RopeShape {
+  int64_t tokens, heads, d, token_stride, head_stride;
+};
+
+// out[t, h, i]       = x[t, h, i] · cos[t, i] - x[t, h, i + d/2] · sin[t, i]               for i < d/2
+// out[t, h, i + d/2] = x[t, h, i + d/2] · cos[t, i + d/2] + x[t, h, i] · sin[t, i + d/2]
+// in float32, rounded once. cos, sin [tokens, d] and out [tokens, heads, d] contiguous; does tokens [begin, end).
+template <typename T>
+void rope_plain(const T* x, const T* cos, const T* sin, T* out, const RopeShape& shape, int64_t begin, int64_t end);
+
+}  // namespace espalier::kernels
