@@ -16,41 +16,47 @@ namespace espalier {
 
 class Tokenizer {
  public:
-  // Throws Error when tokenizer.json is missing, malformed, or uses a normalizer, pre-tokenizer, model or decoder that is
-  // not supported (the message names it).
+  // Throws Error when tokenizer.json is missing, malformed, or uses a normalizer, pre-tokenizer, model or decoder that
+  // is not supported (the message names it).
   static Tokenizer load(const std::filesystem::path& folder);
 
   // One token and where it ends: `end` is the byte offset in the text behind its last byte (0 for tokens that the
-  // post-processor puts in front). Exact at every ASCII character; where NFC composes characters a token may end between two.
+  // post-processor puts in front). Exact at every ASCII character; where NFC composes characters a token may end
+  // between two.
   struct Token {
     int32_t id;
     size_t end;
   };
 
-  // `add_special`: with what the post-processor adds (`<s>` for Llama). Special tokens written out in the text become their ids.
-  // Throws Error for text that is not UTF-8, naming the first bad byte.
+  // `add_special`: with what the post-processor adds (`<s>` for Llama). Special tokens written out in the text become
+  // their ids. Throws Error for text that is not UTF-8, naming the first bad byte.
   std::vector<int32_t> encode(std::string_view text, bool add_special = true) const;
   std::vector<Token> encode_with_ends(std::string_view text, bool add_special = true) const;
 
-  // Ids past the vocabulary decode to nothing (checkpoints have more logits than tokens). Bytes that are not UTF-8 become U+FFFD.
+  // Ids past the vocabulary decode to nothing (checkpoints have more logits than tokens). Bytes that are not UTF-8
+  // become U+FFFD.
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
 
-  std::optional<int32_t> id_of(std::string_view token) const;  // the id of one token of the vocabulary, added tokens included
-  int32_t size() const;                                        // one more than the largest id
+  std::optional<int32_t> id_of(
+      std::string_view token) const;  // the id of one token of the vocabulary, added tokens included
+  int32_t size() const;               // one more than the largest id
 
-  // Decodes token by token for streaming: each call returns the text that became certain, holding back incomplete characters.
-  // The concatenation of all pieces and of finish() equals decode() of all ids.
+  // Decodes token by token for streaming: each call returns the text that became certain, holding back incomplete
+  // characters. The concatenation of all pieces and of finish() equals decode() of all ids.
   class Stream {
    public:
     explicit Stream(const Tokenizer& tokenizer, bool skip_special = true);
+    Stream(Stream&&) noexcept;
+    Stream& operator=(Stream&&) noexcept;
+    ~Stream();
+
     std::string add(int32_t id);
-    std::string finish();
+    std::string finish();  // afterwards a new text can be streamed
 
    private:
     std::shared_ptr<const struct TokenizerImpl> impl_;
+    std::unique_ptr<struct DecoderState> state_;  // what was held back
     bool skip_special_;
-    std::vector<int32_t> ids_;  // not yet given out, with one token of context before them
-    std::string pending_;
   };
 
  private:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tokens that are cut out of a text before BPE sees it: `<image>`, `</s>`, `<|im_start|>`. Found exactly, leftmost first
-// and of several the longest.
+// The tokens that are cut out of a text before BPE sees it: `<image>`, `</s>`, `<|im_start|>`. Found exactly, leftmost
+// first and of several the longest.
 #pragma once
 
 #include <array>

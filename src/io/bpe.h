@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Byte-pair encoding of one piece of text: its characters (or bytes) become symbols, and neighbours are merged, the pair of
-// lowest rank first and of these the leftmost. n log n in the length of the piece, which for Llama is the whole prompt.
+// Byte-pair encoding of one piece of text: its characters (or bytes) become symbols, and neighbours are merged, the
+// pair of lowest rank first and of these the leftmost. n log n in the length of the piece, which for Llama is the whole
+// prompt.
 #pragma once
 
 #include <array>
@@ -27,10 +28,12 @@ class Bpe {
 
   Bpe(Vocabulary vocabulary, Alphabet alphabet, int32_t unknown_id, bool fuse_unknown);
 
-  // Ranks are given in order, 0, 1, …; a pair given twice keeps the later rank. False when a token is not in the vocabulary.
+  // Ranks are given in order, 0, 1, …; a pair given twice keeps the later rank. False when a token is not in the
+  // vocabulary.
   bool add_merge(std::string_view left, std::string_view right);
 
-  // Appends the tokens of valid UTF-8. Throws Error for a character that the model cannot write: no token, no bytes, no unknown token.
+  // Appends the tokens of valid UTF-8. Throws Error for a character that the model cannot write: no token, no bytes, no
+  // unknown token.
   void encode(std::string_view piece, std::vector<Symbol>& out) const;
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
@@ -43,7 +46,9 @@ class Bpe {
   struct Node;
   struct Candidate;
   struct PairHash {
-    size_t operator()(uint64_t pair) const { return static_cast<size_t>((pair ^ pair >> 29) * 0x9E3779B97F4A7C15u >> 7); }
+    size_t operator()(uint64_t pair) const {
+      return static_cast<size_t>((pair ^ pair >> 29) * 0x9E3779B97F4A7C15u >> 7);
+    }
   };
 
   std::vector<Node> symbols_of(std::string_view piece) const;
@@ -56,7 +61,7 @@ class Bpe {
   Alphabet alphabet_;
   int32_t unknown_id_;  // -1: none
   bool fuse_unknown_;
-  std::array<int32_t, 256> byte_ids_;                      // -1: no token for this byte
+  std::array<int32_t, 256> byte_ids_;                     // -1: no token for this byte
   std::unordered_map<uint64_t, Merge, PairHash> merges_;  // (left id, right id) -> merge
   int32_t next_rank_ = 0;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The printable alphabet of byte-level BPE (GPT-2, Qwen): one character for each of the 256 byte values, so that any bytes
-// can be written in a vocabulary file.
+// The printable alphabet of byte-level BPE (GPT-2, Qwen): one character for each of the 256 byte values, so that any
+// bytes can be written in a vocabulary file.
 #pragma once
 
 #include <array>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The normalizer of a tokenizer.json: Prepend, Replace (of a plain string) and NFC, in the order of the file. Reading the
-// file is not done here.
+// The normalizer of a tokenizer.json: Prepend, Replace (of a plain string) and NFC, in the order of the file. Reading
+// the file is not done here.
 #pragma once
 
 #include <string>

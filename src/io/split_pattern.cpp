@@ -56,8 +56,10 @@ SplitPattern::SplitPattern(const std::string& regex, const std::string& where) :
   pcre2_code* compiled = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                                        PCRE2_UTF | PCRE2_UCP, &code, &offset, nullptr);
   if (!compiled) throw Error(where + ": " + message_of(code) + " in \"" + regex + "\"");
-  pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE);  // only a matter of speed: where there is no JIT, pcre2_match interprets
-  code_ = std::shared_ptr<const pcre2_code>(compiled, [](const pcre2_code* c) { pcre2_code_free(const_cast<pcre2_code*>(c)); });
+  pcre2_jit_compile(compiled,
+                    PCRE2_JIT_COMPLETE);  // only a matter of speed: where there is no JIT, pcre2_match interprets
+  code_ = std::shared_ptr<const pcre2_code>(compiled,
+                                            [](const pcre2_code* c) { pcre2_code_free(const_cast<pcre2_code*>(c)); });
 }
 
 void SplitPattern::cut(std::string_view text, size_t begin, size_t end, std::vector<size_t>& ends) const {

@@ -18,8 +18,8 @@ class SplitPattern {
   // Throws Error "WHERE: …" for an expression that PCRE2 refuses.
   SplitPattern(const std::string& regex, const std::string& where);
 
-  // Appends to `ends` where the parts of valid UTF-8 text[begin, end) end: every match is a part, and so is what stands between
-  // two matches ("Isolated"). Look-ahead sees nothing behind `end`.
+  // Appends to `ends` where the parts of valid UTF-8 text[begin, end) end: every match is a part, and so is what stands
+  // between two matches ("Isolated"). Look-ahead sees nothing behind `end`.
   void cut(std::string_view text, size_t begin, size_t end, std::vector<size_t>& ends) const;
 
  private:

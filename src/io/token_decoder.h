@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder of a tokenizer.json: tokens back to text, one after another, holding back what the next token may still change.
-// Whether a token is shown at all (special ones) is decided by the caller.
+// The decoder of a tokenizer.json: tokens back to text, one after another, holding back what the next token may still
+// change. Whether a token is shown at all (special ones) is decided by the caller.
 #pragma once
 
 #include <cstddef>
@@ -22,11 +22,12 @@ class TokenDecoder {
   // ByteLevel: characters of byte_level.h to bytes, the bytes to UTF-8 with one U+FFFD for each invalid sequence.
   static TokenDecoder byte_level();
 
-  // Sequence of Replace, ByteFallback, Fuse, Strip. A run of byte tokens that is not wholly UTF-8 becomes one U+FFFD a byte.
+  // Sequence of Replace, ByteFallback, Fuse, Strip. A run of byte tokens that is not wholly UTF-8 becomes one U+FFFD a
+  // byte.
   struct Steps {
     std::vector<std::pair<std::string, std::string>> replace;  // from, to, within each token
     bool byte_fallback = false;
-    std::string strip;       // one character; as many of these as `strip_count` are taken off the front of the whole text
+    std::string strip;  // one character; as many of these as `strip_count` are taken off the front of the whole text
     size_t strip_count = 0;
   };
   static TokenDecoder sequence(Steps steps);

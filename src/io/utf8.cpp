@@ -5,8 +5,8 @@ namespace espalier {
 namespace {
 
 struct Lead {
-  uint8_t length;              // of the whole character, 0 for a byte that cannot begin one
-  uint8_t lowest, highest;     // what the second byte may be: this excludes overlong forms, surrogates, > U+10FFFF
+  uint8_t length;           // of the whole character, 0 for a byte that cannot begin one
+  uint8_t lowest, highest;  // what the second byte may be: this excludes overlong forms, surrogates, > U+10FFFF
 };
 
 Lead lead_of(uint8_t byte) {

@@ -25,8 +25,8 @@ size_t first_invalid_utf8(std::string_view text);
 
 void append_utf8(char32_t code, std::string& out);
 
-// Moves `bytes` to the end of `out`, U+FFFD for each invalid sequence. A truncated character at the end stays in `bytes`,
-// unless `final`: then it is invalid.
+// Moves `bytes` to the end of `out`, U+FFFD for each invalid sequence. A truncated character at the end stays in
+// `bytes`, unless `final`: then it is invalid.
 void drain_utf8(std::string& bytes, bool final, std::string& out);
 
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD

@@ -12,6 +12,9 @@ namespace espalier {
 
 class Vocabulary {
  public:
+  Vocabulary() = default;
+  Vocabulary(Vocabulary&&) = default;  // no copies: tokens_ points into ids_
+
   void reserve(size_t count) { ids_.reserve(count); }
 
   // False, and nothing added, when the token or the id is there already with another partner.
