@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Greedy maximisation of coverage plus a modular term over one block of rows, on raw pointers: the plain reference in
+// double (which tests call), the fast CPU path and the CUDA launcher.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/row_dots.h"
+
+namespace espalier::kernels {
+
+// How a cosine becomes a similarity in [0, 1]; see ops::Similarity.
+enum class CosineMap : uint8_t { kAffine, kClamp, kMinmax };
+
+// A candidate wins when its gain is at least the largest minus this; among those the lowest index.
+inline constexpr double kGainTie = 1e-9;
+
+// The objective of one block of `size` rows: coverage_scale · sum_x max_{y picked} sim(x, y) + sum_{y picked}
+// modular[y].
+struct CoverageObjective {
+  CosineMap map = CosineMap::kAffine;
+  double coverage_scale = 1.0;
+  const float* modular = nullptr;  // [size], or null for 0
+  const bool* forced = nullptr;    // [size], or null for none: picked before all others, in index order
+};
+
+// features [size, d] -> picks [num_kept] in the order of picking, gains [num_kept] (may be null): what each pick added
+// to the objective. The specification's loop, everything in double.
+void facility_location_greedy_plain(const double* features, int64_t size, int64_t d, int64_t num_kept,
+                                    const CoverageObjective& objective, int64_t* picks, double* gains);
+
+}  // namespace espalier::kernels
