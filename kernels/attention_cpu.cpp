@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "espalier/ops.h"
+#include "kernels/attention.h"
+#include "kernels/attention_composed.h"
+
+namespace espalier::kernels {
+
+namespace {
+
+// The scores of one row are held in a block this long, so that no row of n scores is ever needed.
+constexpr int64_t kPlainBlock = 128;
+
+template <typename T>
+void plain_rows(const AttentionProblem& p, const AttentionSequence& seq, int64_t head, int64_t row_begin,
+                int64_t row_end) {
+  const int64_t d = p.head_dim, kv_head = head / (p.num_heads / p.num_kv_heads);
+  const T* keys = static_cast<const T*>(p.key.data) + seq.key_begin * p.key.row_stride + kv_head * p.key.head_stride;
+  const T* values =
+      static_cast<const T*>(p.value.data) + seq.key_begin * p.value.row_stride + kv_head * p.value.head_stride;
+  std::vector<float> query(d), sum(d);
+  float score[kPlainBlock];
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t query_row = seq.query_begin + row;
+    const T* q = static_cast<const T*>(p.query.data) + query_row * p.query.row_stride + head * p.query.head_stride;
+    std::copy(q, q + d, query.begin());
+    std::fill(sum.begin(), sum.end(), 0.0F);
+    const int64_t end = p.is_causal ? std::max<int64_t>(0, row + 1 + seq.num_keys - seq.num_queries) : seq.num_keys;
+    float peak = -std::numeric_limits<float>::infinity(), mass = 0;
+    for (int64_t begin = 0; begin < end; begin += kPlainBlock) {
+      const int64_t count = std::min(kPlainBlock, end - begin);
+      float block_peak = peak;
+      for (int64_t j = 0; j < count; ++j) {
+        const T* k = keys + (begin + j) * p.key.row_stride;
+        float dot = 0;
+        for (int64_t c = 0; c < d; ++c) dot += query[c] * static_cast<float>(k[c]);
+        const bool visible =
+            p.window == 0 || p.query_position[query_row] - p.window < p.key_position[seq.key_begin + begin + j];
+        score[j] = visible ? dot * p.scale : -std::numeric_limits<float>::infinity();
+        block_peak = std::max(block_peak, score[j]);
+      }
+      if (block_peak == -std::numeric_limits<float>::infinity()) continue;
+      const float correction = std::exp(peak - block_peak);
+      peak = block_peak;
+      mass *= correction;
+      for (float& s : sum) s *= correction;
+      for (int64_t j = 0; j < count; ++j) {
+        const T* v = values + (begin + j) * p.value.row_stride;
+        const float weight = std::exp(score[j] - peak);
+        mass += weight;
+        for (int64_t c = 0; c < d; ++c) sum[c] += weight * static_cast<float>(v[c]);
+      }
+    }
+    T* out = static_cast<T*>(p.output) + (query_row * p.num_heads + head) * d;
+    for (int64_t c = 0; c < d; ++c) out[c] = static_cast<T>(mass > 0 ? sum[c] / mass : 0.0F);
+    p.lse[head * p.num_query_rows + query_row] =
+        mass > 0 ? peak + std::log(mass) : -std::numeric_limits<float>::infinity();
+  }
+}
+
+// Calls work(i) for each i of [0, count), handed out one at a time: items differ in cost, and a fixed split leaves a
+// core waiting.
+template <typename Work>
+void parallel_items(int64_t count, const Work& work) {
+  std::atomic<int64_t> next{0};
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), count);
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t i = next++; i < count; i = next++) work(i);
+  });
+}
+
+struct PlainItem {
+  const AttentionSequence* sequence;
+  int64_t head, row_begin, row_end;
+};
+
+void run_plain(const AttentionProblem& p, const AttentionSequence* sequences, int64_t count) {
+  constexpr int64_t kRows = 16;
+  std::vector<PlainItem> items;
+  for (const AttentionSequence* s = sequences; s != sequences + count; ++s)
+    for (int64_t head = 0; head < p.num_heads; ++head)
+      for (int64_t row = 0; row < s->num_queries; row += kRows)
+        items.push_back({s, head, row, std::min(row + kRows, s->num_queries)});
+  parallel_items(static_cast<int64_t>(items.size()), [&](int64_t i) {
+    attention_plain(p, *items[i].sequence, items[i].head, items[i].row_begin, items[i].row_end);
+  });
+}
+
+}  // namespace
+
+void attention_plain(const AttentionProblem& problem, const AttentionSequence& sequence, int64_t head,
+                     int64_t row_begin, int64_t row_end) {
+  switch (problem.dtype) {
+    case AttentionDtype::kFloat32:
+      return plain_rows<float>(problem, sequence, head, row_begin, row_end);
+    case AttentionDtype::kBFloat16:
+      return plain_rows<c10::BFloat16>(problem, sequence, head, row_begin, row_end);
+    case AttentionDtype::kFloat16:
+      return plain_rows<c10::Half>(problem, sequence, head, row_begin, row_end);
+  }
+}
+
+void attention_cpu(const AttentionProblem& problem, const AttentionSequence* sequences, int64_t count, CpuLevel) {
+  run_plain(problem, sequences, count);
+}
+
+}  // namespace espalier::kernels
+
+namespace espalier::ops {
+
+namespace {
+
+using kernels::AttentionDtype;
+using kernels::AttentionProblem;
+using kernels::AttentionRows;
+using kernels::AttentionSequence;
+
+Tensor with_contiguous_width(const Tensor& t) {
+  return t.stride(2) == 1 || t.size(2) == 1 ? t : t.contiguous();
+}
+
+AttentionRows rows_of(const Tensor& t) {
+  return {t.const_data_ptr(), t.stride(0), t.stride(1)};
+}
+
+AttentionDtype dtype_of(const Tensor& t) {
+  if (t.scalar_type() == at::kFloat) return AttentionDtype::kFloat32;
+  return t.scalar_type() == at::kBFloat16 ? AttentionDtype::kBFloat16 : AttentionDtype::kFloat16;
+}
+
+std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
+                                         const Tensor& query_begin, const Tensor& key_begin, const Tensor& key_length,
+                                         double scale, bool is_causal, int64_t window,
+                                         const OptionalTensor& query_position, const OptionalTensor& key_position,
+                                         const OptionalTensor& key_weight) {
+  const AttentionInputs in{query, key,       value,  query_begin,    key_begin,    key_length,
+                           scale, is_causal, window, query_position, key_position, key_weight};
+  check_attention(in);
+  if (attention_needs_composed(in)) return attention_composed(in);
+  const Tensor q = with_contiguous_width(query), k = with_contiguous_width(key), v = with_contiguous_width(value);
+  const Tensor q_position = window > 0 ? query_position->contiguous() : Tensor();
+  const Tensor k_position = window > 0 ? key_position->contiguous() : Tensor();
+  Tensor output = at::empty(q.sizes(), q.options());
+  Tensor lse = at::empty({q.size(1), q.size(0)}, q.options().dtype(at::kFloat));
+  const AttentionProblem problem{.query = rows_of(q),
+                                 .key = rows_of(k),
+                                 .value = rows_of(v),
+                                 .output = output.data_ptr(),
+                                 .lse = lse.data_ptr<float>(),
+                                 .query_position = window > 0 ? q_position.const_data_ptr<int64_t>() : nullptr,
+                                 .key_position = window > 0 ? k_position.const_data_ptr<int64_t>() : nullptr,
+                                 .num_query_rows = q.size(0),
+                                 .num_heads = q.size(1),
+                                 .num_kv_heads = k.size(1),
+                                 .head_dim = q.size(2),
+                                 .window = window,
+                                 .scale = static_cast<float>(scale),
+                                 .is_causal = is_causal,
+                                 .dtype = dtype_of(q)};
+  const int64_t* q_begin = query_begin.const_data_ptr<int64_t>();
+  std::vector<AttentionSequence> sequences;
+  for (int64_t s = 0; s < key_begin.size(0); ++s)
+    sequences.push_back({q_begin[s], q_begin[s + 1] - q_begin[s], key_begin.const_data_ptr<int64_t>()[s],
+                         key_length.const_data_ptr<int64_t>()[s]});
+  kernels::attention_cpu(problem, sequences.data(), key_begin.size(0), kernels::cpu_level());
+  return {output, lse};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(espalier, CPU, m) {
+  m.impl("attention", attention_cpu);
+}
+
+}  // namespace espalier::ops
