@@ -16,9 +16,12 @@ namespace espalier::kernels {
 // dispatcher goes straight to the backend, past anything that stands before it.
 void check_rms_norm(const at::Tensor& x, const at::Tensor& weight);
 
-// out[r, i] = T(x[r, i] / sqrt(mean_i x² + eps)) · weight[i]; x and out [rows, d] contiguous. The cast before the
-// weight is the models' own.
+// out[r, i] = T(x[r, i] / sqrt(mean_i x² + eps)) · weight[i] for rows r in [begin, end); x and out [rows, d]
+// contiguous. The cast before the weight is the models' own. The plain loops are the reference and the path of CPUs
+// without AVX-512.
 template <typename T>
-void rms_norm_plain(const T* x, const T* weight, T* out, int64_t rows, int64_t d, float eps);
+void rms_norm_plain(const T* x, const T* weight, T* out, int64_t begin, int64_t end, int64_t d, float eps);
+void rms_norm_avx512(ElementType type, const void* x, const void* weight, void* out, int64_t begin, int64_t end,
+                     int64_t d, float eps);
 
 }  // namespace espalier::kernels

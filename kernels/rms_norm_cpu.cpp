@@ -8,27 +8,30 @@
 #include <cmath>
 
 #include "espalier/ops.h"
+#include "kernels/cpu_level.h"
 #include "kernels/rms_norm.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::kernels {
 
 template <typename T>
-void rms_norm_plain(const T* x, const T* weight, T* out, int64_t rows, int64_t d, float eps) {
-  for (int64_t r = 0; r < rows; ++r, x += d, out += d) {
+void rms_norm_plain(const T* x, const T* weight, T* out, int64_t begin, int64_t end, int64_t d, float eps) {
+  for (int64_t r = begin; r < end; ++r) {
+    const T* row = x + r * d;
     float sum = 0.0F;
-    for (int64_t i = 0; i < d; ++i) sum += static_cast<float>(x[i]) * static_cast<float>(x[i]);
+    for (int64_t i = 0; i < d; ++i) sum += static_cast<float>(row[i]) * static_cast<float>(row[i]);
     const float scale = 1.0F / std::sqrt(sum / static_cast<float>(d) + eps);
     for (int64_t i = 0; i < d; ++i) {
-      const T normed = static_cast<T>(static_cast<float>(x[i]) * scale);
-      out[i] = static_cast<T>(static_cast<float>(normed) * static_cast<float>(weight[i]));
+      const T normed = static_cast<T>(static_cast<float>(row[i]) * scale);
+      out[r * d + i] = static_cast<T>(static_cast<float>(normed) * static_cast<float>(weight[i]));
     }
   }
 }
 
-template void rms_norm_plain(const float*, const float*, float*, int64_t, int64_t, float);
-template void rms_norm_plain(const c10::BFloat16*, const c10::BFloat16*, c10::BFloat16*, int64_t, int64_t, float);
-template void rms_norm_plain(const c10::Half*, const c10::Half*, c10::Half*, int64_t, int64_t, float);
+template void rms_norm_plain(const float*, const float*, float*, int64_t, int64_t, int64_t, float);
+template void rms_norm_plain(const c10::BFloat16*, const c10::BFloat16*, c10::BFloat16*, int64_t, int64_t, int64_t,
+                             float);
+template void rms_norm_plain(const c10::Half*, const c10::Half*, c10::Half*, int64_t, int64_t, int64_t, float);
 
 }  // namespace espalier::kernels
 
@@ -39,17 +42,21 @@ constexpr int64_t kElementsPerTask = 1 << 15;  // about 10 us of one core, well 
 
 Tensor rms_norm_cpu(const Tensor& x, const Tensor& weight, double eps) {
   kernels::check_rms_norm(x, weight);
+  const kernels::ElementType type = kernels::element_type(x, "rms_norm");
   const Tensor rows = x.contiguous();
   const Tensor scale = weight.contiguous();
   Tensor out = at::empty(x.sizes(), x.options());
   if (out.numel() == 0) return out;
   const int64_t d = x.size(-1);
-  kernels::visit_element_type(x, "rms_norm", [&]<typename T>(T) {
-    const T* from = rows.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
-    at::parallel_for(0, x.numel() / d, std::max<int64_t>(1, kElementsPerTask / d), [&](int64_t begin, int64_t end) {
-      kernels::rms_norm_plain(from + begin * d, scale.const_data_ptr<T>(), to + begin * d, end - begin, d,
-                              static_cast<float>(eps));
+  const auto eps32 = static_cast<float>(eps);
+  const bool is_avx512 = kernels::cpu_level() == kernels::CpuLevel::kAvx512;
+  at::parallel_for(0, x.numel() / d, std::max<int64_t>(1, kElementsPerTask / d), [&](int64_t begin, int64_t end) {
+    if (is_avx512)
+      return kernels::rms_norm_avx512(type, rows.const_data_ptr(), scale.const_data_ptr(), out.mutable_data_ptr(),
+                                      begin, end, d, eps32);
+    kernels::visit_element_type(x, "rms_norm", [&]<typename T>(T) {
+      kernels::rms_norm_plain(rows.const_data_ptr<T>(), scale.const_data_ptr<T>(), out.mutable_data_ptr<T>(), begin,
+                              end, d, eps32);
     });
   });
   return out;

@@ -27,5 +27,7 @@ struct RopeShape {
 // in float32, rounded once. cos, sin [tokens, d] and out [tokens, heads, d] contiguous; does tokens [begin, end).
 template <typename T>
 void rope_plain(const T* x, const T* cos, const T* sin, T* out, const RopeShape& shape, int64_t begin, int64_t end);
+void rope_avx512(ElementType type, const void* x, const void* cos, const void* sin, void* out, const RopeShape& shape,
+                 int64_t begin, int64_t end);
 
 }  // namespace espalier::kernels

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "espalier/ops.h"
+#include "kernels/cpu_level.h"
 #include "kernels/silu_mul.h"
 #include "kernels/tensor_checks.h"
 
@@ -43,6 +44,7 @@ Tensor with_contiguous_rows(const Tensor& t) {
 
 Tensor silu_mul_cpu(const Tensor& gate, const Tensor& up) {
   kernels::check_silu_mul(gate, up);
+  const kernels::ElementType type = kernels::element_type(gate, "silu_mul");
   const Tensor gate_rows = with_contiguous_rows(gate);
   const Tensor up_rows = with_contiguous_rows(up);
   Tensor out = at::empty(gate.sizes(), gate.options());
@@ -51,8 +53,12 @@ Tensor silu_mul_cpu(const Tensor& gate, const Tensor& up) {
   const bool is_matrix = gate.dim() == 2;
   const kernels::SiluMulShape shape{gate.numel() / d, d, is_matrix ? gate_rows.stride(0) : d,
                                     is_matrix ? up_rows.stride(0) : d};
-  kernels::visit_element_type(gate, "silu_mul", [&]<typename T>(T) {
-    at::parallel_for(0, shape.rows, std::max<int64_t>(1, kElementsPerTask / d), [&](int64_t begin, int64_t end) {
+  const bool is_avx512 = kernels::cpu_level() == kernels::CpuLevel::kAvx512;
+  at::parallel_for(0, shape.rows, std::max<int64_t>(1, kElementsPerTask / d), [&](int64_t begin, int64_t end) {
+    if (is_avx512)
+      return kernels::silu_mul_avx512(type, gate_rows.const_data_ptr(), up_rows.const_data_ptr(),
+                                      out.mutable_data_ptr(), shape, begin, end);
+    kernels::visit_element_type(gate, "silu_mul", [&]<typename T>(T) {
       kernels::silu_mul_plain(gate_rows.const_data_ptr<T>(), up_rows.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
                               shape, begin, end);
     });

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <ATen/ops/zeros_like.h>
+
 #include <cmath>
 
 #include "espalier/ops.h"
 #include "kernels/cpu_level.h"
 #include "kernels/rms_norm.h"
+#include "kernels/tensor_checks.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {
@@ -61,6 +64,26 @@ TEST_P(RmsNormTest, WrongArgumentsThrow) {
   EXPECT_THROW(ops::rms_norm(x, random({6, 1}), kEps), c10::Error);
   EXPECT_THROW(ops::rms_norm(x, random({6}).to(at::kDouble), kEps), c10::Error);
   EXPECT_THROW(ops::rms_norm(x.to(at::kInt), random({6}).to(at::kInt), kEps), c10::Error);
+}
+
+// Every CPU path by itself, whichever this machine would choose.
+TEST_P(RmsNormTest, EachCpuPathMatchesTheFormula) {
+  if (!device().is_cpu()) GTEST_SKIP() << "paths of the CPU";
+  for (const int64_t d : {1, 15, 16, 63, 64, 81, 1024}) {
+    const at::Tensor x = random({5, d}, 1);
+    const at::Tensor weight = random({d}, 2);
+    at::Tensor out = at::zeros_like(x);
+    kernels::visit_element_type(x, "test", [&]<typename T>(T) {
+      kernels::rms_norm_plain(x.const_data_ptr<T>(), weight.const_data_ptr<T>(), out.mutable_data_ptr<T>(), 0, 5, d,
+                              kEps);
+    });
+    expect_close(out, oracle(x, weight), tolerance(), "plain");
+    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
+    out.zero_();
+    kernels::rms_norm_avx512(kernels::element_type(x, "test"), x.const_data_ptr(), weight.const_data_ptr(),
+                             out.mutable_data_ptr(), 0, 5, d, kEps);
+    expect_close(out, oracle(x, weight), tolerance(), "AVX-512");
+  }
 }
 
 // What torch's own half-precision models do: the normed row is rounded to the dtype before the weight is applied.

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/rope.h"
+
+#include <ATen/ops/zeros_like.h>
 #include "espalier/ops.h"
+#include "kernels/cpu_level.h"
+#include "kernels/tensor_checks.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {
@@ -79,6 +83,28 @@ TEST_P(RopeTest, WrongArgumentsThrow) {
   EXPECT_THROW(ops::rope(q, k, table, table.to(at::kDouble)), c10::Error);
   EXPECT_THROW(ops::rope(random({4, 6, 9}), random({4, 2, 9}), random({4, 9}), random({4, 9})), c10::Error);
   EXPECT_THROW(ops::rope(random({4, 60}), k, table, table), c10::Error);
+}
+
+// Every CPU path by itself, whichever this machine would choose.
+TEST_P(RopeTest, EachCpuPathMatchesTheFormula) {
+  if (!device().is_cpu()) GTEST_SKIP() << "paths of the CPU";
+  for (const int64_t d : {2, 30, 32, 34, 80, 128}) {
+    const at::Tensor x = random({3, 5, d}, 1);
+    const at::Tensor cos = random({3, d}, 2);
+    const at::Tensor sin = random({3, d}, 3);
+    const kernels::RopeShape shape{3, 5, d, x.stride(0), x.stride(1)};
+    at::Tensor out = at::zeros_like(x);
+    kernels::visit_element_type(x, "test", [&]<typename T>(T) {
+      kernels::rope_plain(x.const_data_ptr<T>(), cos.const_data_ptr<T>(), sin.const_data_ptr<T>(),
+                          out.mutable_data_ptr<T>(), shape, 0, 3);
+    });
+    expect_close(out, oracle(x, cos, sin), tolerance(), "plain");
+    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
+    out.zero_();
+    kernels::rope_avx512(kernels::element_type(x, "test"), x.const_data_ptr(), cos.const_data_ptr(),
+                         sin.const_data_ptr(), out.mutable_data_ptr(), shape, 0, 3);
+    expect_close(out, oracle(x, cos, sin), tolerance(), "AVX-512");
+  }
 }
 
 TEST(Rope, GradientsMatchFiniteDifferences) {

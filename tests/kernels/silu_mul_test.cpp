@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <cmath>
 
 #include "espalier/ops.h"
+#include "kernels/cpu_level.h"
 #include "kernels/silu_mul.h"
+#include "kernels/tensor_checks.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {
@@ -65,6 +68,26 @@ TEST_P(SiluMulTest, WrongArgumentsThrow) {
   EXPECT_THROW(ops::silu_mul(random({4, 6}), random({6})), c10::Error);
   EXPECT_THROW(ops::silu_mul(random({4}), random({4}).to(at::kDouble)), c10::Error);
   EXPECT_THROW(ops::silu_mul(random({4}).to(at::kInt), random({4}).to(at::kInt)), c10::Error);
+}
+
+// Every CPU path by itself, whichever this machine would choose.
+TEST_P(SiluMulTest, EachCpuPathMatchesTheFormula) {
+  if (!device().is_cpu()) GTEST_SKIP() << "paths of the CPU";
+  for (const int64_t d : {1, 15, 16, 81, 1024}) {
+    const at::Tensor gate = random({5, d}, 1) * 10.0;
+    const at::Tensor up = random({5, d}, 2);
+    const kernels::SiluMulShape shape{5, d, d, d};
+    at::Tensor out = at::zeros_like(gate);
+    kernels::visit_element_type(gate, "test", [&]<typename T>(T) {
+      kernels::silu_mul_plain(gate.const_data_ptr<T>(), up.const_data_ptr<T>(), out.mutable_data_ptr<T>(), shape, 0, 5);
+    });
+    expect_close(out, oracle(gate, up), tolerance(), "plain");
+    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
+    out.zero_();
+    kernels::silu_mul_avx512(kernels::element_type(gate, "test"), gate.const_data_ptr(), up.const_data_ptr(),
+                             out.mutable_data_ptr(), shape, 0, 5);
+    expect_close(out, oracle(gate, up), tolerance(), "AVX-512");
+  }
 }
 
 TEST(SiluMul, GradientsMatchFiniteDifferences) {
