@@ -111,5 +111,69 @@ def write_images():
     os.chmod(path, 0o644)
 
 
+def pattern(h, w):
+    """A picture that the tests compute themselves, because it is large."""
+    y, x, c = np.mgrid[0:h, 0:w, 0:3]
+    return ((3 * x + 5 * y + (x * y) % 97 + 80 * c) % 256).astype(np.uint8)
+
+
+RESIZES = [  # (height, width, kind) -> (height, width)
+    ((1, 1, "mix"), (5, 7)), ((7, 13, "mix"), (56, 30)), ((57, 55, "mix"), (56, 54)), ((100, 76, "mix"), (20, 91)),
+    ((64, 64, "mix"), (64, 31)), ((64, 31, "mix"), (20, 31)), ((3, 200, "noise"), (40, 9)), ((120, 36, "extreme"), (56, 50)),
+    ((120, 160, "mix"), (24, 32)), ((40, 41, "extreme"), (90, 17)), ((50, 60, "lines"), (50, 60)), ((90, 2, "extreme"), (1, 1)),
+]
+LARGE = [((100, 20000), (56, 11200)), ((20000, 100), (11200, 56))]  # the middle 56 x 56 of the result is stored
+CLIP, LLAVA = "CLIPImageProcessor", "LlavaImageProcessor"
+PROCESSORS = {  # name: (class, configuration, (height, width, kind) of the picture)
+    "shortest_edge": (CLIP, {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}, (61, 40, "mix")),
+    "odd_crop": (CLIP, {"size": {"shortest_edge": 31}, "crop_size": {"height": 20, "width": 27}}, (40, 61, "mix")),
+    "even_crop_of_odd": (CLIP, {"size": {"shortest_edge": 31}, "crop_size": {"height": 30, "width": 30}}, (40, 61, "mix")),
+    "crop_larger": (CLIP, {"size": {"shortest_edge": 20}, "crop_size": {"height": 27, "width": 50}}, (33, 21, "mix")),
+    "integers": (CLIP, {"size": 24, "crop_size": 22}, (40, 61, "mix")),
+    "height_and_width": (CLIP, {"size": {"height": 20, "width": 33}, "do_center_crop": False}, (40, 61, "mix")),
+    "no_resize": (CLIP, {"do_resize": False, "crop_size": 25, "resample": 2}, (40, 61, "mix")),
+    "no_crop": (CLIP, {"size": {"shortest_edge": 19}, "do_center_crop": False}, (40, 61, "mix")),
+    "no_rescale": (CLIP, {"size": 18, "crop_size": 18, "do_rescale": False}, (40, 61, "mix")),
+    "no_normalize": (CLIP, {"size": 18, "crop_size": 18, "do_normalize": False}, (40, 61, "mix")),
+    "other_numbers": (CLIP, {"size": 18, "crop_size": 18, "rescale_factor": 0.01, "image_mean": [0.1, 0.2, 0.3],
+                             "image_std": [0.5, 2.0, 0.25]}, (40, 61, "mix")),
+    "one_pixel": (CLIP, {"size": 16, "crop_size": 16}, (1, 1, "mix")),
+    "padded_wide": (LLAVA, {"size": 28, "crop_size": 28, "do_pad": True}, (30, 61, "mix")),
+    "padded_tall": (LLAVA, {"size": 28, "crop_size": 28, "do_pad": True}, (44, 33, "extreme")),
+    "padded_square": (LLAVA, {"size": 28, "crop_size": 28, "do_pad": True}, (33, 33, "mix")),
+    "llava_unpadded": (LLAVA, {"size": 28, "crop_size": 28, "do_pad": False}, (30, 61, "mix")),
+    "class_defaults": (CLIP, {"size": 17, "crop_size": 17}, (30, 61, "mix")),
+}
+
+
+def write_pixels():
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+    classes = {CLIP: CLIPImageProcessorPil, LLAVA: LlavaImageProcessorPil}
+    os.makedirs(PIXELS, exist_ok=True)
+    tensors, configs = {}, {}
+    for i, ((h, w, kind), (out_h, out_w)) in enumerate(RESIZES):
+        image = synth_image(h, w, 100 + i, kind)
+        tensors[f"resize.{i}.image"] = image
+        tensors[f"resize.{i}.resized"] = np.asarray(Image.fromarray(image).resize((out_w, out_h), Image.BICUBIC))
+    for i, ((h, w), (out_h, out_w)) in enumerate(LARGE):
+        resized = np.asarray(Image.fromarray(pattern(h, w)).resize((out_w, out_h), Image.BICUBIC))
+        top, left = (out_h - 56) // 2, (out_w - 56) // 2
+        tensors[f"large.{i}.window"] = resized[top:top + 56, left:left + 56]
+    for i, (name, (kind, config, (h, w, picture))) in enumerate(PROCESSORS.items()):
+        image = synth_image(h, w, 200 + i, picture)
+        tensors[f"processor.{name}.image"] = image
+        values = classes[kind](**config)(images=[Image.fromarray(image)], return_tensors="pt")["pixel_values"]
+        tensors[f"processor.{name}.pixel_values"] = values.float().numpy()
+        configs[name] = {"image_processor_type": kind, **config}
+    path = os.path.join(PIXELS, "cases.safetensors")
+    save_file({k: torch.from_numpy(np.ascontiguousarray(v).copy()) for k, v in tensors.items()}, path)
+    os.chmod(path, 0o644)
+    with open(os.path.join(PIXELS, "configs.json"), "w", encoding="utf-8") as f:
+        json.dump(configs, f, indent=1)
+        f.write("\n")
+
+
 if __name__ == "__main__":
     write_images()
+    write_pixels()
