@@ -2,10 +2,12 @@
 #include "io/image_processor.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "espalier/error.h"
 #include "io/image_transforms.h"
@@ -114,14 +116,16 @@ Color mean_color(const std::array<double, 3>& mean) {
   return color;
 }
 
-// Width and height behind the resize step; they may be too large to be made, which the crop decides.
-std::pair<int64_t, int64_t> resized_size(const ImageProcessor& processor, const Image& image) {
-  if (!processor.do_resize) return {image.width, image.height};
+struct Extent {  // 64 bits: a resized narrow picture may be too large to be made, which the crop decides
+  int64_t width, height;
+};
+
+Extent resized_extent(const ImageProcessor& processor, Extent in) {
+  if (!processor.do_resize) return in;
   if (!processor.shortest_edge) return {processor.size.width, processor.size.height};
   const int64_t edge = *processor.shortest_edge;
-  const int64_t shorter = std::min(image.width, image.height), longer = std::max(image.width, image.height);
-  const int64_t other = edge * longer / shorter;
-  return image.width <= image.height ? std::pair{edge, other} : std::pair{other, edge};
+  const int64_t longer = edge * std::max(in.width, in.height) / std::min(in.width, in.height);
+  return in.width <= in.height ? Extent{edge, longer} : Extent{longer, edge};
 }
 
 [[noreturn]] void fail_too_large(const Image& image, int64_t width, int64_t height) {
@@ -133,7 +137,7 @@ std::pair<int64_t, int64_t> resized_size(const ImageProcessor& processor, const 
 // Resizes and crops in one go where the crop lies inside, so that a narrow picture does not become a huge one on the
 // way.
 Image resize_and_crop(const ImageProcessor& processor, const Image& image) {
-  const auto [width, height] = resized_size(processor, image);
+  const auto [width, height] = resized_extent(processor, {image.width, image.height});
   if (std::max(width, height) > std::numeric_limits<int>::max()) fail_too_large(image, width, height);
   const auto [crop_height, crop_width] = processor.crop_size;
   if (processor.do_center_crop && width >= crop_width && height >= crop_height) {
@@ -174,6 +178,24 @@ PixelValues preprocess(const ImageProcessor& processor, const Image& image) {
   PixelValues out{1, 3, ready.height, ready.width, {}};
   normalize(ready, normalization, out.values);
   return out;
+}
+
+SourceBox source_box(const ImageProcessor& processor, int width, int height) {
+  const int64_t side = std::max(width, height);
+  const Extent padded = processor.do_pad ? Extent{side, side} : Extent{width, height};
+  const Extent resized = resized_extent(processor, padded);
+  const auto [crop_height, crop_width] = processor.crop_size;
+  const Extent shown = processor.do_center_crop ? Extent{crop_width, crop_height} : resized;
+  // One axis: where the crop begins among the resized pixels, scaled back, less what padding put in front.
+  const auto interval = [](int64_t original, int64_t with_padding, int64_t out, int64_t kept) {
+    const double scale = static_cast<double>(with_padding) / static_cast<double>(out);
+    const double begin = std::floor(static_cast<double>(out - kept) / 2.0);
+    const auto padding = static_cast<double>((with_padding - original) / 2);
+    return std::pair{begin * scale - padding, (begin + static_cast<double>(kept)) * scale - padding};
+  };
+  const auto [x0, x1] = interval(width, padded.width, resized.width, shown.width);
+  const auto [y0, y1] = interval(height, padded.height, resized.height, shown.height);
+  return {x0, y0, x1, y1};
 }
 
 }  // namespace espalier

@@ -43,4 +43,11 @@ struct PixelValues {
 
 PixelValues preprocess(const ImageProcessor& processor, const Image& image);
 
+// The part of a width x height picture that its pixel values show, in pixels of that picture. It reaches over the edges
+// where the processor pads.
+struct SourceBox {
+  double x0, y0, x1, y1;
+};
+SourceBox source_box(const ImageProcessor& processor, int width, int height);
+
 }  // namespace espalier

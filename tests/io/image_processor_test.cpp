@@ -164,6 +164,43 @@ TEST_F(ImageProcessorTest, TakesNarrowPicturesWithoutMakingThemHuge) {
       "image of 20000x1 pixels becomes 4480000x224 in preprocessing");
 }
 
+TEST(SourceBoxTest, FollowsPadResizeAndCrop) {
+  const auto box = [](const ImageProcessor& processor, int width, int height) {
+    const SourceBox b = source_box(processor, width, height);
+    return std::vector<double>{b.x0, b.y0, b.x1, b.y1};
+  };
+  ImageProcessor processor;  // short side to 224, the middle 224 x 224
+  EXPECT_EQ(box(processor, 448, 448), (std::vector<double>{0, 0, 448, 448}));
+  EXPECT_EQ(box(processor, 112, 56), (std::vector<double>{28, 0, 84, 56}));
+  EXPECT_EQ(box(processor, 56, 112), (std::vector<double>{0, 28, 56, 84}));
+  processor.do_pad = true;
+  EXPECT_EQ(box(processor, 112, 57), (std::vector<double>{0, -27, 112, 85}));
+  processor.do_pad = false;
+  processor.do_resize = false;
+  EXPECT_EQ(box(processor, 225, 200), (std::vector<double>{0, -12, 224, 212}));
+  processor.do_center_crop = false;
+  EXPECT_EQ(box(processor, 225, 200), (std::vector<double>{0, 0, 225, 200}));
+}
+
+// A bright square on black: the bright pixel values must lie where source_box says.
+TEST(SourceBoxTest, AgreesWithThePixels) {
+  ImageProcessor processor;
+  processor.shortest_edge = 30;
+  processor.crop_size = {20, 24};
+  Image image{90, 60, std::vector<uint8_t>(size_t{3} * 90 * 60)};
+  for (int y = 20; y < 40; ++y) std::fill_n(image.rgb.begin() + 3 * (y * 90 + 30), 3 * 10, uint8_t{255});
+  const PixelValues pixels = preprocess(processor, image);
+  const SourceBox box = source_box(processor, 90, 60);
+  for (int y = 0; y < pixels.height; ++y) {
+    for (int x = 0; x < pixels.width; ++x) {
+      const double source_x = box.x0 + (x + 0.5) * (box.x1 - box.x0) / pixels.width;
+      const double source_y = box.y0 + (y + 0.5) * (box.y1 - box.y0) / pixels.height;
+      const bool inside = source_x > 30 && source_x < 40 && source_y > 20 && source_y < 40;
+      EXPECT_EQ(pixels.values[y * pixels.width + x] > 0, inside) << x << " " << y;
+    }
+  }
+}
+
 TEST_F(ImageProcessorTest, KnowsTheNamesOfItsClasses) {
   for (const char* name : {"CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil",
                            "LlavaImageProcessor", "LlavaImageProcessorFast"}) {
