@@ -43,7 +43,53 @@ struct AttentionProblem {
 void attention_plain(const AttentionProblem& problem, const AttentionSequence& sequence, int64_t head,
                      int64_t row_begin, int64_t row_end);
 
+// ---- the blocked form, one table of functions for each instruction set and dtype ----
+//
+// It works on stacked rows: the query heads of one KV head side by side, so that one pass over the keys serves them
+// all. Stacked row r is query row r / ratio of the sequence, head kv_head · ratio + r % ratio, with ratio = num_heads /
+// num_kv_heads. Keys are packed in tiles for the matrix kernel, ahead of time for long prompts or on the way for few
+// rows. Every row adds up its keys in an order that only its own sequence decides.
+
+// Smallest and largest position of a tile's keys; read only with a window.
+struct AttentionTilePositions {
+  int64_t smallest, largest;
+};
+
+// Stacked rows row_begin .. row_end against keys key_begin .. key_end of the sequence; key_begin is a multiple of
+// keys_per_block.
+struct AttentionRange {
+  int64_t kv_head, row_begin, row_end, key_begin, key_end;
+};
+
+struct AttentionKernels {
+  std::string_view name;
+  int64_t keys_per_tile, keys_per_block, rows_per_group;
+  // Bytes of one KV head's packed keys, and of its packed values, for whole tiles.
+  int64_t (*packed_bytes)(const AttentionProblem&, int64_t num_tiles);
+  // Bytes that `attend` needs for itself, and floats of the unfinished result of so many rows.
+  int64_t (*scratch_bytes)(const AttentionProblem&, int64_t num_rows);
+  int64_t (*partial_floats)(const AttentionProblem&, int64_t num_rows);
+  // Packs tiles tile_begin .. tile_end of a KV head to packed_key and packed_value, where the first of them goes.
+  void (*pack)(const AttentionProblem&, const AttentionSequence&, int64_t kv_head, int64_t tile_begin, int64_t tile_end,
+               void* packed_key, void* packed_value);
+  // The unfinished result of a range. packed_key and packed_value: the head's whole buffers, or null to pack on the
+  // way.
+  void (*attend)(const AttentionProblem&, const AttentionSequence&, const AttentionRange&,
+                 const AttentionTilePositions*, const void* packed_key, const void* packed_value, void* scratch,
+                 float* partial);
+  // Joins the partial results of the same rows over successive key ranges, and writes output and lse.
+  void (*finish)(const AttentionProblem&, const AttentionSequence&, const AttentionRange&, float* partials,
+                 int64_t num_partials);
+};
+
+// Null where the unit has none for the dtype. Call them only where cpu_level() allows.
+const AttentionKernels* attention_avx2(AttentionDtype dtype);
+const AttentionKernels* attention_avx512(AttentionDtype dtype);
+
 // All heads of `count` sequences on the CPU, with the instructions of `level`, on at::get_num_threads() threads.
 void attention_cpu(const AttentionProblem& problem, const AttentionSequence* sequences, int64_t count, CpuLevel level);
+
+// Which kernel serves the dtype at a level: avx512_bf16, avx512_f32, avx2 or plain.
+std::string_view attention_kernel_name(AttentionDtype dtype, CpuLevel level);
 
 }  // namespace espalier::kernels

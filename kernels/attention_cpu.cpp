@@ -70,14 +70,14 @@ void plain_rows(const AttentionProblem& p, const AttentionSequence& seq, int64_t
   }
 }
 
-// Calls work(i) for each i of [0, count), handed out one at a time: items differ in cost, and a fixed split leaves a
-// core waiting.
+// Calls work(i, slot) for each i of [0, count), handed out one at a time: items differ in cost, and a fixed split
+// leaves a core waiting. No two calls of one slot, a number below at::get_num_threads(), run at once.
 template <typename Work>
 void parallel_items(int64_t count, const Work& work) {
   std::atomic<int64_t> next{0};
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), count);
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t i = next++; i < count; i = next++) work(i);
+  at::parallel_for(0, threads, 1, [&](int64_t slot, int64_t) {
+    for (int64_t i = next++; i < count; i = next++) work(i, slot);
   });
 }
 
@@ -93,9 +93,150 @@ void run_plain(const AttentionProblem& p, const AttentionSequence* sequences, in
     for (int64_t head = 0; head < p.num_heads; ++head)
       for (int64_t row = 0; row < s->num_queries; row += kRows)
         items.push_back({s, head, row, std::min(row + kRows, s->num_queries)});
-  parallel_items(static_cast<int64_t>(items.size()), [&](int64_t i) {
+  parallel_items(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t) {
     attention_plain(p, *items[i].sequence, items[i].head, items[i].row_begin, items[i].row_end);
   });
+}
+
+// The blocked form. A sequence with few stacked rows (decoding) is cut along its keys, and its parts are joined at the
+// end; one with many is cut into blocks of rows, over keys packed once. All cuts depend on the sequence alone.
+class BlockedRun {
+ public:
+  BlockedRun(const AttentionKernels& kernels, const AttentionProblem& problem, const AttentionSequence* sequences,
+             int64_t count)
+      : kernels_(kernels), problem_(problem), ratio_(problem.num_heads / problem.num_kv_heads) {
+    for (int64_t s = 0; s < count; ++s)
+      if (sequences[s].num_queries > 0) plan(sequences[s]);
+    std::stable_sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
+  }
+
+  void run() {
+    packed_ = at::empty({packed_bytes_}, at::kByte);
+    partials_ = at::empty({num_partial_floats_}, at::kFloat);
+    parallel_items(static_cast<int64_t>(packs_.size()), [&](int64_t i, int64_t) { pack(packs_[i]); });
+    const int64_t slot_floats = kernels_.partial_floats(problem_, kRowBlock);
+    const int64_t slot_bytes = slot_floats * sizeof(float) + kernels_.scratch_bytes(problem_, kRowBlock);
+    const at::Tensor slots = at::empty({slot_bytes * at::get_num_threads()}, at::kByte);
+    parallel_items(static_cast<int64_t>(items_.size()), [&](int64_t i, int64_t slot) {
+      auto* partial = reinterpret_cast<float*>(slots.data_ptr<uint8_t>() + slot * slot_bytes);
+      attend(items_[i], partial, partial + slot_floats);
+    });
+    parallel_items(static_cast<int64_t>(joins_.size()), [&](int64_t i, int64_t) { join(joins_[i]); });
+  }
+
+ private:
+  static constexpr int64_t kRowBlock = 96, kSplitKeys = 512, kPackTiles = 8;
+
+  struct Planned {
+    const AttentionSequence* sequence;
+    std::vector<AttentionTilePositions> positions;
+    int64_t num_tiles, packed_offset;  // -1: packed on the way
+  };
+  struct Item {
+    size_t planned;
+    AttentionRange range;
+    int64_t partial_offset;  // -1: finished at once
+    int64_t cost;
+  };
+  struct Pack {
+    size_t planned;
+    int64_t kv_head, tile_begin, tile_end;
+  };
+  struct Join {
+    const AttentionSequence* sequence;
+    AttentionRange range;
+    int64_t partial_offset, num_partials;
+  };
+
+  void plan(const AttentionSequence& s) {
+    const int64_t rows = s.num_queries * ratio_, tile = kernels_.keys_per_tile;
+    const int64_t num_tiles = (s.num_keys + tile - 1) / tile;
+    const bool is_short = rows <= kRowBlock;
+    planned_.push_back({&s, tile_positions(s), num_tiles, is_short ? -1 : packed_bytes_});
+    for (int64_t kv_head = 0; kv_head < problem_.num_kv_heads; ++kv_head) {
+      if (is_short)
+        plan_splits(s, kv_head, rows);
+      else
+        plan_blocks(s, kv_head, rows, num_tiles);
+    }
+    if (!is_short) packed_bytes_ += 2 * problem_.num_kv_heads * kernels_.packed_bytes(problem_, num_tiles);
+  }
+
+  void plan_splits(const AttentionSequence& s, int64_t kv_head, int64_t rows) {
+    const int64_t parts = std::max<int64_t>(1, (s.num_keys + kSplitKeys - 1) / kSplitKeys);
+    joins_.push_back({&s, {kv_head, 0, rows, 0, s.num_keys}, num_partial_floats_, parts});
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = part * kSplitKeys, end = std::min(begin + kSplitKeys, s.num_keys);
+      items_.push_back(
+          {planned_.size() - 1, {kv_head, 0, rows, begin, end}, num_partial_floats_, rows * (end - begin)});
+      num_partial_floats_ += kernels_.partial_floats(problem_, rows);
+    }
+  }
+
+  void plan_blocks(const AttentionSequence& s, int64_t kv_head, int64_t rows, int64_t num_tiles) {
+    for (int64_t tile = 0; tile < num_tiles; tile += kPackTiles)
+      packs_.push_back({planned_.size() - 1, kv_head, tile, std::min(tile + kPackTiles, num_tiles)});
+    for (int64_t row = 0; row < rows; row += kRowBlock) {
+      const int64_t end = std::min(row + kRowBlock, rows);
+      const int64_t seen = problem_.is_causal ? (end - 1) / ratio_ + 1 + s.num_keys - s.num_queries : s.num_keys;
+      const int64_t keys = std::clamp<int64_t>(seen, 0, s.num_keys);
+      items_.push_back({planned_.size() - 1, {kv_head, row, end, 0, keys}, -1, (end - row) * keys});
+    }
+  }
+
+  std::vector<AttentionTilePositions> tile_positions(const AttentionSequence& s) const {
+    std::vector<AttentionTilePositions> tiles;
+    if (problem_.window == 0) return tiles;
+    const int64_t* position = problem_.key_position + s.key_begin;
+    for (int64_t first = 0; first < s.num_keys; first += kernels_.keys_per_tile) {
+      const int64_t last = std::min(first + kernels_.keys_per_tile, s.num_keys);
+      const auto [smallest, largest] = std::minmax_element(position + first, position + last);
+      tiles.push_back({*smallest, *largest});
+    }
+    return tiles;
+  }
+
+  uint8_t* packed(const Planned& s, int64_t kv_head, bool is_value) const {
+    const int64_t bytes = kernels_.packed_bytes(problem_, s.num_tiles);
+    return packed_.data_ptr<uint8_t>() + s.packed_offset + (2 * kv_head + is_value) * bytes;
+  }
+
+  void pack(const Pack& item) const {
+    const Planned& s = planned_[item.planned];
+    const int64_t offset = kernels_.packed_bytes(problem_, item.tile_begin);
+    kernels_.pack(problem_, *s.sequence, item.kv_head, item.tile_begin, item.tile_end,
+                  packed(s, item.kv_head, false) + offset, packed(s, item.kv_head, true) + offset);
+  }
+
+  void attend(const Item& item, float* slot_partial, void* scratch) const {
+    const Planned& s = planned_[item.planned];
+    const bool is_packed = s.packed_offset >= 0, finishes = item.partial_offset < 0;
+    float* partial = finishes ? slot_partial : partials_.data_ptr<float>() + item.partial_offset;
+    kernels_.attend(problem_, *s.sequence, item.range, s.positions.data(),
+                    is_packed ? packed(s, item.range.kv_head, false) : nullptr,
+                    is_packed ? packed(s, item.range.kv_head, true) : nullptr, scratch, partial);
+    if (finishes) kernels_.finish(problem_, *s.sequence, item.range, partial, 1);
+  }
+
+  void join(const Join& item) const {
+    kernels_.finish(problem_, *item.sequence, item.range, partials_.data_ptr<float>() + item.partial_offset,
+                    item.num_partials);
+  }
+
+  const AttentionKernels& kernels_;
+  const AttentionProblem& problem_;
+  const int64_t ratio_;
+  std::vector<Planned> planned_;
+  std::vector<Item> items_;
+  std::vector<Pack> packs_;
+  std::vector<Join> joins_;
+  int64_t packed_bytes_ = 0, num_partial_floats_ = 0;
+  at::Tensor packed_, partials_;
+};
+
+const AttentionKernels* kernels_at(CpuLevel level, AttentionDtype dtype) {
+  if (level == CpuLevel::kAvx512) return attention_avx512(dtype);
+  return level == CpuLevel::kAvx2 ? attention_avx2(dtype) : nullptr;
 }
 
 }  // namespace
@@ -112,8 +253,16 @@ void attention_plain(const AttentionProblem& problem, const AttentionSequence& s
   }
 }
 
-void attention_cpu(const AttentionProblem& problem, const AttentionSequence* sequences, int64_t count, CpuLevel) {
-  run_plain(problem, sequences, count);
+void attention_cpu(const AttentionProblem& problem, const AttentionSequence* sequences, int64_t count, CpuLevel level) {
+  if (const AttentionKernels* kernels = kernels_at(level, problem.dtype))
+    BlockedRun(*kernels, problem, sequences, count).run();
+  else
+    run_plain(problem, sequences, count);
+}
+
+std::string_view attention_kernel_name(AttentionDtype dtype, CpuLevel level) {
+  const AttentionKernels* kernels = kernels_at(level, dtype);
+  return kernels != nullptr ? kernels->name : "plain";
 }
 
 }  // namespace espalier::kernels
