@@ -67,6 +67,10 @@ bool Bpe::add_merge(std::string_view left, std::string_view right) {
   return true;
 }
 
+bool Bpe::has_all_bytes() const {
+  return std::find(byte_ids_.begin(), byte_ids_.end(), kNone) == byte_ids_.end();
+}
+
 const Bpe::Merge* Bpe::find_merge(int32_t left, int32_t right) const {
   const auto it = merges_.find(pair_key(left, right));
   return it == merges_.end() ? nullptr : &it->second;

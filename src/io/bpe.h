@@ -36,6 +36,7 @@ class Bpe {
   // unknown token.
   void encode(std::string_view piece, std::vector<Symbol>& out) const;
 
+  bool has_all_bytes() const;  // with kByteFallback or kByteLevel: whether each byte value has its token
   const Vocabulary& vocabulary() const { return vocabulary_; }
 
  private:

@@ -209,6 +209,8 @@ Bpe read_model(const Section& model, bool byte_level) {
                         : byte_fallback ? Bpe::Alphabet::kByteFallback
                                         : Bpe::Alphabet::kCharacters;
   Bpe bpe(std::move(vocabulary), alphabet, unknown_id, model.boolean("fuse_unk", false));
+  model.require(!byte_fallback || bpe.has_all_bytes(),
+                "byte_fallback without all of <0x00> to <0xFF> in the vocabulary");
   const json& merges = model.array("merges");
   for (size_t i = 0; i < merges.size(); ++i) {
     const auto [left, right] = read_merge(model, merges[i], i);
