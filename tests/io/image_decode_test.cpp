@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <random>
 
 #include "espalier/image.h"
 #include "io/json_file.h"
@@ -144,6 +145,25 @@ TEST(DecodeImage, SurvivesBrokenExif) {
     std::string broken = whole;
     broken[i] = '\xff';
     EXPECT_EQ(decode(broken).rgb.size(), size_t{3 * 7 * 11}) << i;
+  }
+}
+
+// Whatever is wrong with a file, it is decoded or refused with an Error; the sanitizers watch the rest.
+TEST(DecodeImage, SurvivesRandomDamage) {
+  std::mt19937 random(7);
+  for (const char* name : {"420.jpg", "444_progressive.jpg", "orientation_6.jpg", "palette_alpha.png",
+                           "orientation_6.png", "lossy_alpha.webp", "lossless.webp", "orientation_6.webp"}) {
+    const std::string whole = bytes_of(name);
+    for (int round = 0; round < 25; ++round) {
+      std::string damaged = whole;
+      for (int i = 0; i < 3; ++i) damaged[random() % damaged.size()] = static_cast<char>(random());
+      try {
+        const Image image = decode(damaged);
+        EXPECT_EQ(image.rgb.size(), size_t{3} * image.width * image.height);
+      } catch (const Error&) {
+        continue;
+      }
+    }
   }
 }
 
