@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 namespace at {
 class Tensor;
 }
@@ -23,5 +27,11 @@ struct KvShape {
 
 // out[i, h] = x[index[h · index_stride + i], h] for i in [begin, end); out [num_kept, heads, d] contiguous.
 void compact_kv_plain(const void* x, const int64_t* index, void* out, const KvShape& shape, int64_t begin, int64_t end);
+
+#ifdef ESPALIER_HAS_CUDA
+// x has num_rows; an index outside them ends in a device-side assertion.
+cudaError_t compact_kv_cuda(const void* x, const int64_t* index, void* out, const KvShape& shape, int64_t num_rows,
+                            cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels

@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 namespace at {
 class Tensor;
 }
@@ -22,5 +26,11 @@ struct RowBytes {
 // out[i] = x[index[i]] for i in [begin, end); out contiguous.
 void gather_rows_plain(const void* x, const int64_t* index, void* out, const RowBytes& rows, int64_t begin,
                        int64_t end);
+
+#ifdef ESPALIER_HAS_CUDA
+// x has num_rows; an index outside them ends in a device-side assertion.
+cudaError_t gather_rows_cuda(const void* x, const int64_t* index, void* out, const RowBytes& rows, int64_t num_rows,
+                             int64_t num_kept, cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels

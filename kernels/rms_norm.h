@@ -4,6 +4,10 @@
 
 #include <cstdint>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include "kernels/element_type.h"
 
 namespace at {
@@ -23,5 +27,10 @@ template <typename T>
 void rms_norm_plain(const T* x, const T* weight, T* out, int64_t begin, int64_t end, int64_t d, float eps);
 void rms_norm_avx512(ElementType type, const void* x, const void* weight, void* out, int64_t begin, int64_t end,
                      int64_t d, float eps);
+
+#ifdef ESPALIER_HAS_CUDA
+cudaError_t rms_norm_cuda(ElementType type, const void* x, const void* weight, void* out, int64_t rows, int64_t d,
+                          float eps, cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels

@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include "kernels/element_type.h"
 
 namespace at {
@@ -29,5 +33,12 @@ template <typename T>
 void rope_plain(const T* x, const T* cos, const T* sin, T* out, const RopeShape& shape, int64_t begin, int64_t end);
 void rope_avx512(ElementType type, const void* x, const void* cos, const void* sin, void* out, const RopeShape& shape,
                  int64_t begin, int64_t end);
+
+#ifdef ESPALIER_HAS_CUDA
+// Query and key in one launch.
+cudaError_t rope_cuda(ElementType type, const void* query, const RopeShape& query_shape, void* query_out,
+                      const void* key, const RopeShape& key_shape, void* key_out, const void* cos, const void* sin,
+                      cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels

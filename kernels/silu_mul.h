@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include "kernels/element_type.h"
 
 namespace at {
@@ -27,5 +31,10 @@ template <typename T>
 void silu_mul_plain(const T* gate, const T* up, T* out, const SiluMulShape& shape, int64_t begin, int64_t end);
 void silu_mul_avx512(ElementType type, const void* gate, const void* up, void* out, const SiluMulShape& shape,
                      int64_t begin, int64_t end);
+
+#ifdef ESPALIER_HAS_CUDA
+cudaError_t silu_mul_cuda(ElementType type, const void* gate, const void* up, void* out, const SiluMulShape& shape,
+                          cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels

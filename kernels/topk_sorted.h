@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 namespace at {
 class Tensor;
 }
@@ -18,5 +22,19 @@ int64_t check_topk_sorted(const at::Tensor& scores, const at::Tensor& block_begi
 // Writes the num_kept largest of scores[begin, end) as ascending indices into scores. Equal scores (-0 equals 0): lower
 // index first; NaN ranks below everything. O(end - begin).
 void topk_sorted_plain(const float* scores, int64_t begin, int64_t end, int64_t num_kept, int64_t* out);
+
+#ifdef ESPALIER_HAS_CUDA
+// A block: scores[begin, begin + size), of which num_kept are written from out[out_begin] on.
+struct TopkBlock {
+  int64_t begin, size, num_kept, out_begin;
+};
+// As many as fit into the arguments of one launch (4 KiB).
+struct TopkBlocks {
+  static constexpr int64_t kMaxBlocks = 120;
+  TopkBlock block[kMaxBlocks];
+};
+cudaError_t topk_sorted_cuda(const float* scores, int64_t* out, const TopkBlocks& blocks, int64_t num_blocks,
+                             cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels
