@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `espalier policies` prints: the built-in policies with their options. The table is also what a spec string is
+// checked against.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "espalier/pruning.h"
+
+namespace espalier {
+
+struct PolicyOption {
+  std::string_view name;
+  std::string_view default_value;  // as it would be written; empty: there is none, see `meaning`
+  std::string_view meaning;
+};
+
+struct PolicyEntry {
+  std::string_view name;
+  std::string_view paper;
+  std::string_view summary;
+  std::span<const PolicyOption> options;  // its own; every policy also takes common_policy_options()
+  std::span<const Site> sites;
+  std::string_view needs;  // of the model, in words
+  // Why this model cannot run the policy with default options; empty when it can.
+  std::string (*refusal)(const ModelFacts& model);
+};
+
+std::span<const PolicyEntry> policy_table();
+std::span<const PolicyOption> common_policy_options();
+
+}  // namespace espalier

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// The built-in policies from their spec strings: one function each, at the end of the policy's file. policies.cpp lists
+// them.
+#pragma once
+
+#include "pruning/planned_policy.h"
+#include "pruning/policy_spec.h"
+
+namespace espalier {
+
+PlannedPolicyPtr none_from(const OptionReader& reader);
+PlannedPolicyPtr random_from(const OptionReader& reader);
+PlannedPolicyPtr fastv_from(const OptionReader& reader);
+PlannedPolicyPtr catp_from(const OptionReader& reader);
+
+}  // namespace espalier

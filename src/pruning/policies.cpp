@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of built-in policies. A new one is a file, a line in built_in.h and an entry here.
+#include <array>
+#include <string>
+
+#include "espalier/error.h"
+#include "espalier/policies/table.h"
+#include "pruning/built_in.h"
+
+namespace espalier {
+
+namespace {
+
+constexpr PolicyOption kKeepRatio{"keep_ratio", "", "part that stays, a/b or a decimal; this or num_kept"};
+constexpr PolicyOption kNumKept{"num_kept", "", "number that stays; this or keep_ratio"};
+constexpr PolicyOption kRowBreaksPool{"row_breaks", "pool",
+                                      "pool: row breaks compete like patches; follow: each stays with its row"};
+constexpr PolicyOption kRowBreaksFollow{"row_breaks", "follow", kRowBreaksPool.meaning};
+
+constexpr std::array kCommon = {
+    PolicyOption{"positions", "keep", "keep: original position ids; compact: renumbered"},
+    PolicyOption{"min_per_image", "0", "tokens that stay of each image"},
+    PolicyOption{"min_tokens", "0", "below this many image tokens nothing is dropped"},
+};
+
+constexpr std::array kRandomOptions = {
+    kKeepRatio,
+    kNumKept,
+    PolicyOption{"seed", "0", "of the request; each image has a stream of its own"},
+    kRowBreaksPool,
+};
+
+constexpr std::array kFastvOptions = {
+    kKeepRatio,
+    kNumKept,
+    PolicyOption{"layer", "2", "acts before this layer, ranking by the attention of the one before; the paper's K"},
+    PolicyOption{"rows", "last", "whose attention: last prompt row, or all rows averaged"},
+    PolicyOption{"pool", "request", "request: all images compete; image: equal ratio each"},
+    kRowBreaksPool,
+};
+
+constexpr std::array kCatpOptions = {
+    kKeepRatio,
+    PolicyOption{"num_kept", "", "of all image tokens of the request; this or keep_ratio"},
+    PolicyOption{"k", "",
+                 "the paper's K: examples are cut before layer k, the query before k + 1; by the depth 10, 6 or about "
+                 "3/16 of it"},
+    PolicyOption{"lambda1", "0.7", "stage 1: weight of the alignment with the image's text"},
+    PolicyOption{"lambda2", "0.6", "stage 2: weight of the cosine with the query sample"},
+    PolicyOption{"stage1_share", "1/2",
+                 "part of what is removed that stage 1 removes; 1: stage 1 alone, 0: stage 2 alone"},
+    PolicyOption{"similarity", "affine", "how stage 1 maps a cosine to 0 … 1: affine, clamp, minmax"},
+    PolicyOption{"scale", "none", "div_mean: coverage is divided by the image's number of tokens"},
+    PolicyOption{"query_pool", "all", "tokens of the query sample whose mean state counts: all, text, last"},
+    PolicyOption{"context_pool", "all", "tokens of the examples whose mean state counts: all, image"},
+    PolicyOption{"relu", "after_mean", "per_head: attention growth is clipped in each head"},
+    PolicyOption{"delta_norm", "none", "attention growth over the examples' tokens divided: none, max, sum, minmax"},
+    PolicyOption{"similarity2", "cosine", "stage 2: cosine, or affine (1 + c) / 2"},
+    PolicyOption{"ranking", "global", "examples compete, or per_image with the same ratio each"},
+    PolicyOption{"counts", "per_group", "exact_total: the query gets what the examples leave of the rounded total"},
+    PolicyOption{"rounding", "floor", "of counts: floor, round, ceil"},
+    kRowBreaksFollow,
+};
+
+constexpr std::array kProjectorOutput = {Site::kProjectorOutput};
+constexpr std::array kBeforeLayer = {Site::kBeforeLayer};
+constexpr std::array kProjectorAndLayers = {Site::kProjectorOutput, Site::kBeforeLayer};
+
+std::string any_model(const ModelFacts&) {
+  return {};
+}
+
+std::string at_least_layers(const ModelFacts& model, int layers) {
+  if (model.num_layers >= layers) return {};
+  return "needs " + std::to_string(layers) + " decoder layers, the model has " + std::to_string(model.num_layers);
+}
+
+struct BuiltIn {
+  PolicyEntry entry;
+  PlannedPolicyPtr (*from)(const OptionReader&);
+};
+
+constexpr std::array kBuiltIns = {
+    BuiltIn{{"none", "-", "nothing is dropped", {}, {}, "nothing", any_model}, none_from},
+    BuiltIn{{"random", "-", "a random subset of each image, the baseline to beat", kRandomOptions, kProjectorOutput,
+             "nothing", any_model},
+            random_from},
+    BuiltIn{{"fastv", "arXiv 2403.06764", "tokens that get the least attention in an early layer leave", kFastvOptions,
+             kBeforeLayer, "attention of the last row in one layer",
+             [](const ModelFacts& model) { return at_least_layers(model, 2); }},
+            fastv_from},
+    BuiltIn{{"catp", "arXiv 2508.07871",
+             "coverage and text alignment of each image, then pruning between examples and query", kCatpOptions,
+             kProjectorAndLayers, "embeddings, attention of the last row in two layers, hidden states of two layers",
+             [](const ModelFacts& model) { return at_least_layers(model, 4); }},
+            catp_from},
+};
+
+constexpr auto kEntries = [] {
+  std::array<PolicyEntry, kBuiltIns.size()> entries{};
+  for (size_t i = 0; i < entries.size(); ++i) entries[i] = kBuiltIns[i].entry;
+  return entries;
+}();
+
+PlannedPolicyPtr make_one(const PolicySpec& spec) {
+  std::string known;
+  for (const BuiltIn& policy : kBuiltIns) {
+    if (policy.entry.name == spec.name) return policy.from(OptionReader(spec, policy.entry));
+    known += (known.empty() ? "" : ", ") + std::string(policy.entry.name);
+  }
+  throw Error("policy: there is no \"" + spec.name + "\"; there are " + known);
+}
+
+}  // namespace
+
+std::span<const PolicyEntry> policy_table() {
+  return kEntries;
+}
+
+std::span<const PolicyOption> common_policy_options() {
+  return kCommon;
+}
+
+PolicyPtr make_policy(std::string_view spec) {
+  std::vector<PlannedPolicyPtr> policies;
+  for (const PolicySpec& one : parse_policy_spec(spec)) policies.push_back(make_one(one));
+  if (policies.size() == 1) return policies.front();
+  return make_pipeline(std::move(policies));
+}
+
+}  // namespace espalier

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+// A signal source for policy tests: full-length float64 arrays of one made-up run, from which any Signal is answered on any layout by
+// plain loops. Rows and columns of survivors are read where they stand in the unpruned sequence; nothing is renormalised. Not a model.
+#pragma once
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "espalier/pruning.h"
+#include "runtime/policy_walk.h"
+#include "runtime/token_layout.h"
+
+namespace espalier::testing {
+
+struct Matrix {
+  int64_t rows = 0, cols = 0;
+  std::vector<double> values = {};  // row by row
+
+  Matrix() = default;
+  Matrix(int64_t r, int64_t c) : rows(r), cols(c), values(static_cast<size_t>(r * c)) {}
+  Matrix(std::initializer_list<std::initializer_list<double>> lists)
+      : rows(static_cast<int64_t>(lists.size())), cols(static_cast<int64_t>(lists.begin()->size())) {
+    for (const auto& row : lists) values.insert(values.end(), row);
+  }
+  double& at(int64_t r, int64_t c) { return values[static_cast<size_t>(r * cols + c)]; }
+  double at(int64_t r, int64_t c) const { return values[static_cast<size_t>(r * cols + c)]; }
+};
+
+inline std::vector<int64_t> to_vector(const at::Tensor& t) {
+  const at::Tensor host = t.cpu().to(at::kLong).contiguous();
+  return {host.const_data_ptr<int64_t>(), host.const_data_ptr<int64_t>() + host.numel()};
+}
+
+inline std::vector<double> to_doubles(const at::Tensor& t) {
+  const at::Tensor host = t.cpu().to(at::kDouble).contiguous();
+  return {host.const_data_ptr<double>(), host.const_data_ptr<double>() + host.numel()};
+}
+
+inline at::Tensor to_floats(const std::vector<double>& values, at::IntArrayRef sizes) {
+  at::Tensor t = at::empty(sizes, at::kFloat);
+  std::copy(values.begin(), values.end(), t.data_ptr<float>());
+  return t;
+}
+
+inline double cosine(const Matrix& m, int64_t row, const std::vector<double>& v) {
+  double dot = 0, a = 0, b = 0;
+  for (int64_t c = 0; c < m.cols; ++c) {
+    dot += m.at(row, c) * v[c];
+    a += m.at(row, c) * m.at(row, c);
+    b += v[c] * v[c];
+  }
+  return std::sqrt(a) < 1e-12 || std::sqrt(b) < 1e-12 ? 0.0 : dot / (std::sqrt(a) * std::sqrt(b));
+}
+
+inline std::vector<double> mean_of(const Matrix& m, const std::vector<int64_t>& rows) {
+  std::vector<double> mean(m.cols, 0.0);
+  for (const int64_t r : rows)
+    for (int64_t c = 0; c < m.cols; ++c) mean[c] += m.at(r, c) / static_cast<double>(rows.size());
+  return mean;
+}
+
+struct ArraySignals {
+  std::map<int, Matrix> hidden;                  // by layer entered: [n, d]
+  std::map<int, Matrix> final_norm;              // the same
+  std::map<int, std::vector<Matrix>> attention;  // by layer: [heads] of [n, n]
+
+  // A signal at a point, on the tokens of `layout`.
+  at::Tensor answer(const Signal& signal, const ActPoint& point, const TokenLayout& layout) const {
+    const std::vector<int64_t> source = to_vector(layout.source_index), columns = to_vector(layout.image_tokens);
+    if (const auto* probe = std::get_if<AttentionProbe>(&signal)) return answer_probe(*probe, source, columns);
+    if (const auto* growth = std::get_if<AttentionGrowth>(&signal)) return answer_growth(*growth, point, source, columns);
+    const auto& tap = std::get<Tap>(signal);
+    if (tap.what != Tap::What::kHidden && tap.what != Tap::What::kFinalNorm) throw std::logic_error("no such array");
+    const int layer = point.site == Site::kProjectorOutput ? 0 : point.layer;
+    const Matrix& m = (tap.what == Tap::What::kHidden ? hidden : final_norm).at(layer);
+    std::vector<double> values;
+    for (const int64_t s : source)
+      for (int64_t c = 0; c < m.cols; ++c) values.push_back(m.at(s, c));
+    return to_floats(values, {static_cast<int64_t>(source.size()), m.cols});
+  }
+
+ private:
+  at::Tensor answer_probe(const AttentionProbe& probe, const std::vector<int64_t>& source,
+                          const std::vector<int64_t>& image_tokens) const {
+    const std::vector<Matrix>& heads = attention.at(probe.layer);
+    if (probe.heads != AttentionProbe::Heads::kMean || !probe.reduce_rows) throw std::logic_error("not needed so far");
+    std::vector<std::pair<std::vector<int64_t>, std::vector<int64_t>>> groups;
+    if (probe.rows == AttentionProbe::Rows::kLastToken) groups = {{{static_cast<int64_t>(source.size()) - 1}, image_tokens}};
+    for (const auto& group : probe.groups)
+      groups.emplace_back(to_vector(group.rows), group.columns.defined() ? to_vector(group.columns) : image_tokens);
+    std::vector<double> out;
+    for (const auto& [rows, columns] : groups)
+      for (const int64_t c : columns) {
+        double sum = 0;
+        for (const int64_t r : rows)
+          for (const Matrix& a : heads) sum += a.at(source[r], source[c]);
+        out.push_back(sum / static_cast<double>(rows.size() * heads.size()));
+      }
+    return to_floats(out, {static_cast<int64_t>(out.size())});
+  }
+
+  at::Tensor answer_growth(const AttentionGrowth& growth, const ActPoint& point, const std::vector<int64_t>& source,
+                           const std::vector<int64_t>& columns) const {
+    const auto &lower = attention.at(growth.lower), &upper = attention.at(growth.upper);
+    std::vector<double> direction;
+    if (growth.pool.defined()) {
+      std::vector<int64_t> pool;
+      for (const int64_t i : to_vector(growth.pool)) pool.push_back(source[i]);
+      direction = mean_of(hidden.at(point.layer), pool);
+    }
+    std::vector<double> out;
+    for (const int64_t c : columns) {
+      double sum = 0;
+      for (size_t h = 0; h < upper.size(); ++h) {
+        const double difference = upper[h].at(source.back(), source[c]) - lower[h].at(source.back(), source[c]);
+        sum += growth.relu_per_head ? std::max(0.0, difference) : difference;
+      }
+      double value = std::max(0.0, sum / static_cast<double>(upper.size()));
+      if (growth.pool.defined()) value += growth.cosine_weight * cosine(hidden.at(point.layer), source[c], direction);
+      out.push_back(value);
+    }
+    return to_floats(out, {static_cast<int64_t>(out.size())});
+  }
+};
+
+// Softmax of causal logits, row by row: the attention of a made-up head.
+inline Matrix causal_softmax(int64_t n, const std::function<double(int64_t, int64_t)>& logit) {
+  Matrix a(n, n);
+  for (int64_t q = 0; q < n; ++q) {
+    double sum = 0;
+    for (int64_t k = 0; k <= q; ++k) sum += a.at(q, k) = std::exp(logit(q, k));
+    for (int64_t k = 0; k <= q; ++k) a.at(q, k) /= sum;
+  }
+  return a;
+}
+
+inline Matrix random_matrix(int64_t rows, int64_t cols, uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::normal_distribution<double> normal;
+  Matrix m(rows, cols);
+  for (double& v : m.values) v = normal(generator);
+  return m;
+}
+
+// States and attention of every layer, without near-ties.
+inline ArraySignals random_signals(int64_t n, int num_layers, int heads, int64_t width, uint64_t seed) {
+  ArraySignals signals;
+  for (int layer = 0; layer <= num_layers; ++layer) {
+    signals.hidden[layer] = random_matrix(n, width, seed + static_cast<uint64_t>(100 * layer));
+    signals.final_norm[layer] = random_matrix(n, width, seed + static_cast<uint64_t>(100 * layer + 1));
+    for (int h = 0; h < heads; ++h) {
+      const Matrix logits = random_matrix(n, n, seed + static_cast<uint64_t>(100 * layer + 2 + h));
+      signals.attention[layer].push_back(causal_softmax(n, [&](int64_t q, int64_t k) { return logits.at(q, k); }));
+    }
+  }
+  return signals;
+}
+
+// ---- layouts ----
+
+// A layout written down segment by segment.
+class LayoutBuilder {
+ public:
+  LayoutBuilder& text(int64_t length, int example) {
+    layout_.segments.push_back(
+        {.kind = Segment::Kind::kText, .begin = end_, .end = end_ + length, .image = -1, .crop = -1, .example = example});
+    end_ += length;
+    return *this;
+  }
+  // A whole image of one crop.
+  LayoutBuilder& image(GridSize grid, int example) {
+    layout_.images.push_back({.grid = grid, .tiling = {}});
+    return patches(static_cast<int>(layout_.images.size()) - 1, 0, grid, {0, 0}, example);
+  }
+  LayoutBuilder& patches(int image, int crop, GridSize grid, GridSize origin, int example) {
+    const int64_t count = grid.rows * grid.cols;
+    layout_.segments.push_back({.kind = Segment::Kind::kPatches,
+                                .begin = end_,
+                                .end = end_ + count,
+                                .image = image,
+                                .crop = crop,
+                                .example = example,
+                                .grid = grid,
+                                .origin = origin});
+    end_ += count;
+    return *this;
+  }
+  LayoutBuilder& row_break(int image, int example) {
+    layout_.segments.push_back(
+        {.kind = Segment::Kind::kRowBreak, .begin = end_, .end = end_ + 1, .image = image, .crop = -1, .example = example});
+    ++end_;
+    return *this;
+  }
+  // Pins tokens of the unpruned sequence.
+  LayoutBuilder& pin(std::vector<int64_t> tokens) {
+    pinned_ = std::move(tokens);
+    return *this;
+  }
+  std::shared_ptr<const PromptLayout> build(int query_example) {
+    layout_.query_example = query_example;
+    finish_prompt_layout(layout_, at::kCPU);
+    for (const int64_t t : pinned_) {
+      layout_.pinned[t] = true;
+      ++layout_.pinned_per_image[static_cast<size_t>(layout_.image[t].item<int64_t>())];
+    }
+    return std::make_shared<PromptLayout>(layout_);
+  }
+  PromptLayout& layout() { return layout_; }
+
+ private:
+  PromptLayout layout_;
+  std::vector<int64_t> pinned_;
+  int64_t end_ = 0;
+};
+
+inline ModelFacts facts(int num_layers) {
+  ModelFacts model;
+  model.num_layers = num_layers;
+  model.hidden_size = 8;
+  model.num_heads = model.num_kv_heads = 2;
+  model.head_dim = 4;
+  return model;
+}
+
+// ---- running a policy on arrays ----
+
+// All points of the policy, one after the other.
+inline std::vector<PointTrace> run(const PolicyPtr& policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt,
+                                   const ArraySignals& arrays) {
+  PolicyWalk walk(policy, model, std::move(prompt));
+  while (const ActPoint* point = walk.next()) {
+    std::vector<at::Tensor> signals;
+    for (const Signal& s : walk.needs()) signals.push_back(arrays.answer(s, *point, walk.layout()));
+    walk.act(signals);
+  }
+  return walk.trace(true);
+}
+
+inline std::vector<int64_t> image_tokens_of(const PromptLayout& prompt, bool with_row_breaks = false) {
+  std::vector<int64_t> tokens;
+  for (const Segment& s : prompt.segments)
+    if (s.kind == Segment::Kind::kPatches || (with_row_breaks && s.kind == Segment::Kind::kRowBreak))
+      for (int64_t t = s.begin; t < s.end; ++t) tokens.push_back(t);
+  return tokens;
+}
+
+// What is left at the end: source indices of image tokens, ascending.
+inline std::vector<int64_t> kept_at_end(const PolicyPtr& policy, const ModelFacts& model,
+                                        const std::shared_ptr<const PromptLayout>& prompt, const ArraySignals& arrays) {
+  const auto points = run(policy, model, prompt, arrays);
+  return points.empty() ? image_tokens_of(*prompt, policy->row_breaks_compete()) : points.back().kept;
+}
+
+}  // namespace espalier::testing
