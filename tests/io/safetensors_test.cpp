@@ -198,7 +198,7 @@ TEST_F(SafetensorsTest, SurvivesRandomDamage) {
   const std::string whole((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
   std::mt19937 random(7);
   const std::string_view characters = "0123456789[]{}\",:-.eUF\xff";
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 300; ++round) {
     std::string damaged = whole;
     for (int i = 0; i < 2; ++i) damaged[random() % damaged.size()] = characters[random() % characters.size()];
     try {
