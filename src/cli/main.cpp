@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+#include <string_view>
+
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "espalier/error.h"
+#include "runtime/encode.h"
+
+namespace espalier::cli {
+
+namespace {
+
+struct Command {
+  const char* name;
+  const char* summary;
+  Run (*add)(CLI::App& app);
+};
+
+constexpr Command kCommands[] = {
+    {"generate", "Answer a prompt about pictures, with visual tokens pruned by a policy", add_generate},
+    {"tokenize", "Turn texts into token ids and back", add_tokenize},
+    {"policies", "List the pruning policies with their options", add_policies},
+    {"record", "Run a prompt and write what policies read: attention, hidden states, layout", add_record},
+    {"replay", "Run a policy on recorded signals, without a model", add_replay},
+};
+
+// Messages of other libraries bring stack traces along; the first line says what happened.
+void complain(std::string_view message) {
+  const std::string_view line = message.substr(0, message.find('\n'));
+  std::fprintf(stderr, "espalier: %.*s\n", static_cast<int>(line.size()), line.data());
+}
+
+ExitStatus run(int argc, char** argv) {
+  CLI::App app("Espalier runs LLaVA-style vision-language models with visual-token pruning.", "espalier");
+  app.set_version_flag("--version", "espalier " ESPALIER_VERSION);
+  app.require_subcommand(0, 1);
+  app.footer("Each command explains itself: espalier COMMAND --help");
+  Run chosen;
+  for (const Command& command : kCommands) {
+    CLI::App* subcommand = app.add_subcommand(command.name, command.summary);
+    const Run run_command = command.add(*subcommand);
+    subcommand->parse_complete_callback([&chosen, run_command] { chosen = run_command; });
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // --help, --version
+    app.exit(asked);
+    return kDone;
+  } catch (const CLI::ParseError& error) {
+    complain(std::string(error.what()) + " (see espalier --help)");
+    return kBadInput;
+  }
+  if (!chosen) {
+    complain("a command is needed (see espalier --help)");
+    return kBadInput;
+  }
+  return chosen();
+}
+
+ExitStatus run_and_report(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const Error& error) {
+    complain(error.what());
+    return kBadInput;
+  } catch (const Interrupted&) {
+    return kInterrupted;
+  } catch (const Cancelled&) {
+    return kInterrupted;
+  } catch (const std::bad_alloc&) {
+    complain("out of memory");
+  } catch (const std::exception& error) {
+    complain(error.what());
+  } catch (...) {
+    complain("an unknown failure");
+  }
+  return kFailed;
+}
+
+}  // namespace
+
+}  // namespace espalier::cli
+
+int main(int argc, char** argv) {
+  return espalier::cli::run_and_report(argc, argv);
+}

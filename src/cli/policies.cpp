@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "espalier/policies/table.h"
+
+#include <CLI/App.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "cli/commands.h"
+#include "io/json_file.h"
+#include "model/config.h"
+#include "runtime/loaded_model.h"
+
+namespace espalier::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct PoliciesOptions {
+  std::filesystem::path model;  // empty: nothing is said about a model
+  bool json = false;
+};
+
+// Reads config.json alone: weights say nothing about what a policy may ask for.
+std::optional<ModelFacts> facts_of_folder(const std::filesystem::path& folder) {
+  if (folder.empty()) return std::nullopt;
+  const std::filesystem::path file = folder / "config.json";
+  return facts_of(parse_config(read_text_file(file), file.string()));
+}
+
+Json options_json(std::span<const PolicyOption> options) {
+  Json list = Json::array();
+  for (const PolicyOption& option : options)
+    list.push_back({{"name", option.name}, {"default", option.default_value}, {"meaning", option.meaning}});
+  return list;
+}
+
+Json policy_json(const PolicyEntry& entry, const std::optional<ModelFacts>& facts) {
+  Json sites = Json::array();
+  for (const Site site : entry.sites) sites.push_back(name_of(site));
+  Json json = {{"name", entry.name}, {"paper", entry.paper}, {"summary", entry.summary},
+               {"sites", sites},     {"needs", entry.needs}, {"options", options_json(entry.options)}};
+  if (facts) {
+    const std::string refusal = entry.refusal(*facts);
+    json["runs"] = refusal.empty();
+    if (!refusal.empty()) json["refusal"] = refusal;
+  }
+  return json;
+}
+
+void print_json(const std::optional<ModelFacts>& facts) {
+  Json policies = Json::array();
+  for (const PolicyEntry& entry : policy_table()) policies.push_back(policy_json(entry, facts));
+  const Json json = {{"policies", policies}, {"common_options", options_json(common_policy_options())}};
+  std::printf("%s\n", json.dump().c_str());
+}
+
+std::string options_text(std::span<const PolicyOption> options) {
+  std::string text;
+  for (const PolicyOption& option : options) {
+    std::string name(option.name);
+    if (!option.default_value.empty()) name += "=" + std::string(option.default_value);
+    name.resize(std::max<size_t>(name.size() + 2, 26), ' ');
+    text += "      " + name + std::string(option.meaning) + "\n";
+  }
+  return text;
+}
+
+std::string policy_text(const PolicyEntry& entry, const std::optional<ModelFacts>& facts) {
+  std::string text = std::string(entry.name) + "\n    " + std::string(entry.summary) + "\n";
+  if (!entry.paper.empty()) text += "    paper: " + std::string(entry.paper) + "\n";
+  if (!entry.sites.empty()) {
+    text += "    acts at:";
+    for (const Site site : entry.sites) text += " " + std::string(name_of(site));
+    text += "\n";
+  }
+  if (!entry.needs.empty()) text += "    needs: " + std::string(entry.needs) + "\n";
+  if (facts) {
+    const std::string refusal = entry.refusal(*facts);
+    text += refusal.empty() ? "    runs on this model\n" : "    not on this model: " + refusal + "\n";
+  }
+  if (!entry.options.empty()) text += "    options:\n" + options_text(entry.options);
+  return text + "\n";
+}
+
+ExitStatus policies(const PoliciesOptions& options) {
+  const std::optional<ModelFacts> facts = facts_of_folder(options.model);
+  if (options.json) {
+    print_json(facts);
+    return kDone;
+  }
+  std::string text;
+  for (const PolicyEntry& entry : policy_table()) text += policy_text(entry, facts);
+  text += "Every policy also takes:\n" + options_text(common_policy_options());
+  std::fputs(text.c_str(), stdout);
+  return kDone;
+}
+
+}  // namespace
+
+Run add_policies(CLI::App& app) {
+  const auto options = std::make_shared<PoliciesOptions>();
+  app.add_option("--model", options->model, "Also say which policies this model can run")->type_name("DIR");
+  app.add_flag("--json", options->json, "Print one JSON object");
+  app.footer(
+      "A policy is written NAME or NAME:OPTION=VALUE,OPTION=VALUE. Amounts are what is kept: keep_ratio=2/9 or "
+      "num_kept=64.\n\n"
+      "  espalier policies --model llava-1.5-7b-hf");
+  return [options] { return policies(*options); };
+}
+
+}  // namespace espalier::cli

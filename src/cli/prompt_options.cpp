@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/prompt_options.h"
+
+#include <CLI/App.hpp>
+#include <chrono>
+#include <memory>
+#include <utility>
+
+#include "cli/bundled_model.h"
+#include "cli/interrupt.h"
+#include "cli/number_option.h"
+#include "cli/terminal_progress.h"
+#include "espalier/error.h"
+#include "espalier/image.h"
+#include "espalier/pruning.h"
+#include "runtime/log.h"
+
+namespace espalier::cli {
+
+namespace {
+
+std::optional<ComputeDtype> dtype_of(const std::string& name) {
+  if (name == "f32") return ComputeDtype::kFloat32;
+  if (name == "bf16") return ComputeDtype::kBFloat16;
+  if (name == "f16") return ComputeDtype::kFloat16;
+  return std::nullopt;
+}
+
+void take_into(CLI::App& app, const char* name, std::optional<std::string>& into, const char* type,
+               const char* description) {
+  app.add_option_function<std::string>(
+         name, [&into](const std::string& value) { into = value; }, description)
+      ->type_name(type);
+}
+
+Prompt read_prompt(const PromptOptions& options) {
+  const int given = options.prompt.has_value() + options.raw_prompt.has_value() + options.chat.has_value();
+  if (given != 1)
+    throw Error("exactly one of --prompt, --raw-prompt and --chat is needed, got " + std::to_string(given));
+  if (options.chat) {
+    if (!options.images.empty()) throw Error("--image: with --chat the pictures are named in the messages file");
+    return read_chat(*options.chat);
+  }
+  std::vector<ImagePart> images;
+  for (const std::string& file : options.images)
+    images.push_back({.image = std::make_shared<const Image>(read_image(file)), .pin_all = false, .pins = {}});
+  if (options.raw_prompt)
+    return RawPrompt{.text = *options.raw_prompt, .images = std::move(images), .example_begins = {}};
+  Message turn{.role = "user", .content = {}};
+  for (ImagePart& image : images) turn.content.emplace_back(std::move(image));
+  turn.content.emplace_back(TextPart{*options.prompt});
+  return Chat{{std::move(turn)}};
+}
+
+}  // namespace
+
+void add_model_options(CLI::App& app, ModelOptions& options) {
+  app.add_option("--model", options.model, "Hugging Face folder of the model; without it the bundled model")
+      ->type_name("DIR");
+  app.add_option("--dtype", options.dtype, "Arithmetic: f32, bf16 or f16; without it what config.json says")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
+      ->type_name("TYPE");
+  app.add_option("--device", options.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->type_name("DEVICE");
+  add_integer(
+      app, "--threads", {1, 1024}, [&options](int64_t n) { options.threads = static_cast<int>(n); },
+      "Processor threads; without it one for each core");
+  app.add_flag_callback(
+      "--verbose", [] { set_log_level(LogLevel::kInfo); }, "Say on stderr what is being done");
+}
+
+Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
+  const std::filesystem::path folder = options.model.empty() ? bundled_model() : options.model;
+  EngineOptions engine_options;
+  engine_options.dtype = dtype_of(options.dtype);
+  engine_options.device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+  engine_options.threads = options.threads;
+  engine_options.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {
+    if (interrupted()) throw Interrupted();
+    progress.show(stage, done, total);
+  };
+  const auto start = std::chrono::steady_clock::now();
+  Engine engine = Engine::load(folder, engine_options);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  progress.clear();
+  log_info("loaded " + folder.string() + " in " + std::to_string(seconds.count()) + " s");
+  return engine;
+}
+
+void add_prompt_options(CLI::App& app, PromptOptions& options) {
+  app.add_option("--image", options.images, "Picture (JPEG, PNG or WebP); several in the order of the prompt")
+      ->type_name("FILE");
+  take_into(app, "--prompt", options.prompt, "TEXT",
+            "One user turn: the pictures, then this text, put through the chat template");
+  take_into(app, "--raw-prompt", options.raw_prompt, "TEXT",
+            "The exact text, with the model's image placeholder (<image>) where each picture goes");
+  take_into(app, "--chat", options.chat, "FILE",
+            "Conversation in JSON: [{\"role\", \"content\": [{\"type\": \"image\", \"path\"}, {\"type\": \"text\", "
+            "\"text\"}]}, …]; paths are "
+            "relative to the file, earlier user and assistant turns are in-context examples");
+  app.add_option("--policy", options.policy,
+                 "Which visual tokens to drop, NAME or NAME:OPTION=VALUE,…; see espalier policies")
+      ->capture_default_str()
+      ->type_name("SPEC");
+}
+
+Request read_request(const PromptOptions& options) {
+  Request request;
+  request.policy = options.policy;
+  request.custom = make_policy(options.policy);
+  request.prompt = read_prompt(options);
+  return request;
+}
+
+Callbacks watch(TerminalProgress& progress) {
+  Callbacks callbacks;
+  callbacks.should_cancel = interrupted;
+  callbacks.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {
+    progress.show(stage, done, total);
+  };
+  return callbacks;
+}
+
+void check_output_folder(const std::filesystem::path& file) {
+  const std::filesystem::path folder = file.has_parent_path() ? file.parent_path() : ".";
+  std::error_code code;
+  if (!std::filesystem::is_directory(folder, code))
+    throw Error(file.string() + ": cannot write: there is no folder " + folder.string());
+  if (std::filesystem::is_directory(file, code)) throw Error(file.string() + ": cannot write: it is a folder");
+}
+
+}  // namespace espalier::cli

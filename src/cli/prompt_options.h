@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The options that commands share which run a model on a prompt, and what they become: an engine and a request.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "espalier/engine.h"
+#include "espalier/generation.h"
+
+namespace CLI {
+class App;
+}
+
+namespace espalier::cli {
+
+class TerminalProgress;
+
+struct ModelOptions {
+  std::filesystem::path model;  // empty: the bundled one
+  std::string dtype;            // empty: the checkpoint's
+  std::string device = "cpu";
+  int threads = 0;  // 0: as many as the library chooses
+};
+void add_model_options(CLI::App& app, ModelOptions& options);
+
+// Throws Interrupted on Ctrl-C.
+Engine load_engine(const ModelOptions& options, TerminalProgress& progress);
+
+struct PromptOptions {
+  std::vector<std::string> images;
+  std::optional<std::string> prompt, raw_prompt, chat;
+  std::string policy = "none";
+};
+void add_prompt_options(CLI::App& app, PromptOptions& options);
+
+// Reads the pictures and checks the policy. Throws Error before a model is loaded.
+Request read_request(const PromptOptions& options);
+
+// Cancels on Ctrl-C and draws progress.
+Callbacks watch(TerminalProgress& progress);
+
+// Throws Error when a file could not be written at `file`: better before a long run than behind it.
+void check_output_folder(const std::filesystem::path& file);
+
+}  // namespace espalier::cli

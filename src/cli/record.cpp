@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/record.h"
+
+#include <CLI/App.hpp>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/prompt_options.h"
+#include "cli/terminal_progress.h"
+#include "runtime/engine_impl.h"
+
+namespace espalier::cli {
+
+namespace {
+
+struct RecordOptions {
+  ModelOptions model;
+  PromptOptions prompt;
+  RecordFiles files;
+};
+
+ExitStatus record(const RecordOptions& options) {
+  check_output_folder(options.files.signals);
+  check_output_folder(options.files.layout);
+  const Request request = read_request(options.prompt);
+  catch_interrupts();
+  TerminalProgress progress;
+  const Engine engine = load_engine(options.model, progress);
+  espalier::record(engine.impl().model, request, options.files, watch(progress));
+  return kDone;
+}
+
+}  // namespace
+
+Run add_record(CLI::App& app) {
+  const auto options = std::make_shared<RecordOptions>();
+  add_model_options(app, options->model);
+  add_prompt_options(app, options->prompt);
+  app.add_option("--signals", options->files.signals, "Tensors to write, safetensors")->required()->type_name("FILE");
+  app.add_option("--layout", options->files.layout, "Layout of the sequence to write, JSON")
+      ->required()
+      ->type_name("FILE");
+  app.add_option("--only", options->files.only,
+                 "Record only these: a tensor (attention.5) or all of a kind (hidden); without it everything, whole "
+                 "attention maps of every layer included")
+      ->type_name("NAME");
+  app.footer(
+      "Without --policy the run is unpruned. With one, the signals are those of the pruned run, with zeros for tokens "
+      "that are gone.\n\n"
+      "  espalier record --image cat.jpg --prompt \"What is on the sofa?\" --signals s.safetensors --layout l.json "
+      "--only hidden attention.2");
+  return [options] { return record(*options); };
+}
+
+}  // namespace espalier::cli
