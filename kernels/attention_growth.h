@@ -24,4 +24,8 @@ struct GrowthDirection {
 void attention_growth_plain(const ProbeLayer& lower, const ProbeLayer& upper, const ProbeShape& shape,
                             bool relu_per_head, const GrowthDirection& direction, float* out);
 
+// The same in blocks of rows and columns, on at::get_num_threads() threads.
+void attention_growth_blocked(const ProbeLayer& lower, const ProbeLayer& upper, const ProbeShape& shape,
+                              bool relu_per_head, const GrowthDirection& direction, CpuLevel level, float* out);
+
 }  // namespace espalier::kernels

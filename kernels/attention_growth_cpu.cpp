@@ -66,8 +66,8 @@ at::Tensor attention_growth_cpu(const at::Tensor& query_lower, const at::Tensor&
   kernels::check_growth(query_lower, key_lower, query_upper, key_upper, row_begin, hidden, direction);
   const kernels::DirectionPointers pointers(hidden, direction, cosine_weight);
   at::Tensor out = at::empty({columns.size(0)}, lse_lower.options());
-  kernels::attention_growth_plain(lower.layer, upper.layer, groups.shape, relu_per_head, pointers.direction,
-                                  out.mutable_data_ptr<float>());
+  kernels::attention_growth_blocked(lower.layer, upper.layer, groups.shape, relu_per_head, pointers.direction,
+                                    kernels::cpu_level(), out.mutable_data_ptr<float>());
   return out;
 }
 

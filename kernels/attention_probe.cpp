@@ -56,6 +56,9 @@ void check_probe_groups(const char* op, const at::Tensor& query, const at::Tenso
   check_index(op, "columns", columns, query);
   check_offsets(op, "row_begin", row_begin, rows.size(0));
   check_offsets(op, "column_begin", column_begin, columns.size(0));
+  TORCH_CHECK(column_begin.const_data_ptr<int64_t>()[0] == 0 &&
+                  column_begin.contiguous().const_data_ptr<int64_t>()[column_begin.numel() - 1] == columns.size(0),
+              op, ": column_begin must go from 0 to ", columns.size(0), ", so that every column is in a group");
   TORCH_CHECK(row_begin.size(0) == column_begin.size(0), op,
               ": row_begin and column_begin must name the same groups, got ", row_begin.size(0) - 1, " and ",
               column_begin.size(0) - 1);

@@ -5,7 +5,8 @@
 
 #include <cstdint>
 
-#include "kernels/row_dots.h"
+#include "kernels/cpu_level.h"
+#include "kernels/element_type.h"
 
 namespace espalier::kernels {
 
@@ -47,5 +48,9 @@ float attention_probability_plain(const ProbeLayer& layer, const ProbeShape& sha
 // out: [c], or [h, c] for kEach; not reduce_rows: [r, c], or [h, r, c] for kEach.
 void attention_probe_plain(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
                            float* out);
+
+// The same in blocks of rows and columns, on at::get_num_threads() threads.
+void attention_probe_blocked(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
+                             CpuLevel level, float* out);
 
 }  // namespace espalier::kernels

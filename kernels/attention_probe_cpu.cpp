@@ -12,6 +12,7 @@
 
 #include "kernels/attention_probe.h"
 #include "kernels/attention_probe_arguments.h"
+#include "kernels/row_dots.h"
 
 namespace espalier::kernels {
 
@@ -74,7 +75,8 @@ at::Tensor attention_probe_cpu(const at::Tensor& query, const at::Tensor& key, c
   if (!reduce_rows) sizes.push_back(rows.size(0));
   sizes.push_back(columns.size(0));
   at::Tensor out = at::empty(sizes, lse.options());
-  kernels::attention_probe_plain(layer.layer, groups.shape, reduction, reduce_rows, out.mutable_data_ptr<float>());
+  kernels::attention_probe_blocked(layer.layer, groups.shape, reduction, reduce_rows, kernels::cpu_level(),
+                                   out.mutable_data_ptr<float>());
   return out;
 }
 

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "kernels/cpu_level.h"
 #include "kernels/row_dots.h"
 
 namespace espalier::kernels {
@@ -16,5 +18,24 @@ inline constexpr float kSmallestNorm = 1e-12F;
 // contiguous, `index` null: all rows 0 .. count - 1. Sums in float32.
 void cosine_score_plain(const void* x, int64_t stride, ElementType type, const float* direction, const int64_t* index,
                         int64_t count, int64_t num_directions, int64_t d, float* out);
+
+// 1 / |row|, 0 for a row shorter than kSmallestNorm.
+float inverse_norm(const void* row, ElementType type, int64_t d, CpuLevel level);
+
+// The same, faster: directions [num_directions, d] with their norms taken once, then any rows, read once each.
+class CosineDirections {
+ public:
+  CosineDirections(const float* direction, int64_t num_directions, int64_t d, CpuLevel level);
+
+  // out[v * out_stride + i] for i in first .. last, as above.
+  void score(const void* x, int64_t stride, ElementType type, const int64_t* index, int64_t first, int64_t last,
+             float* out, int64_t out_stride) const;
+
+ private:
+  const float* direction_;
+  int64_t num_directions_, d_;
+  CpuLevel level_;
+  std::vector<float> inverse_norm_;  // 0 for a direction too short
+};
 
 }  // namespace espalier::kernels

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
 #include "kernels/cosine_score.h"
 #include "kernels/cosine_score_arguments.h"
+#include "kernels/cosine_score_avx512.h"
 
 namespace espalier::kernels {
 
@@ -30,6 +33,55 @@ void cosine_score_plain(const void* x, int64_t stride, ElementType type, const f
   }
 }
 
+namespace {
+
+// One row against up to kCosineDirections directions, `d` apart.
+void row_cosine_sums(const void* row, ElementType type, int64_t d, const float* direction, int64_t num_directions,
+                     CpuLevel level, float* dots, float* square) {
+  if (level == CpuLevel::kAvx512) return row_cosine_sums_avx512(row, type, d, direction, num_directions, dots, square);
+  *square = 0.0F;
+  std::fill(dots, dots + num_directions, 0.0F);
+  for (int64_t k = 0; k < d; ++k) {
+    const float value = load_element(row, k, type);
+    *square += value * value;
+    for (int64_t v = 0; v < num_directions; ++v) dots[v] += value * direction[v * d + k];
+  }
+}
+
+float inverse_root(float square) {
+  const float norm = std::sqrt(square);
+  return norm < kSmallestNorm ? 0.0F : 1.0F / norm;
+}
+
+}  // namespace
+
+float inverse_norm(const void* row, ElementType type, int64_t d, CpuLevel level) {
+  float square;
+  row_cosine_sums(row, type, d, nullptr, 0, level, nullptr, &square);
+  return inverse_root(square);
+}
+
+CosineDirections::CosineDirections(const float* direction, int64_t num_directions, int64_t d, CpuLevel level)
+    : direction_(direction), num_directions_(num_directions), d_(d), level_(level) {
+  for (int64_t v = 0; v < num_directions; ++v) {
+    inverse_norm_.push_back(inverse_norm(direction + v * d, ElementType::kFloat32, d, level));
+  }
+}
+
+void CosineDirections::score(const void* x, int64_t stride, ElementType type, const int64_t* index, int64_t first,
+                             int64_t last, float* out, int64_t out_stride) const {
+  for (int64_t i = first; i < last; ++i) {
+    const auto* row = static_cast<const char*>(x) + (index == nullptr ? i : index[i]) * stride * element_size(type);
+    for (int64_t v = 0; v < num_directions_; v += kCosineDirections) {
+      const int64_t count = std::min(kCosineDirections, num_directions_ - v);
+      float dots[kCosineDirections], square;
+      row_cosine_sums(row, type, d_, direction_ + v * d_, count, level_, dots, &square);
+      const float norm = inverse_root(square);
+      for (int64_t w = 0; w < count; ++w) out[(v + w) * out_stride + i] = dots[w] * norm * inverse_norm_[v + w];
+    }
+  }
+}
+
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
@@ -48,10 +100,18 @@ at::Tensor cosine_score_cpu(const at::Tensor& x_in, const at::Tensor& direction_
   }
   const int64_t count = index.defined() ? index.size(0) : x.size(0);
   at::Tensor out = at::empty({direction.size(0), count}, x.options().dtype(at::kFloat));
-  kernels::cosine_score_plain(x.const_data_ptr(), x.stride(0), kernels::element_type(x, "cosine_score"),
-                              direction.const_data_ptr<float>(),
-                              index.defined() ? index.const_data_ptr<int64_t>() : nullptr, count, direction.size(0),
-                              x.size(1), out.mutable_data_ptr<float>());
+  const auto type = kernels::element_type(x, "cosine_score");
+  const kernels::CosineDirections directions(direction.const_data_ptr<float>(), direction.size(0), x.size(1),
+                                             kernels::cpu_level());
+  const int64_t* rows = index.defined() ? index.const_data_ptr<int64_t>() : nullptr;
+  const void* data = x.const_data_ptr();
+  float* scores = out.mutable_data_ptr<float>();
+  constexpr int64_t kWorthAThread = int64_t{1} << 16;  // elements read
+  const int64_t rows_per_thread =
+      std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(x.size(1) * direction.size(0), 1));
+  at::parallel_for(0, count, rows_per_thread, [&](int64_t first, int64_t last) {
+    directions.score(data, x.stride(0), type, rows, first, last, scores, count);
+  });
   return out;
 }
 

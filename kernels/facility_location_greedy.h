@@ -5,7 +5,8 @@
 
 #include <cstdint>
 
-#include "kernels/row_dots.h"
+#include "kernels/cpu_level.h"
+#include "kernels/element_type.h"
 
 namespace espalier::kernels {
 
@@ -28,5 +29,24 @@ struct CoverageObjective {
 // to the objective. The specification's loop, everything in double.
 void facility_location_greedy_plain(const double* features, int64_t size, int64_t d, int64_t num_kept,
                                     const CoverageObjective& objective, int64_t* picks, double* gains);
+
+struct FeatureRows {
+  const void* data;  // [m, d]
+  int64_t stride;    // elements from row to row
+  int64_t d;
+  ElementType type;
+};
+
+// Rows begin .. begin + size of the features, and where their picks go: num_kept <= size row numbers, counted from
+// `begin`.
+struct CoverageBlock {
+  int64_t begin, size, num_kept;
+  CoverageObjective objective;
+  int64_t* picks;
+};
+
+// The same order for all blocks, on at::get_num_threads() threads; cosines in float32.
+void facility_location_greedy_blocked(const FeatureRows& features, const CoverageBlock* blocks, int64_t count,
+                                      CpuLevel level);
 
 }  // namespace espalier::kernels

@@ -79,27 +79,33 @@ namespace espalier::ops {
 
 namespace {
 
-at::Tensor facility_location_greedy_cpu(const at::Tensor& features, const at::Tensor& block_begin_in,
+at::Tensor facility_location_greedy_cpu(const at::Tensor& features_in, const at::Tensor& block_begin_in,
                                         const at::Tensor& num_kept_in, std::string_view similarity,
                                         double coverage_scale, const std::optional<at::Tensor>& modular_in,
                                         const std::optional<at::Tensor>& forced_in) {
-  kernels::check_facility_location_greedy(features, block_begin_in, num_kept_in, similarity, modular_in, forced_in);
-  const at::Tensor values = features.to(at::kDouble).contiguous();
+  kernels::check_facility_location_greedy(features_in, block_begin_in, num_kept_in, similarity, modular_in, forced_in);
+  const at::Tensor features = features_in.stride(1) == 1 ? features_in : features_in.contiguous();
   const at::Tensor block_begin = block_begin_in.contiguous(), num_kept = num_kept_in.contiguous();
   const at::Tensor modular = modular_in.has_value() && modular_in->defined() ? modular_in->contiguous() : at::Tensor();
   const at::Tensor forced = forced_in.has_value() && forced_in->defined() ? forced_in->contiguous() : at::Tensor();
   at::Tensor out = at::empty({kernels::total_kept(num_kept)}, features.options().dtype(at::kLong));
+  std::vector<kernels::CoverageBlock> blocks;
   int64_t* picks = out.mutable_data_ptr<int64_t>();
   for (int64_t i = 0; i < num_kept.numel(); ++i) {
     const int64_t begin = block_begin.const_data_ptr<int64_t>()[i],
                   size = block_begin.const_data_ptr<int64_t>()[i + 1] - begin;
-    const int64_t kept = num_kept.const_data_ptr<int64_t>()[i];
-    kernels::CoverageObjective objective{kernels::cosine_map(similarity), coverage_scale};
-    if (modular.defined()) objective.modular = modular.const_data_ptr<float>() + begin;
-    if (forced.defined()) objective.forced = forced.const_data_ptr<bool>() + begin;
-    kernels::facility_location_greedy_plain(values.const_data_ptr<double>() + begin * values.size(1), size,
-                                            values.size(1), kept, objective, picks, nullptr);
-    for (int64_t k = 0; k < kept; ++k) *picks++ += begin;
+    kernels::CoverageBlock block{
+        begin, size, num_kept.const_data_ptr<int64_t>()[i], {kernels::cosine_map(similarity), coverage_scale}, picks};
+    if (modular.defined()) block.objective.modular = modular.const_data_ptr<float>() + begin;
+    if (forced.defined()) block.objective.forced = forced.const_data_ptr<bool>() + begin;
+    picks += block.num_kept;
+    if (block.num_kept > 0) blocks.push_back(block);
+  }
+  kernels::facility_location_greedy_blocked({features.const_data_ptr(), features.stride(0), features.size(1),
+                                             kernels::element_type(features, "facility_location_greedy")},
+                                            blocks.data(), static_cast<int64_t>(blocks.size()), kernels::cpu_level());
+  for (const kernels::CoverageBlock& block : blocks) {
+    for (int64_t k = 0; k < block.num_kept; ++k) block.picks[k] += block.begin;
   }
   return out;
 }

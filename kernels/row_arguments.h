@@ -16,16 +16,16 @@ inline void check_rows_in_range(const char* op, const at::Tensor& index, int64_t
   check_index_range(values.const_data_ptr<int64_t>(), values.numel(), size, op);
 }
 
-// begin (int64 [blocks + 1], on the CPU) ascends from 0 to size.
+// begin (int64 [count + 1], on the CPU) ascends within 0 .. size.
 inline void check_offsets(const char* op, const char* name, const at::Tensor& begin, int64_t size) {
   TORCH_CHECK(begin.device().is_cpu() && begin.scalar_type() == at::kLong && begin.dim() == 1 && begin.numel() >= 1, op,
               ": ", name, " must be int64 [count + 1] on the CPU, got ", begin.scalar_type(), " ", begin.sizes(),
               " on ", begin.device());
   const at::Tensor values = begin.contiguous();
   const int64_t* data = values.const_data_ptr<int64_t>();
-  bool ascending = data[0] == 0 && data[begin.numel() - 1] == size;
+  bool ascending = data[0] >= 0 && data[begin.numel() - 1] <= size;
   for (int64_t i = 1; i < begin.numel(); ++i) ascending = ascending && data[i - 1] <= data[i];
-  TORCH_CHECK(ascending, op, ": ", name, " must ascend from 0 to ", size);
+  TORCH_CHECK(ascending, op, ": ", name, " must ascend within 0 .. ", size, ", got ", values);
 }
 
 }  // namespace espalier::kernels
