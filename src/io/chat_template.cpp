@@ -92,7 +92,7 @@ ChatTemplate::ChatTemplate(std::string source, std::string name)
     : name_(std::move(name)),
       program_(std::make_shared<ChatTemplateProgram>(ChatTemplateProgram{jinja::parse(source, name_)})) {}
 
-ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
+std::optional<ChatTemplate> ChatTemplate::find(const std::filesystem::path& folder) {
   const std::filesystem::path jinja = folder / "chat_template.jinja", legacy = folder / "chat_template.json";
   const std::filesystem::path config = folder / "tokenizer_config.json";
   std::optional<std::string> source;
@@ -105,16 +105,22 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
   } else if (std::filesystem::exists(from = config)) {
     source = template_of(read_json_file(config), config.string());
   }
-  if (!source) {
-    throw Error(folder.string() +
-                ": no chat template: neither chat_template.json nor chat_template.jinja nor \"chat_template\" in "
-                "tokenizer_config.json");
-  }
+  if (!source) return std::nullopt;
   ChatTemplate out(*source, from.string());
   for (const char* file : {"tokenizer_config.json", "special_tokens_map.json"}) {
     if (std::filesystem::exists(folder / file)) read_special_tokens(read_json_file(folder / file), out.special_tokens_);
   }
   return out;
+}
+
+ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
+  std::optional<ChatTemplate> found = find(folder);
+  if (!found) {
+    throw Error(folder.string() +
+                ": no chat template: neither chat_template.json nor chat_template.jinja nor \"chat_template\" in "
+                "tokenizer_config.json");
+  }
+  return *std::move(found);
 }
 
 ChatTemplate::Rendered ChatTemplate::render_turns(std::span<const Message> turns, bool add_generation_prompt) const {
@@ -167,10 +173,13 @@ size_t ChatTemplate::begin_by_prefix(std::span<const Message> turns, const std::
   throw Error(name_ + ": cannot tell where message " + std::to_string(turns.size()) + " begins in the rendered text");
 }
 
+std::string ChatTemplate::render_text(std::span<const Message> messages, bool add_generation_prompt) const {
+  return render_turns(messages, add_generation_prompt).text;
+}
+
 RenderedChat ChatTemplate::render(std::span<const Message> messages, bool add_generation_prompt) const {
-  Rendered rendered = render_turns(messages, add_generation_prompt);
-  RenderedChat out{std::move(rendered.text), {}};
-  rendered.text = out.text;
+  const Rendered rendered = render_turns(messages, add_generation_prompt);
+  RenderedChat out{rendered.text, {}};
   for (size_t i = 0; i < messages.size(); ++i) {
     if (messages[i].role != "user") continue;
     const auto span = rendered.span_of(i);

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -27,10 +28,12 @@ class ChatTemplate {
 
   // chat_template.json, chat_template.jinja, or "chat_template" in tokenizer_config.json, the first that is there.
   // Templates may ask for the special tokens that the folder names (bos_token and others).
-  static ChatTemplate load(const std::filesystem::path& folder);
+  static ChatTemplate load(const std::filesystem::path& folder);                 // Error when there is none
+  static std::optional<ChatTemplate> find(const std::filesystem::path& folder);  // nullopt when there is none
 
   // Throws Error where the template raises one, and when it cannot be told where a user turn begins.
   RenderedChat render(std::span<const Message> messages, bool add_generation_prompt = true) const;
+  std::string render_text(std::span<const Message> messages, bool add_generation_prompt = true) const;
 
  private:
   struct Rendered;

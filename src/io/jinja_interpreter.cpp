@@ -13,8 +13,8 @@ namespace {
 using Node = Expression::Kind;
 
 // Limits that no real template reaches: one that does would fill the memory or run for ever.
-constexpr int64_t kMaxSteps = 20'000'000;
-constexpr size_t kMaxLength = size_t{1} << 28;
+constexpr int64_t kMaxSteps = 1'000'000;
+constexpr size_t kMaxLength = size_t{1} << 24;
 constexpr int64_t kMaxRange = 100'000;
 
 // Where Python would raise. The interpreter adds file and line.

@@ -45,11 +45,12 @@ using ExpressionPtr = std::unique_ptr<Expression>;
 
 struct Statement {
   enum class Kind {
-    kText,   // text
-    kPrint,  // expression
-    kIf,     // if expression: body, else: otherwise (an elif is an if in it)
-    kFor,    // for targets in expression if condition: body, else: otherwise
-    kSet,    // targets = expression; with an attribute: targets[0].attribute = expression
+    kText,        // text
+    kPrint,       // expression
+    kIf,          // if expression: body, else: otherwise (an elif is an if in it)
+    kFor,         // for targets in expression if condition: body, else: otherwise
+    kGeneration,  // body, printed; the tag marks the assistant's words for training
+    kSet,         // targets = expression; with an attribute: targets[0].attribute = expression
   };
   Kind kind;
   int line;

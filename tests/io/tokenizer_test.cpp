@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "espalier/tokenizer.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "espalier/error.h"
+
+namespace espalier {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+const fs::path kData = ESPALIER_TEST_DATA;
+
+fs::path folder_of(const std::string& pipeline) {
+  return pipeline == "llava15" ? kData / pipeline : kData / "tokenizer" / pipeline;
+}
+
+json read_json(const fs::path& file) {
+  return json::parse(std::ifstream(file));
+}
+
+// A folder with this tokenizer.json, gone with the test.
+class Folder {
+ public:
+  explicit Folder(const std::string& content)
+      : path_(fs::temp_directory_path() / ("espalier_tok_" + std::to_string(::getpid()))) {
+    fs::create_directories(path_);
+    std::ofstream(path_ / "tokenizer.json") << content;
+  }
+  ~Folder() { fs::remove_all(path_); }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+std::string streamed(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, bool skip_special) {
+  Tokenizer::Stream stream(tokenizer, skip_special);
+  std::string text;
+  for (int32_t id : ids) text += stream.add(id);
+  return text + stream.finish();
+}
+
+void expect_decodes(const Tokenizer& tokenizer, const json& c) {
+  const auto ids = c["ids"].get<std::vector<int32_t>>();
+  EXPECT_EQ(tokenizer.decode(ids), c["decoded"].get<std::string>());
+  EXPECT_EQ(tokenizer.decode(ids, true), c["decoded_skip_special"].get<std::string>());
+  EXPECT_EQ(streamed(tokenizer, ids, false), c["decoded"].get<std::string>());
+  EXPECT_EQ(streamed(tokenizer, ids, true), c["decoded_skip_special"].get<std::string>());
+}
+
+void expect_ends(const std::vector<Tokenizer::Token>& tokens, const json& c) {
+  size_t last = 0;
+  for (const Tokenizer::Token& token : tokens) {
+    EXPECT_GE(token.end, last);
+    last = token.end;
+  }
+  EXPECT_EQ(last, c["text"].get<std::string>().size());
+  if (!c.contains("ends")) return;
+  std::vector<size_t> ends;
+  for (const Tokenizer::Token& token : tokens) ends.push_back(token.end);
+  EXPECT_EQ(ends, c["ends"].get<std::vector<size_t>>());
+}
+
+void expect_as_golden(const Tokenizer& tokenizer, const json& golden, bool decode = true) {
+  const auto around =
+      golden["prefix"].get<std::vector<int32_t>>();  // of an empty text: all that the post-processor adds
+  for (const json& c : golden["texts"]) {
+    SCOPED_TRACE(c["text"].dump());
+    const auto text = c["text"].get<std::string>();
+    const auto ids = c["ids"].get<std::vector<int32_t>>();
+    EXPECT_EQ(tokenizer.encode(text, false), ids);
+    EXPECT_EQ(tokenizer.encode(text).size(), ids.size() + around.size());
+    expect_ends(tokenizer.encode_with_ends(text, false), c);
+    if (decode) expect_decodes(tokenizer, c);
+  }
+  for (const json& c : golden["sequences"]) {
+    SCOPED_TRACE(c["ids"].dump());
+    if (decode) expect_decodes(tokenizer, c);
+  }
+  EXPECT_EQ(tokenizer.encode(""), around);
+}
+
+class Pipeline : public testing::TestWithParam<const char*> {};
+
+TEST_P(Pipeline, EncodesAndDecodesAsTheTokenizersLibrary) {
+  expect_as_golden(Tokenizer::load(folder_of(GetParam())),
+                   read_json(kData / "tokenizer" / (std::string(GetParam()) + ".json")));
+}
+
+// Ten times the length may take some twenty times as long where merging is n log n; a hundred times where it is
+// quadratic.
+TEST_P(Pipeline, TakesNearLinearTimeForHugePieces) {
+  const Tokenizer tokenizer = Tokenizer::load(folder_of(GetParam()));
+  for (const std::string unit : {"a", " ", "the", "\n", "\xCC\x81\xCC\xA3", "<", "the dog is running "}) {
+    const auto seconds_for = [&](size_t size) {
+      std::string text;
+      while (text.size() < size) text += unit;
+      const auto begin = std::chrono::steady_clock::now();
+      EXPECT_FALSE(tokenizer.encode(text).empty());
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    };
+    const double small = seconds_for(50'000);
+    EXPECT_LT(seconds_for(500'000), 40 * small + 1) << json(unit);
+  }
+}
+
+TEST_P(Pipeline, IsSafeToShareBetweenThreads) {
+  const Tokenizer tokenizer = Tokenizer::load(folder_of(GetParam()));
+  std::string text;
+  for (int i = 0; i < 500; ++i) text += "What's in the picture? caf\xC3\xA9 42\n";
+  const auto expected = tokenizer.encode(text);
+  std::vector<std::vector<int32_t>> results(4);
+  std::vector<std::thread> threads;
+  for (auto& result : results) threads.emplace_back([&] { result = tokenizer.encode(text); });
+  for (auto& thread : threads) thread.join();
+  for (const auto& result : results) EXPECT_EQ(result, expected);
+}
+
+TEST_P(Pipeline, RefusesTextThatIsNotUtf8) {
+  const Tokenizer tokenizer = Tokenizer::load(folder_of(GetParam()));
+  const std::vector<std::pair<std::string, std::string>> cases = {{"abc\xFF", "3"},        {"\x80", "0"},
+                                                                  {"a\xC3", "1"},          {"\xC0\xAF", "0"},
+                                                                  {"ok\xED\xA0\x80", "2"}, {"\xF4\x90\x80\x80", "0"},
+                                                                  {"\xE4\xBD", "0"},       {"\xC3\xA9\xE2\x82x", "2"}};
+  for (const auto& [text, offset] : cases) {
+    try {
+      tokenizer.encode(text);
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_TRUE(std::string(error.what()).ends_with("offset " + offset)) << error.what();
+    }
+  }
+}
+
+TEST_P(Pipeline, IdsOutsideTheVocabularyDecodeToNothing) {
+  const Tokenizer tokenizer = Tokenizer::load(folder_of(GetParam()));
+  const auto ids = tokenizer.encode("a picture", false);
+  std::vector<int32_t> with_holes = {-1, tokenizer.size()};
+  for (int32_t id : ids) with_holes.insert(with_holes.end(), {id, 1 << 30, tokenizer.size()});
+  EXPECT_EQ(tokenizer.decode(with_holes), tokenizer.decode(ids));
+  EXPECT_EQ(streamed(tokenizer, with_holes, true), tokenizer.decode(ids));
+}
+
+INSTANTIATE_TEST_SUITE_P(Tokenizer, Pipeline, testing::Values("llava15", "llava_next_vicuna", "qwen25vl"),
+                         [](const auto& pipeline) { return std::string(pipeline.param); });
+
+TEST(Tokenizer, ReadsTheOtherOptionsOfATokenizerJson) {
+  const json variants = read_json(kData / "tokenizer" / "variants.json");
+  for (const auto& [name, variant] : variants.items()) {
+    SCOPED_TRACE(name);
+    json content = read_json(folder_of(variant["base"]) / "tokenizer.json");
+    content.merge_patch(variant["patch"]);
+    const Folder folder(content.dump());
+    // The library shows an added token with "normalized" in its normalized form and no longer knows that it is special.
+    expect_as_golden(Tokenizer::load(folder.path()), variant, name != "normalized added tokens");
+  }
+}
+
+TEST(Tokenizer, PutsTheTokensOfThePostProcessorAroundAText) {
+  const Tokenizer llama = Tokenizer::load(folder_of("llava15"));
+  const auto tokens = llama.encode_with_ends("a <image>");
+  EXPECT_EQ(tokens.front().id, 1);
+  EXPECT_EQ(tokens.front().end, 0u);
+  EXPECT_EQ(tokens.back().id, 1600);
+  EXPECT_EQ(tokens.back().end, 9u);
+}
+
+TEST(Tokenizer, KnowsItsTokens) {
+  const Tokenizer llama = Tokenizer::load(folder_of("llava15"));
+  EXPECT_EQ(llama.id_of("</s>"), 2);
+  EXPECT_EQ(llama.id_of("<image>"), 1600);
+  EXPECT_EQ(llama.id_of("<pad>"), 1601);
+  EXPECT_EQ(llama.id_of("<imag"), std::nullopt);
+  EXPECT_EQ(llama.size(), 1602);
+}
+
+TEST(Tokenizer, StreamHoldsBackIncompleteCharacters) {
+  const Tokenizer qwen = Tokenizer::load(folder_of("qwen25vl"));
+  const auto ids = qwen.encode("\xF0\x9F\x98\x80!", false);  // an emoji in four byte tokens
+  ASSERT_EQ(ids.size(), 5u);
+  Tokenizer::Stream stream(qwen);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(stream.add(ids[static_cast<size_t>(i)]), "");
+  EXPECT_EQ(stream.add(ids[3]), "\xF0\x9F\x98\x80");
+  EXPECT_EQ(stream.add(ids[4]), "!");
+  EXPECT_EQ(stream.add(ids[0]), "");
+  EXPECT_EQ(stream.finish(), "\xEF\xBF\xBD");
+}
+
+// What a load of the llava15 tokenizer.json, changed by `patch`, complains of.
+std::string complaint(const json& patch, const std::string& base = "llava15") {
+  json content = read_json(folder_of(base) / "tokenizer.json");
+  content.merge_patch(patch);
+  const Folder folder(content.dump());
+  try {
+    Tokenizer::load(folder.path());
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Tokenizer, RefusesByNameWhatItDoesNotImplement) {
+  const std::vector<std::pair<json, std::string>> cases = {
+      {{{"model", {{"type", "WordPiece"}}}}, "model WordPiece"},
+      {{{"model", {{"dropout", 0.1}}}}, "dropout"},
+      {{{"model", {{"ignore_merges", true}}}}, "ignore_merges"},
+      {{{"model", {{"end_of_word_suffix", "</w>"}}}}, "end_of_word_suffix"},
+      {{{"normalizer", {{"type", "NFKC"}, {"normalizers", nullptr}}}}, "normalizer NFKC"},
+      {{{"pre_tokenizer", {{"type", "Whitespace"}}}}, "pre-tokenizer Whitespace"},
+      {{{"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}}}, "use_regex"},
+      {{{"post_processor", {{"type", "BertProcessing"}}}}, "post-processor BertProcessing"},
+      {{{"decoder", {{"type", "WordPiece"}}}}, "decoder WordPiece"},
+      {{{"decoder", {{"decoders", {{{"type", "CTC"}}}}}}}, "decoder CTC"},
+      {{{"decoder", {{"decoders", {{{"type", "Fuse"}}, {{"type", "ByteFallback"}}}}}}}, "ByteFallback behind Fuse"},
+      {{{"added_tokens", {{{"id", 1602}, {"content", "<x>"}, {"lstrip", true}}}}}, "\"<x>\" with lstrip"},
+      {{{"model", {{"vocab", {{"<0x41>", nullptr}}}}}}, "byte_fallback without all"},
+      {{{"pre_tokenizer", {{"type", "Split"}, {"behavior", "Removed"}}}}, "split behavior Removed"},
+      {{{"pre_tokenizer", {{"type", "Split"}, {"behavior", "Isolated"}, {"pattern", {{"Regex", "(["}}}}}},
+       "pre_tokenizer.pattern"}};
+  for (const auto& [patch, expected] : cases) {
+    const std::string error = complaint(patch);
+    EXPECT_NE(error.find("tokenizer.json: "), std::string::npos) << error;
+    EXPECT_NE(error.find(expected), std::string::npos) << patch << "\n" << error;
+  }
+}
+
+TEST(Tokenizer, SaysWhatIsWrongWithABrokenFile) {
+  const std::vector<std::pair<json, std::string>> cases = {
+      {{{"model", nullptr}}, "field \"model\": expected an object, got nothing"},
+      {{{"model", {{"vocab", nullptr}}}}, "field \"model.vocab\": expected an object"},
+      {{{"model", {{"vocab", {{"he", -1}}}}}}, "field \"model.vocab.he\": expected a token id"},
+      {{{"model", {{"vocab", {{"he", 4000000000}}}}}}, "field \"model.vocab.he\""},
+      {{{"model", {{"vocab", {{"extra", 7}}}}}}, "id 7 is given to two tokens"},
+      {{{"model", {{"merges", nullptr}}}}, "field \"model.merges\": expected a list"},
+      {{{"model", {{"merges", {"nosuch token"}}}}}, "merges[0]: \"nosuch\", \"token\" or the two together"},
+      {{{"model", {{"merges", {"h e", "a b c"}}}}}, "merges[1]: expected"},
+      {{{"model", {{"merges", {3}}}}}, "merges[0]: expected"},
+      {{{"model", {{"unk_token", "<none>"}}}}, "field \"model.unk_token\""},
+      {{{"added_tokens", {{{"content", "<x>"}}}}}, "field \"added_tokens[0].id\""},
+      {{{"added_tokens", {{{"id", 5}, {"content", "</s>"}}}}}, "field \"added_tokens[0].id\": expected 2"},
+      {{{"decoder", nullptr}}, "field \"decoder\""},
+      {{{"post_processor", {{"single", json::array()}}}}, "field \"post_processor.single\""},
+      {{{"post_processor", {{"special_tokens", {{"<s>", nullptr}}}}}}, "field \"post_processor.special_tokens.<s>\""}};
+  for (const auto& [patch, expected] : cases) {
+    const std::string error = complaint(patch);
+    EXPECT_NE(error.find(expected), std::string::npos) << patch << "\n" << error;
+  }
+  EXPECT_THROW(Tokenizer::load(kData / "nowhere"), Error);
+  for (const char* content : {"", "{", "[]", "null", "{\"model\": {}}", "\xFF"}) {
+    const Folder folder(content);
+    EXPECT_THROW(Tokenizer::load(folder.path()), Error) << content;
+  }
+}
+
+TEST(Tokenizer, NamesACharacterThatTheModelCannotWrite) {
+  json content = read_json(folder_of("llava15") / "tokenizer.json");
+  content["model"]["byte_fallback"] = false;
+  content["model"]["unk_token"] = nullptr;
+  const Folder folder(content.dump());
+  const Tokenizer tokenizer = Tokenizer::load(folder.path());
+  EXPECT_FALSE(tokenizer.encode("plain").empty());
+  EXPECT_THROW(tokenizer.encode("\xF0\x9F\xA6\x93"), Error);
+}
+
+}  // namespace
+}  // namespace espalier
