@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The rules about files that no compiler checks: who may include whom (data flows one way, see README.md), which units see
+# libtorch, no environment switches, no left-over notes, and no document that names a file which is not there.
+# Prints one line for each violation; exit status 1 if there is any. Argument: the folder to check (default: this repository).
+set -euo pipefail
+cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
+
+violations=$(mktemp)
+trap 'rm -f "$violations"' EXIT
+
+# files FOLDER... : sources below the folders that exist.
+files() {
+  local folder there=()
+  for folder in "$@"; do
+    if [ -e "$folder" ]; then there+=("$folder"); fi
+  done
+  [ ${#there[@]} -eq 0 ] ||
+    find "${there[@]}" -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) | LC_ALL=C sort
+}
+
+# forbid RULE PATTERN FILE... : no line of the files may match.
+forbid() {
+  local rule=$1 pattern=$2
+  shift 2
+  [ $# -eq 0 ] || { grep -HnE "$pattern" "$@" || true; } | sed "s|\$|   [$rule]|" >>"$violations"
+}
+
+# own_includes RULE ALLOWED FILE... : what the files include of this project must match.
+own_includes() {
+  local rule=$1 allowed=$2
+  shift 2
+  [ $# -eq 0 ] || { grep -HnE '#include "' "$@" || true; } |
+    { grep -vE "#include \"($allowed)" || true; } | sed "s|\$|   [$rule]|" >>"$violations"
+}
+
+# ---- who may include whom ----
+mapfile -t public < <(files include)
+mapfile -t io < <(files src/io)
+mapfile -t model < <(files src/model)
+mapfile -t pruning < <(files src/pruning)
+mapfile -t runtime < <(files src/runtime)
+mapfile -t training < <(files src/training)
+mapfile -t kernels < <(files kernels)
+mapfile -t examples < <(files examples tests/consumer)
+mapfile -t library < <(files include src kernels)
+mapfile -t not_training < <(files include src kernels | grep -vE '^src/training/|^include/espalier/training\.h$')
+mapfile -t not_runtime < <(files include src kernels | grep -v '^src/runtime/')
+mapfile -t all < <(files include src kernels bench examples tests)
+
+own_includes 'public headers know public headers only' 'espalier/' "${public[@]}"
+own_includes 'io knows bytes: io/ and public headers' 'io/|espalier/' "${io[@]}"
+own_includes 'model knows tensors: model/, ops.h, the layout' 'model/|espalier/(ops|error|token_layout)\.h' "${model[@]}"
+own_includes 'pruning knows decisions: pruning/ and public headers' 'pruning/|espalier/' "${pruning[@]}"
+own_includes 'runtime joins io, model, pruning; nothing above it' '(runtime|io|model|pruning|kernels)/|espalier/' "${runtime[@]}"
+own_includes 'training stands beside runtime' '(training|runtime|io|model|pruning|kernels)/|espalier/' "${training[@]}"
+own_includes 'kernels know pointers: kernels/ and ops.h' 'kernels/|espalier/ops\.h' "${kernels[@]}"
+own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"
+
+# ---- who sees libtorch and the other libraries ----
+readonly torch='#include <(ATen|c10|torch)/'
+forbid 'io has no tensors' "$torch" "${io[@]}"
+forbid 'torch/torch.h only in training and tests' '#include <torch/(torch|all)\.h>' "${not_training[@]}"
+forbid 'per-operator headers, not ATen/ATen.h' '#include <ATen/(ATen|Functions)\.h>' "${library[@]}"
+forbid 'users need libtorch alone' '#include <(nlohmann|spdlog|CLI|fmt|pcre2|Eigen)' "${public[@]}"
+forbid 'spdlog only in runtime' '#include <(spdlog|fmt)/' "${not_runtime[@]}"
+forbid 'pruning: the standard library and libtorch' '#include <(nlohmann|spdlog|CLI|fmt|pcre2|Eigen)' "${pruning[@]}"
+
+# Device code and units with AVX flags include no libtorch header, through no header of ours either (build time; and inline
+# functions compiled with AVX could be the copy that the linker keeps for everyone).
+seen=''
+without_torch() {
+  local file=$1 unit=$2 header
+  case " $seen " in *" $file "*) return ;; esac
+  seen+=" $file"
+  [ -f "$file" ] || return 0
+  { grep -HnE "$torch" "$file" || true; } | sed "s|\$|   [no libtorch header in $unit]|" >>"$violations"
+  while read -r header; do without_torch "$header" "$unit"; done < <(sed -nE 's/^#include "([^"]*)".*/\1/p' "$file")
+}
+for unit in "${kernels[@]}"; do
+  case "$unit" in
+    *.cu | *.cuh | *_avx2.cpp | *_avx512.cpp) seen=''; without_torch "$unit" "$unit" ;;
+  esac
+done
+
+# ---- habits ----
+forbid 'no environment variables as switches' '\b(secure_)?getenv\(' "${library[@]}"
+forbid 'no left-over notes' '\b(TODO|FIXME|XXX)\b' "${all[@]}"
+for file in "${all[@]}"; do
+  [ "$(head -n 1 "$file")" = '// SPDX-License-Identifier: Apache-2.0' ] || echo "$file:1: no SPDX line" >>"$violations"
+done
+
+# ---- documents name files that exist ----
+# A path is a word that begins with a folder of this repository, wherever it stands; * stands for itself.
+while read -r document; do
+  folder=$(dirname "$document")
+  while IFS=: read -r line path; do
+    path=${path%.}
+    compgen -G "$path" >/dev/null || compgen -G "$folder/$path" >/dev/null ||
+      echo "$document:$line: names $path, which is not there" >>"$violations"
+  done < <(grep -noE '(^|[^A-Za-z0-9_./-])(\.ci|bench|cmake|examples|include|kernels|models|src|tests)/[A-Za-z0-9_./*-]*' \
+             "$document" | sed -E 's/^([0-9]+):[^A-Za-z.]?/\1:/')
+  while IFS=: read -r line path; do
+    [ -e "$folder/$path" ] || echo "$document:$line: links to $path, which is not there" >>"$violations"
+  done < <(grep -noE '\]\([^)#: ]+' "$document" | sed -E 's/\]\(//')
+done < <(find . -type d \( -name .git -o -name .deps -o -name build \) -prune -o -name '*.md' -print)
+
+cat "$violations"
+[ ! -s "$violations" ]
