@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 HERE = Path(__file__).parent
 HARD = [  # marks newer than Unicode 9, white space that regex engines disagree on, case folding, Hangul, marks out of order
     "a\u0345\u1df6\u0301 o\u0345\u08ca", "\U00011935\U00011930", "e\u0345\u0301\u0323x", "x\u180ey \u180e z\u0085\u200b\n",
-    "'\u017f 'LL 'Re '\u212a", "\u1112\u1161\u11ab\u1100\u1173\u11af \u212b\u2126", "\u0915\u093c\u09c7\u09be\u0cc6\u0cd5",
+    "  \u180ethe", "  \u180e  \n\u180e\n x", "'\u017f 'LL 'Re '\u212a", "\u1112\u1161\u11ab\u1100\u1173\u11af \u212b\u2126", "\u0915\u093c\u09c7\u09be\u0cc6\u0cd5",
     "tail   ", "   \n  \n x", "12345 \u0661\u0662 \u2167\u00bd", "a\u0000b", "</s</s>><s><<image>image>"]
 COUNT = 220  # random texts a pipeline
 
