@@ -5,7 +5,7 @@
 
 For each pipeline NAME: NAME.json with hard texts (the oracle's tokenizer_cases.json and random ones), their ids without special
 tokens, the ids' decodings, and random id sequences with theirs. NAME/tokenizer.json for pipelines that no other test folder
-holds; NAME/variant.json are JSON patches of it for options that the tiny checkpoints do not use.
+holds. variants.json: JSON patches of these files, with cases, for options that the tiny checkpoints do not use.
 """
 import copy
 import json
