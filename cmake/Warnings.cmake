@@ -2,7 +2,7 @@
 # Flags that belong to our own targets only: link espalier_flags privately.
 add_library(espalier_flags INTERFACE)
 target_compile_options(espalier_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wno-unused-parameter>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wno-unused-parameter -Wno-restrict>)
 if(ESPALIER_WERROR)
   target_compile_options(espalier_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()

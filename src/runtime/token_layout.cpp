@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/token_layout.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -163,7 +164,7 @@ Entering entering_tokens(const TokenLayout& layout, const std::vector<NewTokens>
     }
     const at::Tensor source = layout.source_index.index_select(0, place);
     vectors.push_back(group.vectors);
-    stands_at.push_back(at::where(group.stands_at < 0, at::full_like(source, -1), source));
+    stands_at.push_back(source.masked_fill(group.stands_at < 0, -1));
     position_from.push_back(from);
     keys.push_back(key);
   }

@@ -23,16 +23,15 @@ struct CatpOptions {
   enum class Ranking : uint8_t { kGlobal, kPerImage };
   enum class Counts : uint8_t { kPerGroup, kExactTotal };
 
-  Amount amount;  // of all image tokens; the paper's R is 1 - keep_ratio
-  std::optional<int>
-      k;  // the paper's K, 2 to depth - 2; by default 10 from 40 layers on, 6 from 16 on, else about 3/16 of them
+  Amount amount = {};  // of all image tokens; the paper's R is 1 - keep_ratio
+  // The paper's K, 2 to depth - 2; by default 10 from 40 layers on, 6 from 16 on, else about 3/16 of them.
+  std::optional<int> k = {};
   double lambda1 = 0.7;            // weight of the alignment with the image's text, in stage 1
   double lambda2 = 0.6;            // weight of the cosine with the query sample, in stage 2
   Fraction stage1_share = {1, 2};  // of what is removed; 1: stage 1 alone, 0: stage 2 alone
   ops::Similarity similarity = ops::Similarity::kAffine;
-  Scale scale = Scale::kNone;  // kDivMean: coverage is divided by the image's number of tokens
-  QueryPool query_pool =
-      QueryPool::kAll;  // tokens of the query sample whose mean state context tokens are compared with
+  Scale scale = Scale::kNone;              // kDivMean: coverage is divided by the image's number of tokens
+  QueryPool query_pool = QueryPool::kAll;  // tokens of the query sample whose mean state the context is compared with
   ContextPool context_pool = ContextPool::kAll;
   bool relu_per_head = false;               // attention growth clipped in each head, before the mean over heads
   DeltaNorm delta_norm = DeltaNorm::kNone;  // of the growth over the context tokens
@@ -41,7 +40,7 @@ struct CatpOptions {
   Counts counts = Counts::kPerGroup;   // kExactTotal: the query gets what the context leaves of the rounded total
   Rounding rounding = Rounding::kFloor;
   bool row_breaks_compete = false;
-  CommonOptions common;
+  CommonOptions common = {};
 };
 
 PolicyPtr make_catp(const CatpOptions& options);

@@ -10,10 +10,10 @@
 namespace espalier {
 
 struct RandomOptions {
-  Amount amount;      // of each image
-  uint64_t seed = 0;  // of the request; the kept set does not depend on batching
+  Amount amount = {};  // of each image
+  uint64_t seed = 0;   // of the request; the kept set does not depend on batching
   bool row_breaks_compete = true;
-  CommonOptions common;
+  CommonOptions common = {};
 };
 
 PolicyPtr make_random(const RandomOptions& options);

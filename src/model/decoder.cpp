@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/decoder.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "espalier/ops.h"
+
+namespace espalier {
+
+namespace {
+
+double scaled_frequency(const RopeScaling& scaling, double frequency) {
+  switch (scaling.kind) {
+    case RopeScaling::Kind::kNone:
+    case RopeScaling::Kind::kDynamic:
+      return frequency;
+    case RopeScaling::Kind::kLinear:
+      return frequency / scaling.factor;
+    case RopeScaling::Kind::kLlama3: {
+      // Long waves are stretched by the factor, short ones are left alone, those between are blended.
+      const double wavelength = 2 * std::numbers::pi / frequency;
+      const double original = static_cast<double>(scaling.original_max_positions);
+      if (wavelength < original / scaling.high_freq_factor) return frequency;
+      if (wavelength > original / scaling.low_freq_factor) return frequency / scaling.factor;
+      const double smooth =
+          (original / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+      return (1 - smooth) * frequency / scaling.factor + smooth * frequency;
+    }
+  }
+  return frequency;
+}
+
+at::Tensor inverse_frequencies(const DecoderConfig& config) {
+  const int64_t half = config.head_dim / 2;
+  at::Tensor frequencies = at::empty({half}, at::kFloat);
+  for (int64_t i = 0; i < half; ++i) {
+    const double frequency = 1.0 / std::pow(config.rope_theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
+    frequencies.data_ptr<float>()[i] = static_cast<float>(scaled_frequency(config.rope_scaling, frequency));
+  }
+  return frequencies;
+}
+
+}  // namespace
+
+Rotary rotary(const DecoderConfig& config, const at::Tensor& position_id, at::ScalarType dtype) {
+  const at::Tensor frequencies = inverse_frequencies(config).to(position_id.device());
+  const at::Tensor half = position_id.to(at::kFloat).unsqueeze(1) * frequencies;
+  const at::Tensor angles = at::cat({half, half}, 1);
+  return {angles.cos().to(dtype), angles.sin().to(dtype)};
+}
+
+at::Tensor embed_tokens(const DecoderWeights& weights, const at::Tensor& ids) { return weights.embed_tokens.index_select(0, ids); }
+
+QueryKeyValue project_qkv(const DecoderConfig& config, const DecoderLayerWeights& layer, const at::Tensor& x, const Rotary& r) {
+  const int64_t n = x.size(0);
+  const at::Tensor normed = ops::rms_norm(x, layer.norm1, config.rms_norm_eps);
+  const at::Tensor q = at::linear(normed, layer.q).view({n, config.num_heads, config.head_dim});
+  const at::Tensor k = at::linear(normed, layer.k).view({n, config.num_kv_heads, config.head_dim});
+  const at::Tensor v = at::linear(normed, layer.v).view({n, config.num_kv_heads, config.head_dim});
+  auto [query, key] = ops::rope(q, k, r.cos, r.sin);
+  return {query, key, v};
+}
+
+at::Tensor add_attention(const DecoderLayerWeights& layer, const at::Tensor& x, const at::Tensor& attended) {
+  return x + at::linear(attended.flatten(1), layer.o);
+}
+
+at::Tensor add_mlp(const DecoderConfig& config, const DecoderLayerWeights& layer, const at::Tensor& x) {
+  const at::Tensor normed = ops::rms_norm(x, layer.norm2, config.rms_norm_eps);
+  return x + at::linear(ops::silu_mul(at::linear(normed, layer.gate), at::linear(normed, layer.up)), layer.down);
+}
+
+at::Tensor final_norm(const DecoderConfig& config, const DecoderWeights& weights, const at::Tensor& x) {
+  return ops::rms_norm(x, weights.norm, config.rms_norm_eps);
+}
+
+at::Tensor logits(const DecoderWeights& weights, const at::Tensor& normed) { return at::linear(normed, weights.head); }
+
+double attention_scale(const DecoderConfig& config) { return 1.0 / std::sqrt(static_cast<double>(config.head_dim)); }
+
+}  // namespace espalier

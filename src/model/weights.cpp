@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/weights.h"
+
+namespace espalier {
+
+namespace {
+
+Linear bind_linear(const WeightSource& source, const std::string& name, int64_t out, int64_t in, bool has_bias = true) {
+  return {source(name + ".weight", {out, in}), has_bias ? source(name + ".bias", {out}) : at::Tensor()};
+}
+
+LayerNorm bind_norm(const WeightSource& source, const std::string& name, int64_t d) {
+  return {source(name + ".weight", {d}), source(name + ".bias", {d})};
+}
+
+VisionWeights bind_vision(const VisionConfig& c, const WeightSource& source) {
+  const int64_t d = c.hidden_size;
+  VisionWeights w;
+  w.class_embedding = source("vision.embeddings.class_embedding", {d});
+  w.patch_embedding = source("vision.embeddings.patch_embedding.weight", {d, c.channels, c.patch_size, c.patch_size});
+  w.position_embedding = source("vision.embeddings.position_embedding.weight", {1 + c.num_patches(), d});
+  w.pre_norm = bind_norm(source, "vision.pre_layrnorm", d);
+  for (int i = 0; i < c.num_layers; ++i) {
+    const std::string layer = "vision.encoder.layers." + std::to_string(i) + ".";
+    VisionLayerWeights l;
+    l.norm1 = bind_norm(source, layer + "layer_norm1", d);
+    l.q = bind_linear(source, layer + "self_attn.q_proj", d, d);
+    l.k = bind_linear(source, layer + "self_attn.k_proj", d, d);
+    l.v = bind_linear(source, layer + "self_attn.v_proj", d, d);
+    l.out = bind_linear(source, layer + "self_attn.out_proj", d, d);
+    l.norm2 = bind_norm(source, layer + "layer_norm2", d);
+    l.fc1 = bind_linear(source, layer + "mlp.fc1", c.intermediate_size, d);
+    l.fc2 = bind_linear(source, layer + "mlp.fc2", d, c.intermediate_size);
+    w.layers.push_back(std::move(l));
+  }
+  return w;
+}
+
+DecoderWeights bind_decoder(const DecoderConfig& c, const WeightSource& source) {
+  const int64_t d = c.hidden_size, q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim, f = c.intermediate_size;
+  DecoderWeights w;
+  w.embed_tokens = source("decoder.embed_tokens.weight", {c.vocab_size, d});
+  for (int i = 0; i < c.num_layers; ++i) {
+    const std::string layer = "decoder.layers." + std::to_string(i) + ".";
+    w.layers.push_back({.norm1 = source(layer + "input_layernorm.weight", {d}),
+                        .norm2 = source(layer + "post_attention_layernorm.weight", {d}),
+                        .q = source(layer + "self_attn.q_proj.weight", {q, d}),
+                        .k = source(layer + "self_attn.k_proj.weight", {kv, d}),
+                        .v = source(layer + "self_attn.v_proj.weight", {kv, d}),
+                        .o = source(layer + "self_attn.o_proj.weight", {d, q}),
+                        .gate = source(layer + "mlp.gate_proj.weight", {f, d}),
+                        .up = source(layer + "mlp.up_proj.weight", {f, d}),
+                        .down = source(layer + "mlp.down_proj.weight", {d, f})});
+  }
+  w.norm = source("decoder.norm.weight", {d});
+  w.head = c.tied_head ? w.embed_tokens : source("lm_head.weight", {c.vocab_size, d});
+  return w;
+}
+
+}  // namespace
+
+ModelWeights bind_weights(const ModelConfig& config, const WeightSource& source) {
+  ModelWeights w;
+  w.vision = bind_vision(config.vision, source);
+  const int64_t in = config.vision.hidden_size * static_cast<int64_t>(config.vision_feature_layers.size());
+  w.projector.linear1 = bind_linear(source, "projector.linear_1", config.decoder.hidden_size, in, config.projector_bias);
+  w.projector.linear2 =
+      bind_linear(source, "projector.linear_2", config.decoder.hidden_size, config.decoder.hidden_size, config.projector_bias);
+  w.decoder = bind_decoder(config.decoder, source);
+  return w;
+}
+
+std::vector<NamedShape> weight_names(const ModelConfig& config) {
+  std::vector<NamedShape> names;
+  bind_weights(config, [&](const std::string& name, at::IntArrayRef shape) {
+    names.push_back({name, shape.vec()});
+    return at::Tensor();
+  });
+  return names;
+}
+
+}  // namespace espalier

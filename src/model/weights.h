@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The model's tensors by name. Shapes are PyTorch's: [out, in] for linear layers. All in the compute dtype on the compute device.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+
+namespace espalier {
+
+struct Linear {
+  at::Tensor weight;  // [out, in]
+  at::Tensor bias;    // [out], or undefined
+};
+
+struct LayerNorm {
+  at::Tensor weight, bias;  // [d]
+};
+
+struct VisionLayerWeights {
+  LayerNorm norm1, norm2;
+  Linear q, k, v, out;  // [d, d]
+  Linear fc1, fc2;
+};
+
+struct VisionWeights {
+  at::Tensor class_embedding;     // [d]
+  at::Tensor patch_embedding;     // [d, 3, p, p]
+  at::Tensor position_embedding;  // [1 + patches, d]
+  LayerNorm pre_norm;
+  std::vector<VisionLayerWeights> layers;  // as many as the checkpoint has; the features need all but the last
+};
+
+struct ProjectorWeights {
+  Linear linear1, linear2;
+};
+
+struct DecoderLayerWeights {
+  at::Tensor norm1, norm2;      // [d]
+  at::Tensor q, k, v, o;        // [h·d_h, d], [g·d_h, d] twice, [d, h·d_h]
+  at::Tensor gate, up, down;    // [f, d] twice, [d, f]
+};
+
+struct DecoderWeights {
+  at::Tensor embed_tokens;  // [vocab, d]
+  std::vector<DecoderLayerWeights> layers;
+  at::Tensor norm;          // [d]
+  at::Tensor head;          // [vocab, d]; the same tensor as embed_tokens when tied
+};
+
+struct ModelWeights {
+  VisionWeights vision;
+  ProjectorWeights projector;
+  DecoderWeights decoder;
+};
+
+// Gives the tensor of a canonical name (src/io/checkpoint.h), or throws Error when it is missing or has another shape.
+using WeightSource = std::function<at::Tensor(const std::string& name, at::IntArrayRef shape)>;
+
+ModelWeights bind_weights(const ModelConfig& config, const WeightSource& source);
+
+// Every tensor that a checkpoint of this config holds, with its shape, in file order: for writing one.
+struct NamedShape {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+std::vector<NamedShape> weight_names(const ModelConfig& config);
+
+}  // namespace espalier

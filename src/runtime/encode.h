@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a packed prompt to the decoder's input: pictures through preprocessing, vision tower and projector, text through the embedding,
+// with the policy's acts before and behind the projector.
+#pragma once
+
+#include <functional>
+
+#include "espalier/generation.h"
+#include "model/vision_tower.h"
+#include "runtime/loaded_model.h"
+#include "runtime/sequence.h"
+
+namespace espalier {
+
+// Thrown inside the runtime when a callback asks to cancel; becomes FinishReason::kCancelled.
+struct Cancelled {};
+
+struct EncodeHooks {
+  CancelCheck should_cancel;
+  Progress on_progress;
+  // For recordings: every vision layer of every image, then the tower's output.
+  std::function<void(size_t image, const VisionLayerTrace&)> on_vision_layer;
+  std::function<void(const at::Tensor& features, const at::Tensor& classes)> on_vision_output;
+  std::function<void(const at::Tensor& pixels)> on_pixels;             // float32 [crops, 3, s, s] of each image
+  std::function<void(const at::Tensor& image_tokens)> on_projected;    // [patches, d] as the projector leaves them
+  at::Tensor pixel_values = {};  // [images, 3, s, s] in place of the pictures' own
+};
+
+// Fills sequence.hidden, and encode and select times.
+void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hooks);
+
+// Rows of x [n, d] as a verdict leaves them, new vectors included.
+at::Tensor apply_rows(const at::Tensor& x, const Applied& applied);
+
+}  // namespace espalier

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "espalier/engine.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include "runtime/engine_impl.h"
+#include "runtime/generate.h"
+#include "runtime/prompt_packer.h"
+
+namespace espalier {
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+Engine::~Engine() = default;
+
+Engine Engine::load(const std::filesystem::path& folder, const EngineOptions& options) {
+  const c10::InferenceMode no_gradients;
+  return Engine(std::make_unique<Impl>(Impl{load_model(folder, options)}));
+}
+
+Result Engine::generate(const Request& request, const Callbacks& callbacks) const {
+  return std::move(generate(std::span(&request, 1), callbacks)[0]);
+}
+
+std::vector<Result> Engine::generate(std::span<const Request> requests, const Callbacks& callbacks) const {
+  return generate_batch(impl_->model, requests, callbacks);
+}
+
+TokenCounts Engine::count_tokens(const Prompt& prompt) const {
+  const PackedPrompt packed = pack_prompt(impl_->model, prompt, 0);
+  TokenCounts counts;
+  counts.prompt_tokens = packed.layout->num_tokens;
+  for (size_t i = 0; i < packed.images.size(); ++i)
+    counts.tokens_per_image.push_back(packed.layout->num_image_tokens(static_cast<int>(i), true));
+  counts.max_positions = impl_->model.config.decoder.max_positions;
+  return counts;
+}
+
+const Tokenizer& Engine::tokenizer() const { return impl_->model.tokenizer; }
+std::filesystem::path Engine::folder() const { return impl_->model.folder; }
+
+}  // namespace espalier

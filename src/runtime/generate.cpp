@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/generate.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "espalier/error.h"
+#include "runtime/answer.h"
+#include "runtime/decode.h"
+#include "runtime/sampler.h"
+#include "runtime/stopwatch.h"
+
+namespace espalier {
+
+namespace {
+
+int64_t peak_memory_of_process() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * int64_t{1024};
+}
+
+std::vector<std::vector<int64_t>> image_counts(const Sequence& sequence) {
+  std::vector<std::vector<int64_t>> counts;
+  for (const at::Tensor& layer : sequence.image_of_tokens) {
+    const at::Tensor host = layer.cpu();
+    std::vector<int64_t> of_layer(sequence.prompt.images.size(), 0);
+    for (int64_t i = 0; i < host.size(0); ++i) ++of_layer[static_cast<size_t>(host.const_data_ptr<int64_t>()[i])];
+    counts.push_back(std::move(of_layer));
+  }
+  return counts;
+}
+
+class Batch {
+ public:
+  Batch(const LoadedModel& model, std::span<const Request> requests, const Callbacks& callbacks)
+      : model_(model), requests_(requests), callbacks_(callbacks) {
+    for (const Request& request : requests) check(request);
+    answers_.reserve(requests.size());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      Stopwatch packing;
+      const Request& request = requests[i];
+      sequences_.emplace_back(pack_prompt(model, request.prompt, request.options.max_new_tokens), policy_of(request), model.facts);
+      rules_.push_back(sampling_rules(request.options, model.generation));
+      samplers_.emplace_back(rules_.back(), request.options.seed, sequences_.back().prompt.ids);
+      answers_.emplace_back(model.tokenizer, request.options, model.generation.eos_ids, i, callbacks.on_text);
+      packing.stop();
+      sequences_.back().stats.encode_ms += packing.milliseconds();
+    }
+  }
+
+  std::vector<Result> run(RunHooks& hooks) {
+    hooks.encode.should_cancel = hooks.prefill.should_cancel = callbacks_.should_cancel;
+    hooks.encode.on_progress = hooks.prefill.on_progress = callbacks_.on_progress;
+    try {
+      for (Sequence& s : sequences_) encode(model_, s, hooks.encode);
+      take(prefill(model_, sequences_, cache_, hooks.prefill), all());
+      note_cache();
+      decode();
+    } catch (const Cancelled&) {
+      for (Answer& answer : answers_)
+        if (!answer.is_finished()) answer.cancel();
+    }
+    std::vector<Result> results;
+    for (size_t i = 0; i < requests_.size(); ++i) results.push_back(result(i));
+    return results;
+  }
+
+ private:
+  static void check(const Request& request) {
+    if (request.options.max_new_tokens < 0)
+      throw Error("max_new_tokens: 0 or more was expected, got " + std::to_string(request.options.max_new_tokens));
+  }
+
+  std::vector<size_t> all() const {
+    std::vector<size_t> indices;
+    for (size_t i = 0; i < requests_.size(); ++i)
+      if (!answers_[i].is_finished()) indices.push_back(i);
+    return indices;
+  }
+
+  // One sampled token for each of `of`, whose logits are the rows of `rows`; those not asked for more are skipped.
+  void take(const at::Tensor& logit_rows, const std::vector<size_t>& of) {
+    at::Tensor rows = logit_rows.to(at::kFloat).cpu().contiguous();
+    const bool has_row_for_all = rows.size(0) == std::ssize(requests_);
+    for (size_t i = 0; i < of.size(); ++i) {
+      const at::Tensor row = rows.select(0, static_cast<int64_t>(has_row_for_all ? of[i] : i));
+      const std::span<float> values(row.data_ptr<float>(), static_cast<size_t>(row.numel()));
+      answers_[of[i]].add(samplers_[of[i]].next(values));
+    }
+  }
+
+  void decode() {
+    Stopwatch decoding;
+    for (std::vector<size_t> active = all(); !active.empty(); active = all()) {
+      if (callbacks_.should_cancel && callbacks_.should_cancel()) throw Cancelled();
+      std::vector<int32_t> ids;
+      for (const size_t i : active) ids.push_back(answers_[i].ids().back());
+      take(decode_step(model_, sequences_, active, ids, cache_), active);
+      if (callbacks_.on_progress) {
+        callbacks_.on_progress("decode", std::ssize(answers_[active[0]].ids()), requests_[active[0]].options.max_new_tokens);
+      }
+    }
+    decoding.stop();
+    for (Sequence& s : sequences_) s.stats.decode_ms = decoding.milliseconds();
+  }
+
+  void note_cache() {
+    const int64_t row = 2 * model_.facts.num_kv_heads * model_.facts.head_dim * static_cast<int64_t>(at::elementSize(model_.dtype));
+    for (Sequence& s : sequences_) {
+      s.stats.kv_bytes = 0;
+      for (const int64_t tokens : s.stats.kv_tokens_per_layer) s.stats.kv_bytes += tokens * row;
+    }
+  }
+
+  Result result(size_t i) {
+    Sequence& s = sequences_[i];
+    Result r;
+    r.text = answers_[i].text();
+    r.token_ids = answers_[i].ids();
+    r.prompt_token_ids = s.prompt.ids;
+    r.prompt = s.prompt.text;
+    r.finish_reason = answers_[i].finish_reason();
+    r.points = s.walk.trace(requests_[i].trace);
+    r.kept = s.walk.kept_sources();
+    r.stats = std::move(s.stats);
+    r.stats.prompt_tokens = s.prompt.layout->num_tokens;
+    for (size_t image = 0; image < s.prompt.images.size(); ++image)
+      r.stats.image_tokens.push_back(s.prompt.layout->num_image_tokens(static_cast<int>(image), true));
+    r.stats.image_tokens_per_layer = image_counts(s);
+    r.stats.new_tokens = std::ssize(r.token_ids);
+    r.stats.peak_memory_bytes = peak_memory_of_process();
+    r.stats.threads = at::get_num_threads();
+    return r;
+  }
+
+  const LoadedModel& model_;
+  std::span<const Request> requests_;
+  const Callbacks& callbacks_;
+  std::vector<Sequence> sequences_;
+  std::vector<SamplingRules> rules_;
+  std::vector<Sampler> samplers_;
+  std::vector<Answer> answers_;
+  KvCache cache_;
+};
+
+}  // namespace
+
+PolicyPtr policy_of(const Request& request) { return request.custom ? request.custom : make_policy(request.policy); }
+
+std::vector<Result> generate_batch(const LoadedModel& model, std::span<const Request> requests, const Callbacks& callbacks,
+                                   RunHooks hooks) {
+  if (requests.empty()) return {};
+  const c10::InferenceMode no_gradients;
+  return Batch(model, requests, callbacks).run(hooks);
+}
+
+}  // namespace espalier

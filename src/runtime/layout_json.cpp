@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/layout_json.h"
+
+#include <nlohmann/json.hpp>
+
+#include "espalier/error.h"
+#include "io/json_file.h"
+#include "runtime/token_layout.h"
+
+namespace espalier {
+
+namespace {
+
+using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
+
+const char* name_of(Segment::Kind kind) {
+  switch (kind) {
+    case Segment::Kind::kText:
+      return "text";
+    case Segment::Kind::kPatches:
+      return "patches";
+    case Segment::Kind::kRowBreak:
+      return "row_break";
+  }
+  return "";
+}
+
+OrderedJson to_json(const Segment& s) {
+  OrderedJson json = {{"kind", name_of(s.kind)}, {"begin", s.begin}, {"end", s.end}};
+  if (s.kind != Segment::Kind::kText) json["image"] = s.image;
+  if (s.kind == Segment::Kind::kPatches) json["crop"] = s.crop;
+  json["example"] = s.example;
+  if (s.kind == Segment::Kind::kPatches) {
+    json["grid"] = {s.grid.rows, s.grid.cols};
+    if (s.origin != GridSize{}) json["origin"] = {s.origin.rows, s.origin.cols};
+  }
+  return json;
+}
+
+// One object of the file with strict fields; `where` opens every message.
+struct Fields {
+  const Json& json;
+  std::string where;
+
+  int64_t integer(const char* key) const {
+    const auto found = json.find(key);
+    if (found == json.end() || !found->is_number_integer()) fail(key, "an integer");
+    return found->get<int64_t>();
+  }
+  int64_t integer(const char* key, int64_t fallback) const { return json.contains(key) ? integer(key) : fallback; }
+  GridSize pair(const char* key) const {
+    const auto found = json.find(key);
+    if (found == json.end() || !found->is_array() || found->size() != 2 || !(*found)[0].is_number_integer() ||
+        !(*found)[1].is_number_integer())
+      fail(key, "[rows, columns]");
+    return {(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
+  }
+  const Json& list(const char* key) const {
+    const auto found = json.find(key);
+    if (found == json.end() || !found->is_array()) fail(key, "a list");
+    return *found;
+  }
+  [[noreturn]] void fail(const std::string& key, const std::string& expected) const {
+    throw Error(where + ": " + key + ": expected " + expected + ", got " + (json.contains(key) ? json.at(key).dump() : "nothing"));
+  }
+};
+
+Fields object(const Json& json, const std::string& where) {
+  if (!json.is_object()) throw Error(where + ": expected an object, got " + json.dump());
+  return {json, where};
+}
+
+Segment read_segment(const Fields& f) {
+  Segment s;
+  const auto kind = f.json.find("kind");
+  if (kind == f.json.end() || !kind->is_string()) f.fail("kind", "text, patches or row_break");
+  const std::string name = kind->get<std::string>();
+  if (name == "patches") {
+    s.kind = Segment::Kind::kPatches;
+  } else if (name == "row_break") {
+    s.kind = Segment::Kind::kRowBreak;
+  } else if (name != "text") {
+    f.fail("kind", "text, patches or row_break");
+  }
+  s.begin = f.integer("begin");
+  s.end = f.integer("end");
+  s.example = static_cast<int>(f.integer("example", -1));
+  if (s.kind == Segment::Kind::kText) return s;
+  s.image = static_cast<int>(f.integer("image"));
+  if (s.kind == Segment::Kind::kRowBreak) return s;
+  s.crop = static_cast<int>(f.integer("crop", 0));
+  s.grid = f.pair("grid");
+  if (f.json.contains("origin")) s.origin = f.pair("origin");
+  return s;
+}
+
+}  // namespace
+
+std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model) {
+  OrderedJson json = {{"num_tokens", prompt.num_tokens},
+                      {"query_example", prompt.query_example},
+                      {"model",
+                       {{"num_layers", model.num_layers},
+                        {"vision_layers", model.vision_layers},
+                        {"vision_feature_layer", model.vision_feature_layer}}}};
+  json["images"] = OrderedJson::array();
+  for (const ImageShape& image : prompt.images) {
+    OrderedJson entry = {{"grid", {image.grid.rows, image.grid.cols}}};
+    if (image.tiling) entry["tiling"] = {image.tiling->rows, image.tiling->cols};
+    json["images"].push_back(entry);
+  }
+  json["segments"] = OrderedJson::array();
+  for (const Segment& s : prompt.segments) json["segments"].push_back(to_json(s));
+  return json.dump(1) + "\n";
+}
+
+RecordedLayout read_layout(const std::filesystem::path& file) {
+  const std::string name = file.string();
+  const Json json = read_json_file(file);
+  const Fields root = object(json, name);
+  auto prompt = std::make_shared<PromptLayout>();
+  prompt->query_example = static_cast<int>(root.integer("query_example"));
+  for (const Json& entry : root.list("images")) {
+    const Fields image = object(entry, name + ": images[" + std::to_string(prompt->images.size()) + "]");
+    ImageShape shape{.grid = image.pair("grid"), .tiling = {}};
+    if (entry.contains("tiling")) shape.tiling = image.pair("tiling");
+    prompt->images.push_back(shape);
+  }
+  for (const Json& entry : root.list("segments"))
+    prompt->segments.push_back(read_segment(object(entry, name + ": segments[" + std::to_string(prompt->segments.size()) + "]")));
+  try {
+    finish_prompt_layout(*prompt, at::kCPU);
+  } catch (const Error& e) {
+    throw Error(name + ": " + e.what());
+  }
+  if (prompt->num_tokens != root.integer("num_tokens"))
+    throw Error(name + ": num_tokens is " + std::to_string(root.integer("num_tokens")) + ", but the segments end at " +
+                std::to_string(prompt->num_tokens));
+  RecordedLayout layout{.prompt = prompt, .model = {}};
+  if (!json.contains("model")) root.fail("model", "an object");
+  const Fields model = object(json.at("model"), name + ": model");
+  layout.model.num_layers = static_cast<int>(model.integer("num_layers"));
+  layout.model.vision_layers = static_cast<int>(model.integer("vision_layers", 0));
+  layout.model.vision_feature_layer = static_cast<int>(model.integer("vision_feature_layer", 0));
+  return layout;
+}
+
+}  // namespace espalier

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// layout.json of record and replay: the segments of a sequence, and the depths of the model they belong to.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "espalier/pruning.h"
+#include "espalier/token_layout.h"
+
+namespace espalier {
+
+struct RecordedLayout {
+  std::shared_ptr<const PromptLayout> prompt;
+  ModelFacts model;  // num_layers, vision_layers and vision_feature_layer only
+};
+
+std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model);
+// Throws Error naming file and field.
+RecordedLayout read_layout(const std::filesystem::path& file);
+
+}  // namespace espalier

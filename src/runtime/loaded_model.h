@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// A checkpoint folder opened and bound: everything that is const for the life of an Engine.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "espalier/engine.h"
+#include "espalier/pruning.h"
+#include "io/chat_template.h"
+#include "io/generation_config.h"
+#include "io/image_processor.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace espalier {
+
+struct LoadedModel {
+  std::filesystem::path folder;
+  ModelConfig config;
+  ModelWeights weights;  // mapped from the file where dtype and device allow
+  ModelFacts facts;
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat_template;  // raw prompts work without one
+  ImageProcessor image_processor;
+  GenerationConfig generation;
+  at::ScalarType dtype;
+  at::Device device;
+};
+
+LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions& options);
+
+ModelFacts facts_of(const ModelConfig& config);
+
+}  // namespace espalier

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/policy_walk.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+
+#include <algorithm>
+#include <string>
+
+#include "espalier/error.h"
+
+namespace espalier {
+
+namespace {
+
+std::string describe(const ActPoint& point) {
+  std::string text(name_of(point.site));
+  if (point.site >= Site::kBeforeLayer) text += " " + std::to_string(point.layer);
+  return text;
+}
+
+// Sorts points along the data: before layer L, after its attention, its cache, before layer L + 1.
+int rank(const ActPoint& p) {
+  switch (p.site) {
+    case Site::kVisionOutput:
+      return 0;
+    case Site::kProjectorOutput:
+      return 1;
+    case Site::kBeforeLayer:
+      return 2 + 3 * p.layer;
+    case Site::kAfterAttention:
+      return 3 + 3 * p.layer;
+    case Site::kCache:
+      return 4 + 3 * p.layer;
+  }
+  return 0;
+}
+
+void check_points(const std::vector<ActPoint>& points, const ModelFacts& model, const std::string& who) {
+  int previous = -1;
+  for (const ActPoint& p : points) {
+    if (p.site >= Site::kBeforeLayer && (p.layer < 0 || p.layer >= model.num_layers))
+      throw Error(who + ": acts at " + describe(p) + ", but the model has layers 0 to " + std::to_string(model.num_layers - 1));
+    if (p.site == Site::kCache && model.sliding_window > 0)
+      throw Error(who + ": acts at " + describe(p) + ", but a cache with a sliding window cannot be pruned");
+    if (rank(p) <= previous) throw Error(who + ": acts at " + describe(p) + " out of the data's order");
+    previous = rank(p);
+  }
+}
+
+struct SignalCheck {
+  const ActPoint& point;
+  const ModelFacts& model;
+  int first_readable;
+  std::string who;
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error(who + ": at " + describe(point) + ": " + what);
+  }
+
+  // Layers that have run when the point acts; before layer L, L itself can still be looked at ahead.
+  void decoder_layer(int layer, bool may_look_ahead, const std::string& what) const {
+    if (layer < 0 || layer >= model.num_layers)
+      fail(what + " of layer " + std::to_string(layer) + ", but the model has layers 0 to " + std::to_string(model.num_layers - 1));
+    int last = -1;
+    if (point.site == Site::kBeforeLayer) last = may_look_ahead ? point.layer : point.layer - 1;
+    if (point.site == Site::kAfterAttention || point.site == Site::kCache) last = point.layer;
+    if (layer > last) fail(what + " of layer " + std::to_string(layer) + ", which has not run by then");
+    if (layer < first_readable)
+      fail(what + " of layer " + std::to_string(layer) + ", which ran before the policy's previous point (first readable: " +
+           std::to_string(first_readable) + ")");
+  }
+
+  void vision_layer(int layer, const std::string& what) const {
+    if (layer < 0 || layer >= model.vision_layers)
+      fail(what + " of vision layer " + std::to_string(layer) + ", but the tower has layers 0 to " +
+           std::to_string(model.vision_layers - 1));
+    if (point.site > Site::kProjectorOutput) fail(what + " of the vision tower is only there up to projector_output");
+    if (first_readable >= 0) fail(what + " of the vision tower can be read at a policy's first point only");
+  }
+
+  void operator()(const AttentionProbe& p) const {
+    if (p.rows == AttentionProbe::Rows::kClass) {
+      if (!model.has_class_token) fail("class attention, but the vision tower has no class token");
+      if (p.heads == AttentionProbe::Heads::kMax) fail("class attention with the largest head is not computed");
+      vision_layer(p.layer, "class attention");
+      return;
+    }
+    if (p.heads == AttentionProbe::Heads::kJoint) fail("joint heads are for class attention only");
+    if (!p.reduce_rows && p.groups.size() > 1) fail("rows of several groups cannot be kept apart");
+    if ((p.rows == AttentionProbe::Rows::kGiven) == p.groups.empty()) fail("given rows and groups belong together");
+    decoder_layer(p.layer, /*may_look_ahead=*/true, "attention");
+  }
+
+  void operator()(const AttentionGrowth& g) const {
+    if (g.lower >= g.upper) fail("attention growth from layer " + std::to_string(g.lower) + " to " + std::to_string(g.upper));
+    decoder_layer(g.lower, false, "attention growth");
+    decoder_layer(g.upper, false, "attention growth");
+    if (g.pool.defined() && point.site == Site::kCache) fail("a cosine term needs a state, and the cache has none");
+  }
+
+  void operator()(const Tap& t) const {
+    switch (t.what) {
+      case Tap::What::kHidden:
+      case Tap::What::kFinalNorm:
+        if (point.site == Site::kVisionOutput) fail("hidden states, which do not exist before the projector");
+        return;
+      case Tap::What::kKey:
+        decoder_layer(t.layer, false, "keys");
+        return;
+      case Tap::What::kVisionKey:
+        vision_layer(t.layer, "keys");
+        return;
+      case Tap::What::kVisionClass:
+        if (!model.has_class_token) fail("class rows, but the vision tower has no class token");
+        [[fallthrough]];
+      case Tap::What::kVisionOutput:
+        vision_layer(model.vision_feature_layer, "the output");
+        return;
+      case Tap::What::kClipImage:
+      case Tap::What::kClipText:
+        if (!model.has_text_tower) fail("CLIP embeddings, but the checkpoint has no text tower");
+        return;
+    }
+  }
+};
+
+std::vector<int64_t> to_host(const at::Tensor& t) {
+  const at::Tensor host = t.cpu().contiguous();
+  return {host.const_data_ptr<int64_t>(), host.const_data_ptr<int64_t>() + host.numel()};
+}
+
+}  // namespace
+
+std::string_view name_of(Site site) {
+  switch (site) {
+    case Site::kVisionOutput:
+      return "vision_output";
+    case Site::kProjectorOutput:
+      return "projector_output";
+    case Site::kBeforeLayer:
+      return "before_layer";
+    case Site::kAfterAttention:
+      return "after_attention";
+    case Site::kCache:
+      return "cache";
+  }
+  return "";
+}
+
+at::Tensor PruningPolicy::soft_mask(const ActPoint&, const TokenLayout&, std::span<const at::Tensor>, State*) const {
+  throw Error(spec() + ": this policy cannot be trained");
+}
+
+void check_signal(const Signal& signal, const ActPoint& point, const ModelFacts& model, int first_readable_layer,
+                  std::string_view policy) {
+  std::visit(SignalCheck{point, model, first_readable_layer, std::string(policy)}, signal);
+}
+
+PolicyWalk::PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt)
+    : policy_(std::move(policy)),
+      model_(model),
+      positions_(policy_->common().positions),
+      row_breaks_compete_(policy_->row_breaks_compete()),
+      layout_(full_layout(prompt, row_breaks_compete_)) {
+  const int64_t image_tokens = prompt->num_image_tokens(row_breaks_compete_);
+  if (image_tokens > 0 && image_tokens >= policy_->common().min_tokens) points_ = policy_->points(model, *prompt);
+  check_points(points_, model, policy_->spec());
+  if (positions_ == Positions::kCompact && prompt->position_id.dim() != 1)
+    throw Error(policy_->spec() + ": positions=compact is not possible with three-part position ids");
+  state_ = policy_->begin_sequence(model, *prompt);
+  ask_needs();
+}
+
+const ActPoint* PolicyWalk::next() const { return next_ < points_.size() ? &points_[next_] : nullptr; }
+
+bool PolicyWalk::is_next(Site site, int layer) const {
+  const ActPoint* point = next();
+  return point && point->site == site && (site < Site::kBeforeLayer || point->layer == layer);
+}
+
+void PolicyWalk::ask_needs() {
+  needs_.clear();
+  if (!next()) return;
+  needs_ = policy_->needs(*next(), layout_, state_.get());
+  for (const Signal& signal : needs_) check_signal(signal, *next(), model_, first_readable_layer_, policy_->spec());
+}
+
+PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
+  const ActPoint point = points_[next_];
+  const Verdict verdict = policy_->decide(point, layout_, signals, state_.get());
+  Record record{.point = point,
+                .sources = layout_.source_index.index_select(0, layout_.image_tokens),
+                .kept_sources = {},
+                .scores = verdict.scores,
+                .judged = verdict.judged,
+                .merged = {}};
+  Outcome outcome;
+  if (point.site == Site::kCache) {
+    if (!verdict.added.empty()) throw Error(policy_->spec() + ": new tokens cannot enter at " + describe(point));
+    if (!verdict.kept.defined() || verdict.kept.scalar_type() != at::kLong || verdict.kept.dim() < 1 || verdict.kept.dim() > 2)
+      throw Error(policy_->spec() + ": at " + describe(point) + ": kept must be int64 [k] or [KV heads, k]");
+    outcome.kept_per_head = verdict.kept.dim() == 2 ? verdict.kept : verdict.kept.expand({model_.num_kv_heads, -1});
+    if (outcome.kept_per_head.size(0) != model_.num_kv_heads)
+      throw Error(policy_->spec() + ": at " + describe(point) + ": kept has " + std::to_string(outcome.kept_per_head.size(0)) +
+                  " rows for " + std::to_string(model_.num_kv_heads) + " KV heads");
+    record.kept_sources = record.sources.index_select(0, outcome.kept_per_head.flatten()).view(outcome.kept_per_head.sizes());
+  } else {
+    outcome.applied = apply_verdict(layout_, verdict, positions_, row_breaks_compete_, policy_->spec());
+    layout_ = outcome.applied.layout;
+    // Tokens that stay as themselves; one that stays with a new vector in its place is reported as merged.
+    record.kept_sources = record.sources.index_select(0, verdict.kept);
+    if (outcome.applied.has_new_tokens) {
+      std::vector<at::Tensor> source;
+      for (const NewTokens& added : verdict.added) {
+        const at::Tensor place = record.sources.index_select(0, added.stands_at.clamp_min(0));
+        source.push_back(place.masked_fill(added.stands_at < 0, -1));
+      }
+      record.merged = Merged{outcome.applied.new_vectors, at::cat(source)};
+    }
+  }
+  records_.push_back(std::move(record));
+  first_readable_layer_ = point.site < Site::kBeforeLayer ? 0 : point.site == Site::kBeforeLayer ? point.layer : point.layer + 1;
+  ++next_;
+  ask_needs();
+  return outcome;
+}
+
+std::vector<PointTrace> PolicyWalk::trace(bool with_scores) const {
+  std::vector<PointTrace> points;
+  for (const Record& r : records_) {
+    PointTrace t;
+    t.site = name_of(r.point.site);
+    t.layer = r.point.site >= Site::kBeforeLayer ? r.point.layer : -1;
+    if (r.point.site == Site::kCache) {
+      for (int64_t g = 0; g < r.kept_sources.size(0); ++g) t.kept_per_head.push_back(to_host(r.kept_sources[g]));
+    } else {
+      t.kept = to_host(r.kept_sources);
+    }
+    if (with_scores && r.scores.defined()) {
+      const at::Tensor judged = r.judged.defined() ? r.judged.nonzero().squeeze(1) : at::Tensor();
+      const auto of_judged = [&](const at::Tensor& values) { return judged.defined() ? values.index_select(0, judged) : values; };
+      t.candidates = to_host(of_judged(r.sources));
+      const at::Tensor scores = of_judged(r.scores).to(at::kFloat).cpu().contiguous();
+      t.scores.assign(scores.const_data_ptr<float>(), scores.const_data_ptr<float>() + scores.numel());
+    }
+    points.push_back(std::move(t));
+  }
+  return points;
+}
+
+std::vector<int64_t> PolicyWalk::kept_sources() const {
+  std::vector<int64_t> kept;
+  for (const int64_t source : to_host(layout_.source_index.index_select(0, layout_.image_tokens)))
+    if (source >= 0) kept.push_back(source);
+  return kept;
+}
+
+}  // namespace espalier

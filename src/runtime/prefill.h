@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder over whole prompts, several sequences packed behind each other, with every policy acting at its own points on the way.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "runtime/encode.h"
+#include "runtime/kv_cache.h"
+#include "runtime/sequence.h"
+
+namespace espalier {
+
+// What one decoder layer saw of one sequence, for recordings and dumps.
+struct LayerView {
+  int layer;
+  size_t sequence;
+  const TokenLayout& layout;  // of the tokens that entered
+  at::Tensor hidden;          // [n, d] entering the layer
+  at::Tensor query, key, lse;
+};
+
+struct PrefillHooks {
+  CancelCheck should_cancel;
+  Progress on_progress;
+  std::function<void(const LayerView&)> on_layer;
+  // After the last layer: the residual stream of one sequence, before the final norm.
+  std::function<void(size_t sequence, const TokenLayout& layout, const at::Tensor& hidden)> on_output;
+};
+
+// Runs encoded sequences through all layers and fills the cache, traces and statistics. Returns the logits of each sequence's
+// last token, [b, vocab]. Throws Cancelled.
+at::Tensor prefill(const LoadedModel& model, std::span<Sequence> sequences, KvCache& cache, const PrefillHooks& hooks);
+
+}  // namespace espalier

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/prompt_packer.h"
+
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/error.h"
+#include "runtime/token_layout.h"
+
+namespace espalier {
+
+namespace {
+
+struct Rendered {
+  std::string text;
+  std::vector<size_t> example_begins;
+  std::vector<ImagePart> images;
+};
+
+Rendered render(const LoadedModel& model, const Chat& chat) {
+  if (!model.chat_template)
+    throw Error(model.folder.string() + ": the checkpoint has no chat template; give the exact text as a raw prompt");
+  if (chat.messages.empty()) throw Error("prompt: there are no messages");
+  Rendered rendered;
+  for (const Message& message : chat.messages)
+    for (const Part& part : message.content)
+      if (const auto* image = std::get_if<ImagePart>(&part)) rendered.images.push_back(*image);
+  RenderedChat text = model.chat_template->render(chat.messages);
+  rendered.text = std::move(text.text);
+  rendered.example_begins = std::move(text.example_begins);
+  return rendered;
+}
+
+Rendered render(const LoadedModel&, const RawPrompt& raw) {
+  Rendered rendered{raw.text, raw.example_begins, raw.images};
+  if (rendered.example_begins.empty()) rendered.example_begins = {0};
+  if (!std::is_sorted(rendered.example_begins.begin(), rendered.example_begins.end()) ||
+      rendered.example_begins.back() > raw.text.size())
+    throw Error("prompt: example_begins must ascend and lie within the text");
+  return rendered;
+}
+
+// The example that holds the byte before `end`: a token that reaches over a boundary belongs to the example of its last byte.
+int example_at(const std::vector<size_t>& begins, size_t end) {
+  return static_cast<int>(std::lower_bound(begins.begin(), begins.end(), end) - begins.begin()) - 1;
+}
+
+class LayoutBuilder {
+ public:
+  void add_text(int example) {
+    if (!layout.segments.empty()) {
+      Segment& last = layout.segments.back();
+      if (last.kind == Segment::Kind::kText && last.example == example) {
+        ++last.end;
+        return;
+      }
+    }
+    const int64_t n = length();
+    Segment text;
+    text.begin = n;
+    text.end = n + 1;
+    text.example = example;
+    layout.segments.push_back(text);
+  }
+
+  // One crop of grid x grid patches, row by row. Returns how many tokens that is.
+  int64_t add_image(GridSize grid, int example) {
+    const int64_t n = length(), count = grid.rows * grid.cols;
+    Segment patches;
+    patches.kind = Segment::Kind::kPatches;
+    patches.begin = n;
+    patches.end = n + count;
+    patches.image = static_cast<int>(layout.images.size());
+    patches.crop = 0;
+    patches.example = example;
+    patches.grid = grid;
+    layout.segments.push_back(patches);
+    layout.images.push_back({.grid = grid, .tiling = {}});
+    return count;
+  }
+
+  int64_t length() const { return layout.segments.empty() ? 0 : layout.segments.back().end; }
+
+  PromptLayout layout;
+};
+
+// Marks the patches whose box on the picture touches a pinned region.
+void mark_pins(const LoadedModel& model, const std::vector<ImagePart>& images, PromptLayout& layout) {
+  layout.pinned = at::zeros({layout.num_tokens}, at::kBool);
+  bool* pinned = layout.pinned.data_ptr<bool>();
+  layout.pinned_per_image.assign(images.size(), 0);
+  for (const Segment& s : layout.segments) {
+    if (s.kind != Segment::Kind::kPatches) continue;
+    const ImagePart& part = images[s.image];
+    const SourceBox box = source_box(model.image_processor, part.image->width, part.image->height);
+    const double width = (box.x1 - box.x0) / double(s.grid.cols), height = (box.y1 - box.y0) / double(s.grid.rows);
+    for (int64_t t = s.begin; t < s.end; ++t) {
+      const double x = box.x0 + width * double((t - s.begin) % s.grid.cols), y = box.y0 + height * double((t - s.begin) / s.grid.cols);
+      const bool touched = std::ranges::any_of(part.pins, [&](const Region& r) {
+        return r.x0 < x + width && r.x1 > x && r.y0 < y + height && r.y1 > y;
+      });
+      pinned[t] = part.pin_all || touched;
+      layout.pinned_per_image[s.image] += pinned[t];
+    }
+  }
+}
+
+void check_images(const std::vector<ImagePart>& images) {
+  for (size_t i = 0; i < images.size(); ++i)
+    if (!images[i].image || images[i].image->width < 1 || images[i].image->height < 1)
+      throw Error("prompt: image " + std::to_string(i) + " has no pixels");
+}
+
+}  // namespace
+
+PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens) {
+  Rendered rendered = std::visit([&](const auto& p) { return render(model, p); }, prompt);
+  check_images(rendered.images);
+  const std::vector<Tokenizer::Token> tokens = model.tokenizer.encode_with_ends(rendered.text);
+  const auto placeholders = std::ranges::count_if(tokens, [&](const auto& t) { return t.id == model.config.image_token_id; });
+  if (placeholders != std::ssize(rendered.images))
+    throw Error("prompt: " + std::to_string(placeholders) + " image placeholders in the text, but " +
+                std::to_string(rendered.images.size()) + " images were given");
+  const GridSize grid{model.config.vision.grid(), model.config.vision.grid()};
+  PackedPrompt packed;
+  LayoutBuilder builder;
+  for (const Tokenizer::Token& token : tokens) {
+    const int example = example_at(rendered.example_begins, token.end);
+    int64_t count = 1;
+    if (token.id == model.config.image_token_id) {
+      count = builder.add_image(grid, example);
+    } else {
+      builder.add_text(example);
+    }
+    packed.ids.insert(packed.ids.end(), static_cast<size_t>(count), token.id);
+  }
+  PromptLayout& layout = builder.layout;
+  layout.query_example = static_cast<int>(rendered.example_begins.size()) - 1;
+  const int64_t n = builder.length();
+  if (n == 0) throw Error("prompt: it has no tokens");
+  if (n + new_tokens > model.config.decoder.max_positions)
+    throw Error("prompt: " + std::to_string(n) + " tokens and up to " + std::to_string(new_tokens) +
+                " new ones pass the model's limit of " + std::to_string(model.config.decoder.max_positions) + " positions");
+  layout.num_tokens = n;
+  mark_pins(model, rendered.images, layout);
+  finish_prompt_layout(layout, model.device);
+  packed.layout = std::make_shared<const PromptLayout>(std::move(layout));
+  packed.text = std::move(rendered.text);
+  packed.images = std::move(rendered.images);
+  return packed;
+}
+
+}  // namespace espalier

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a row of logits to the next token, as Transformers orders its processors: repetition penalty, temperature, top-k, top-p.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_set>
+#include <vector>
+
+#include "espalier/generation.h"
+#include "io/generation_config.h"
+
+namespace espalier {
+
+// The options of a request with the checkpoint's defaults filled in. Throws Error for values out of range.
+struct SamplingRules {
+  bool do_sample = false;
+  double temperature = 1.0;
+  int64_t top_k = 0;
+  double top_p = 1.0;
+  double repetition_penalty = 1.0;
+};
+SamplingRules sampling_rules(const GenerationOptions& options, const GenerationConfig& defaults);
+
+class Sampler {
+ public:
+  // `prompt_ids` count for the penalty, image placeholders included.
+  Sampler(const SamplingRules& rules, uint64_t seed, std::span<const int32_t> prompt_ids);
+
+  // logits float32 [vocab]; changed in place. Greedy ties go to the lower id.
+  int32_t next(std::span<float> logits);
+
+ private:
+  void penalise(std::span<float> logits) const;
+  int32_t draw(std::span<float> logits);
+  double uniform();  // in [0, 1)
+
+  SamplingRules rules_;
+  uint64_t state_;
+  std::unordered_set<int32_t> seen_;
+};
+
+}  // namespace espalier

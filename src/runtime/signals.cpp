@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/signals.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+
+#include <cmath>
+
+#include "espalier/ops.h"
+#include "model/decoder.h"
+
+namespace espalier {
+
+namespace {
+
+ops::HeadReduction reduction(AttentionProbe::Heads heads) {
+  switch (heads) {
+    case AttentionProbe::Heads::kMax:
+      return ops::HeadReduction::kMax;
+    case AttentionProbe::Heads::kEach:
+      return ops::HeadReduction::kEach;
+    default:
+      return ops::HeadReduction::kMean;
+  }
+}
+
+at::Tensor offsets(std::initializer_list<int64_t> values) { return at::tensor(std::vector<int64_t>(values), at::kLong); }
+
+// Groups of rows and columns behind each other, as the ops take them.
+struct Blocks {
+  at::Tensor rows, row_begin, columns, column_begin;
+};
+
+Blocks blocks_of(const AttentionProbe& probe, const TokenLayout& layout) {
+  const int64_t n = layout.num_tokens(), m = layout.num_image_tokens();
+  if (probe.rows == AttentionProbe::Rows::kLastToken)
+    return {at::full({1}, n - 1, layout.image_tokens.options()), offsets({0, 1}), layout.image_tokens, offsets({0, m})};
+  std::vector<at::Tensor> rows, columns;
+  std::vector<int64_t> row_begin = {0}, column_begin = {0};
+  for (const AttentionProbe::Group& group : probe.groups) {
+    rows.push_back(group.rows);
+    columns.push_back(group.columns.defined() ? group.columns : layout.image_tokens);
+    row_begin.push_back(row_begin.back() + rows.back().size(0));
+    column_begin.push_back(column_begin.back() + columns.back().size(0));
+  }
+  return {at::cat(rows), at::tensor(row_begin, at::kLong), at::cat(columns), at::tensor(column_begin, at::kLong)};
+}
+
+class DecoderSignal {
+ public:
+  explicit DecoderSignal(const DecoderState& state) : s_(state) {}
+
+  at::Tensor operator()(const AttentionProbe& probe) const {
+    Blocks blocks = blocks_of(probe, s_.layout);
+    const auto found = s_.traces.find(probe.layer);
+    if (found == s_.traces.end()) return look_ahead(probe, blocks);
+    const LayerTrace& t = found->second;
+    return ops::attention_probe(t.query, t.key, t.lse, blocks.rows, blocks.row_begin, blocks.columns, blocks.column_begin, scale(), true,
+                                reduction(probe.heads), probe.reduce_rows, s_.config.sliding_window, position());
+  }
+
+  at::Tensor operator()(const AttentionGrowth& growth) const {
+    const LayerTrace &lower = s_.traces.at(growth.lower), &upper = s_.traces.at(growth.upper);
+    const int64_t n = s_.layout.num_tokens(), m = s_.layout.num_image_tokens();
+    const at::Tensor last = at::full({1}, n - 1, s_.layout.image_tokens.options());
+    ops::OptionalTensor hidden, direction;
+    if (growth.pool.defined()) {
+      hidden = s_.hidden;
+      direction = s_.hidden.index_select(0, growth.pool).to(at::kFloat).mean(0, true);
+    }
+    return ops::attention_growth(lower.query, lower.key, lower.lse, upper.query, upper.key, upper.lse, last, offsets({0, 1}),
+                                 s_.layout.image_tokens, offsets({0, m}), scale(), growth.relu_per_head, s_.config.sliding_window,
+                                 position(), hidden, direction, growth.cosine_weight);
+  }
+
+  at::Tensor operator()(const Tap& tap) const {
+    switch (tap.what) {
+      case Tap::What::kFinalNorm:
+        return s_.final_norm(s_.hidden);
+      case Tap::What::kKey:
+        return s_.traces.at(tap.layer).key;
+      default:
+        return s_.hidden;
+    }
+  }
+
+ private:
+  double scale() const { return attention_scale(s_.config); }
+  ops::OptionalTensor position() const {
+    return s_.config.sliding_window > 0 ? ops::OptionalTensor(s_.layout.position_id) : std::nullopt;
+  }
+
+  // A layer that has not run has no log-sum-exp: one query row against all keys gives it.
+  at::Tensor look_ahead(const AttentionProbe& probe, Blocks& blocks) const {
+    const LayerTrace t = s_.look_ahead(probe.layer);
+    const int64_t n = s_.layout.num_tokens();
+    const ops::OptionalTensor p = position();
+    const auto [unused, lse] = ops::attention(t.query, t.key, t.key, offsets({0, n}), offsets({0}), offsets({n}), scale(), true,
+                                              s_.config.sliding_window, p, p);
+    return ops::attention_probe(t.query, t.key, lse, blocks.rows, blocks.row_begin, blocks.columns, blocks.column_begin, scale(), true,
+                                reduction(probe.heads), probe.reduce_rows, s_.config.sliding_window, p);
+  }
+
+  const DecoderState& s_;
+};
+
+// The class row of each crop against the crop's patches; row 0 of a crop is its class token.
+at::Tensor class_attention(const VisionConfig& config, const VisionLayerTrace& t, AttentionProbe::Heads heads) {
+  const int64_t crops = t.output.size(0), p1 = t.output.size(1), p = p1 - 1;
+  at::Tensor query = t.query, key = t.key, lse = t.lse;
+  double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim()));
+  if (heads == AttentionProbe::Heads::kJoint) {
+    query = query.reshape({crops * p1, 1, config.hidden_size});
+    key = key.reshape({crops * p1, 1, config.hidden_size});
+    scale = 1.0 / std::sqrt(static_cast<double>(config.hidden_size));
+    const at::Tensor begins = at::arange(crops, at::kLong) * p1;
+    lse = std::get<1>(ops::attention(query, key, key, at::arange(crops + 1, at::kLong) * p1, begins, at::full({crops}, p1, at::kLong),
+                                     scale, false));
+  }
+  const auto longs = at::TensorOptions().dtype(at::kLong).device(query.device());
+  const at::Tensor crop_begin = at::arange(crops, longs) * p1;
+  const at::Tensor columns = (crop_begin.unsqueeze(1) + at::arange(1, p1, longs)).flatten();
+  const at::Tensor probed =
+      ops::attention_probe(query, key, lse, crop_begin, at::arange(crops + 1, at::kLong), columns,
+                           at::arange(crops + 1, at::kLong) * p, scale, false, reduction(heads), true);
+  return probed;
+}
+
+}  // namespace
+
+std::vector<int> layers_read(const Signal& signal) {
+  if (const auto* probe = std::get_if<AttentionProbe>(&signal))
+    return probe->rows == AttentionProbe::Rows::kClass ? std::vector<int>{} : std::vector<int>{probe->layer};
+  if (const auto* growth = std::get_if<AttentionGrowth>(&signal)) return {growth->lower, growth->upper};
+  const Tap& tap = std::get<Tap>(signal);
+  return tap.what == Tap::What::kKey ? std::vector<int>{tap.layer} : std::vector<int>{};
+}
+
+std::vector<int> vision_layers_read(const Signal& signal) {
+  if (const auto* probe = std::get_if<AttentionProbe>(&signal); probe && probe->rows == AttentionProbe::Rows::kClass)
+    return {probe->layer};
+  if (const auto* tap = std::get_if<Tap>(&signal); tap && tap->what == Tap::What::kVisionKey) return {tap->layer};
+  return {};
+}
+
+bool is_vision_signal(const Signal& signal) {
+  if (const auto* tap = std::get_if<Tap>(&signal))
+    return tap->what == Tap::What::kVisionOutput || tap->what == Tap::What::kVisionClass || tap->what == Tap::What::kVisionKey;
+  return !vision_layers_read(signal).empty();
+}
+
+at::Tensor compute_signal(const Signal& signal, const DecoderState& state) { return std::visit(DecoderSignal(state), signal); }
+
+at::Tensor compute_signal(const Signal& signal, const VisionState& state) {
+  if (const auto* probe = std::get_if<AttentionProbe>(&signal)) {
+    std::vector<at::Tensor> images;
+    for (const VisionLayerTrace& t : state.traces.at(probe->layer)) images.push_back(class_attention(state.config, t, probe->heads));
+    return at::cat(images, -1);
+  }
+  const Tap& tap = std::get<Tap>(signal);
+  if (tap.what == Tap::What::kVisionOutput) return state.features;
+  if (tap.what == Tap::What::kVisionClass) return state.classes;
+  std::vector<at::Tensor> keys;
+  for (const VisionLayerTrace& t : state.traces.at(tap.layer))
+    keys.push_back(t.key.reshape({t.output.size(0), t.output.size(1), -1}).slice(1, 1).flatten(0, 1));
+  return at::cat(keys);
+}
+
+double signal_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout) {
+  const double width = 2.0 * config.num_heads * static_cast<double>(config.head_dim);
+  const auto m = static_cast<double>(layout.num_image_tokens());
+  if (const auto* probe = std::get_if<AttentionProbe>(&signal)) {
+    if (probe->rows == AttentionProbe::Rows::kLastToken) return width * m;
+    double flops = 0;
+    for (const auto& group : probe->groups)
+      flops += width * static_cast<double>(group.rows.size(0)) *
+               (group.columns.defined() ? static_cast<double>(group.columns.size(0)) : m);
+    return flops;
+  }
+  if (const auto* growth = std::get_if<AttentionGrowth>(&signal))
+    return 2 * width * m + (growth->pool.defined() ? 4.0 * static_cast<double>(config.hidden_size) * m : 0.0);
+  return 0;
+}
+
+}  // namespace espalier

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Turns what a policy asks for into the by-products of the pass that is running. Only computes what is asked; the rules of what may be
+// asked are in policy_walk.cpp.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "espalier/pruning.h"
+#include "model/config.h"
+#include "model/vision_tower.h"
+#include "runtime/sequence.h"
+
+namespace espalier {
+
+// Decoder layers whose queries, keys and log-sum-exp a signal reads.
+std::vector<int> layers_read(const Signal& signal);
+// Vision layers whose traces a signal reads.
+std::vector<int> vision_layers_read(const Signal& signal);
+
+// What there is at a point inside or before the decoder.
+struct DecoderState {
+  const DecoderConfig& config;
+  const TokenLayout& layout;
+  at::Tensor hidden;                             // [n, d] at the point
+  const std::map<int, LayerTrace>& traces;
+  std::function<LayerTrace(int layer)> look_ahead;      // queries of the last row and keys of a layer that has not run
+  std::function<at::Tensor(const at::Tensor&)> final_norm;
+};
+at::Tensor compute_signal(const Signal& signal, const DecoderState& state);
+
+// What the tower leaves of one request's images, collected crop by crop.
+struct VisionState {
+  const VisionConfig& config;
+  std::map<int, std::vector<VisionLayerTrace>> traces;  // by vision layer, images in order
+  at::Tensor features;                                  // [m, d_v]
+  at::Tensor classes;                                   // [c, d_v]
+};
+bool is_vision_signal(const Signal& signal);
+at::Tensor compute_signal(const Signal& signal, const VisionState& state);
+
+// Multiply-adds times two that the decoder signal costs beyond the plain pass.
+double signal_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout);
+
+}  // namespace espalier
