@@ -17,13 +17,15 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "espalier/ops.h"
-#include "kernels/attention_composed.h"
+#include "kernels/attention_arguments.h"
 #include "kernels/autograd_fallback.h"
+#include "kernels/tensor_checks.h"
 
 namespace espalier::ops {
 
@@ -116,6 +118,70 @@ void check_attention(const AttentionInputs& in) {
 
 bool attention_needs_composed(const AttentionInputs& in) {
   return given(in.key_weight) || in.query.scalar_type() == at::kDouble;
+}
+
+namespace {
+
+Tensor with_contiguous_width(const Tensor& t) {
+  return t.stride(2) == 1 || t.size(2) == 1 ? t : t.contiguous();
+}
+
+kernels::AttentionRows rows_of(const Tensor& t) {
+  return {t.const_data_ptr(), t.stride(0), t.stride(1)};
+}
+
+}  // namespace
+
+AttentionTensors::AttentionTensors(const AttentionInputs& in)
+    : query(with_contiguous_width(in.query)),
+      key(with_contiguous_width(in.key)),
+      value(with_contiguous_width(in.value)),
+      query_position(in.window > 0 ? in.query_position->contiguous() : Tensor()),
+      key_position(in.window > 0 ? in.key_position->contiguous() : Tensor()),
+      output(at::empty(query.sizes(), query.options())),
+      lse(at::empty({query.size(1), query.size(0)}, query.options().dtype(at::kFloat))),
+      problem{.query = rows_of(query),
+              .key = rows_of(key),
+              .value = rows_of(value),
+              .output = output.data_ptr(),
+              .lse = lse.data_ptr<float>(),
+              .query_position = in.window > 0 ? query_position.const_data_ptr<int64_t>() : nullptr,
+              .key_position = in.window > 0 ? key_position.const_data_ptr<int64_t>() : nullptr,
+              .num_query_rows = query.size(0),
+              .num_heads = query.size(1),
+              .num_kv_heads = key.size(1),
+              .head_dim = query.size(2),
+              .window = in.window,
+              .scale = static_cast<float>(in.scale),
+              .is_causal = in.is_causal,
+              .dtype = kernels::element_type(query, "attention")} {}
+
+std::vector<kernels::AttentionSequence> attention_sequences(const AttentionInputs& in) {
+  const int64_t* query_begin = in.query_begin.const_data_ptr<int64_t>();
+  std::vector<kernels::AttentionSequence> sequences;
+  for (int64_t s = 0; s < in.key_begin.size(0); ++s)
+    sequences.push_back({query_begin[s], query_begin[s + 1] - query_begin[s], in.key_begin.const_data_ptr<int64_t>()[s],
+                         in.key_length.const_data_ptr<int64_t>()[s]});
+  return sequences;
+}
+
+// Not flash: float32; other widths; a window, which flash would count in keys and not in positions; rows that see no
+// key, whose lse flash gives as +inf; and few rows, where flash leaves most of a GPU idle.
+bool attention_takes_flash(const AttentionInputs& in) {
+  const int64_t d = in.query.size(2), ratio = in.query.size(1) / in.key.size(1);
+  if (in.query.scalar_type() == at::kFloat || d % 8 != 0 || d > 256 || in.window > 0) return false;
+  int64_t most_queries = 0;
+  for (const kernels::AttentionSequence& s : attention_sequences(in)) {
+    if (s.num_queries > 0 && s.num_keys < (in.is_causal ? s.num_queries : 1)) return false;
+    most_queries = std::max(most_queries, s.num_queries);
+  }
+  return most_queries > 1 && most_queries * ratio > kernels::kAttentionCudaRows;
+}
+
+std::string_view attention_kernel_name(const AttentionInputs& in) {
+  if (attention_needs_composed(in)) return "composed";
+  if (in.query.is_cuda()) return attention_takes_flash(in) ? "cuda_flash" : "cuda_tiled";
+  return kernels::attention_cpu_name(kernels::element_type(in.query, "attention"), kernels::cpu_level());
 }
 
 namespace {

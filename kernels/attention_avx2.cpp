@@ -140,12 +140,12 @@ struct Bf16Bits {
 
 }  // namespace
 
-const AttentionKernels* attention_avx2(AttentionDtype dtype) {
+const AttentionKernels* attention_avx2(ElementType dtype) {
   static constexpr AttentionKernels kFloat32 = kernels_of<Float32>("avx2");
   static constexpr AttentionKernels kFloat16 = kernels_of<Widened<HalfBits>>("avx2");
   static constexpr AttentionKernels kBf16 = kernels_of<Widened<Bf16Bits>>("avx2");
-  if (dtype == AttentionDtype::kBFloat16) return &kBf16;
-  return dtype == AttentionDtype::kFloat32 ? &kFloat32 : &kFloat16;
+  if (dtype == ElementType::kBFloat16) return &kBf16;
+  return dtype == ElementType::kFloat32 ? &kFloat32 : &kFloat16;
 }
 
 }  // namespace espalier::kernels

@@ -114,13 +114,49 @@ const typename Format::Source* row_at(const AttentionRows& rows, int64_t row, in
 
 // ---- packing ----
 
+// Heads whose pieces of a row make up to a kilobyte: long enough to read memory straight on, short enough for tiles to
+// stay in the L2.
+template <class Format>
+int64_t heads_per_pass(const AttentionProblem& p) {
+  const int64_t heads = 1024 / (p.head_dim * static_cast<int64_t>(sizeof(typename Format::Source)));
+  return larger(1, smaller(heads, p.num_kv_heads));
+}
+
+// A head's own rows lie far apart, which the hardware does not see coming. So while the heads of a pass are packed one
+// after another, each fetches its share of the next tile of them all, in the order of memory.
+template <class Format>
+class NextTile {
+ public:
+  NextTile(const AttentionProblem& p, const AttentionRows& rows, const typename Format::Source* tile, int64_t kv_head)
+      : row_bytes_(rows.row_stride * kBytes), head_bytes_(rows.head_stride * kBytes), dim_bytes_(p.head_dim * kBytes) {
+    constexpr int64_t kTile = Layout<Format>::kTile;
+    const int64_t pass = heads_per_pass<Format>(p), place = kv_head % pass;
+    num_heads_ = smaller(pass, p.num_kv_heads - (kv_head - place));
+    head_ = place * kTile % num_heads_;
+    const int64_t first_row = kTile + place * kTile / num_heads_;
+    row_ = reinterpret_cast<uintptr_t>(tile) - place * head_bytes_ + first_row * row_bytes_;
+  }
+  void prefetch_piece() {
+    const uintptr_t piece = row_ + head_ * head_bytes_;
+    for (int64_t byte = 0; byte < dim_bytes_; byte += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(piece + byte));
+    if (++head_ == num_heads_) head_ = 0, row_ += row_bytes_;
+  }
+
+ private:
+  static constexpr int64_t kBytes = sizeof(typename Format::Source);
+  int64_t row_bytes_, head_bytes_, dim_bytes_, num_heads_, head_;
+  uintptr_t row_;
+};
+
 template <class Format>
 void pack_key_tile(const AttentionProblem& p, const Layout<Format>& layout, const typename Format::Source* keys,
-                   int64_t count, typename Format::Element* packed) {
+                   int64_t count, NextTile<Format> next, typename Format::Element* packed) {
   using Isa = typename Format::Isa;
   constexpr int64_t kLanes = Isa::kLanes, kWords = kLanes * Format::kPair,
                     kStep = Layout<Format>::kTile * Format::kPair;
   for (int64_t first = 0; first < Layout<Format>::kTile; first += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) next.prefetch_piece();
     for (int64_t column = 0; column < layout.dim; column += kWords) {
       typename Isa::Vector block[kLanes];
 #pragma GCC unroll 16
@@ -142,12 +178,13 @@ void pack_key_tile(const AttentionProblem& p, const Layout<Format>& layout, cons
 
 template <class Format>
 void pack_value_tile(const AttentionProblem& p, const Layout<Format>& layout, const typename Format::Source* values,
-                     int64_t count, typename Format::Element* packed) {
+                     int64_t count, NextTile<Format> next, typename Format::Element* packed) {
   using Isa = typename Format::Isa;
   constexpr int64_t kWords = Isa::kLanes * Format::kPair;
   for (int64_t key = 0; key < Layout<Format>::kTile; key += Format::kPair) {
     const typename Format::Source* row = values + key * p.value.row_stride;
     typename Format::Element* out = packed + key * layout.value_width;
+    for (int i = 0; i < Format::kPair; ++i) next.prefetch_piece();
     for (int64_t column = 0; column < layout.dim; column += kWords) {
       typename Isa::Vector words[Format::kPair];
       for (int i = 0; i < Format::kPair; ++i)
@@ -161,19 +198,29 @@ void pack_value_tile(const AttentionProblem& p, const Layout<Format>& layout, co
   }
 }
 
+// Tiles tile_begin .. tile_end, the first of them to the front of the buffers.
 template <class Format>
-void pack(const AttentionProblem& p, const AttentionSequence& seq, int64_t kv_head, int64_t tile_begin,
-          int64_t tile_end, void* packed_key, void* packed_value) {
-  const Layout<Format> layout(p);
-  auto* key_out = static_cast<typename Format::Element*>(packed_key);
-  auto* value_out = static_cast<typename Format::Element*>(packed_value);
+void pack_tiles(const AttentionProblem& p, const AttentionSequence& seq, const Layout<Format>& layout, int64_t kv_head,
+                int64_t tile_begin, int64_t tile_end, typename Format::Element* key_out,
+                typename Format::Element* value_out) {
   for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
     const int64_t first = tile * Layout<Format>::kTile, count = smaller(Layout<Format>::kTile, seq.num_keys - first);
-    pack_key_tile(p, layout, row_at<Format>(p.key, seq.key_begin + first, kv_head), count, key_out);
-    pack_value_tile(p, layout, row_at<Format>(p.value, seq.key_begin + first, kv_head), count, value_out);
+    const auto* keys = row_at<Format>(p.key, seq.key_begin + first, kv_head);
+    const auto* values = row_at<Format>(p.value, seq.key_begin + first, kv_head);
+    pack_key_tile(p, layout, keys, count, NextTile<Format>(p, p.key, keys, kv_head), key_out);
+    pack_value_tile(p, layout, values, count, NextTile<Format>(p, p.value, values, kv_head), value_out);
     key_out += layout.key_tile();
     value_out += layout.value_tile();
   }
+}
+
+template <class Format>
+void pack(const AttentionProblem& p, const AttentionSequence& seq, int64_t kv_head, int64_t tile, void* packed_key,
+          void* packed_value) {
+  const Layout<Format> layout(p);
+  pack_tiles(p, seq, layout, kv_head, tile, tile + 1,
+             static_cast<typename Format::Element*>(packed_key) + tile * layout.key_tile(),
+             static_cast<typename Format::Element*>(packed_value) + tile * layout.value_tile());
 }
 
 // ---- one group of rows against one block of keys ----
@@ -379,6 +426,14 @@ void load_query(const AttentionProblem& p, const AttentionSequence& seq, const A
 }
 
 template <class Format>
+void start(const AttentionProblem& p, int64_t num_rows, float* base) {
+  const int64_t padded_rows = round_up(num_rows, kGroupRows);
+  const Partial<Format> partial(base, padded_rows, Layout<Format>(p));
+  for (float* at = partial.sum; at != partial.peak; ++at) *at = 0;
+  for (int64_t i = 0; i < padded_rows; ++i) partial.peak[i] = -kInfinity;
+}
+
+template <class Format>
 void attend(const AttentionProblem& p, const AttentionSequence& seq, const AttentionRange& range,
             const AttentionTilePositions* positions, const void* packed_key, const void* packed_value,
             void* scratch_base, float* partial_base) {
@@ -390,8 +445,6 @@ void attend(const AttentionProblem& p, const AttentionSequence& seq, const Atten
   const Partial<Format> partial(partial_base, padded_rows, layout);
   const RowView view{p, seq, p.num_heads / p.num_kv_heads};
   load_query<Format>(p, seq, range, layout, scratch.query);
-  for (float* at = partial.sum; at != partial.peak; ++at) *at = 0;
-  for (int64_t i = 0; i < padded_rows; ++i) partial.peak[i] = -kInfinity;
   const int64_t last_tile = (range.key_end + kTile - 1) / kTile;
   for (int64_t tile = range.key_begin / kTile; tile < last_tile; tile += kBlockTiles) {
     const int64_t block_end = smaller(tile + kBlockTiles, last_tile);
@@ -399,7 +452,7 @@ void attend(const AttentionProblem& p, const AttentionSequence& seq, const Atten
     if (block.begin >= block.end) continue;
     const Element *key = scratch.key, *value = scratch.value;
     if (packed_key == nullptr) {
-      pack<Format>(p, seq, range.kv_head, block.begin, block.end, scratch.key, scratch.value);
+      pack_tiles(p, seq, layout, range.kv_head, block.begin, block.end, scratch.key, scratch.value);
     } else {
       key = static_cast<const Element*>(packed_key) + block.begin * layout.key_tile();
       value = static_cast<const Element*>(packed_value) + block.begin * layout.value_tile();
@@ -441,17 +494,18 @@ void finish(const AttentionProblem& p, const AttentionSequence& seq, const Atten
     float peak = -kInfinity, mass = 0;
     for (int64_t i = 0; i < num_partials; ++i) peak = part(i).peak[r] > peak ? part(i).peak[r] : peak;
     const float base = peak == -kInfinity ? 0.0F : peak;
-    const auto weight = [&](int64_t i) {  // float32's own exponential: a single part counts with exactly 1
-      return part(i).peak[r] == base ? 1.0F : exp2f(part(i).peak[r] - base);
-    };
-    for (int64_t i = 0; i < num_partials; ++i)
-      mass += weight(i) * Isa::reduce_add(Isa::load(part(i).mass + r * Isa::kLanes));
+    for (int64_t i = 0; i < num_partials; ++i) {
+      float& weight = part(i).peak[r];  // the peak becomes the weight of its part
+      weight = weight == base ? 1.0F : exp2f(weight - base);
+      mass += weight * Isa::reduce_add(Isa::load(part(i).mass + r * Isa::kLanes));
+    }
     const float inverse = mass > 0 ? 1.0F / mass : 0.0F;
     auto* out = static_cast<typename Format::Source*>(p.output) + (query_row * p.num_heads + head) * p.head_dim;
     for (int64_t column = 0; column < layout.dim; column += Isa::kLanes) {
       typename Isa::Vector sum = Isa::zero();
       for (int64_t i = 0; i < num_partials; ++i)
-        sum = Isa::multiply_add(Isa::load(part(i).sum + r * layout.value_width + column), Isa::set(weight(i)), sum);
+        sum =
+            Isa::multiply_add(Isa::load(part(i).sum + r * layout.value_width + column), Isa::set(part(i).peak[r]), sum);
       Format::store_output(out + column, Isa::multiply(sum, Isa::set(inverse)), layout.dim - column);
     }
     p.lse[head * p.num_query_rows + query_row] = mass > 0 ? (peak + log2f(mass)) * kLn2 : -kInfinity;
@@ -464,6 +518,7 @@ constexpr AttentionKernels kernels_of(std::string_view name) {
           .keys_per_tile = Layout<Format>::kTile,
           .keys_per_block = Layout<Format>::kBlock,
           .rows_per_group = kGroupRows,
+          .heads_per_pass = heads_per_pass<Format>,
           .packed_bytes =
               [](const AttentionProblem& p, int64_t num_tiles) {
                 const Layout<Format> layout(p);
@@ -479,6 +534,7 @@ constexpr AttentionKernels kernels_of(std::string_view name) {
                 return Partial<Format>::floats(round_up(rows, kGroupRows), Layout<Format>(p));
               },
           .pack = pack<Format>,
+          .start = start<Format>,
           .attend = attend<Format>,
           .finish = finish<Format>};
 }

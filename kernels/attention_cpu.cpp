@@ -14,7 +14,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/attention.h"
-#include "kernels/attention_composed.h"
+#include "kernels/attention_arguments.h"
 
 namespace espalier::kernels {
 
@@ -104,7 +104,10 @@ class BlockedRun {
  public:
   BlockedRun(const AttentionKernels& kernels, const AttentionProblem& problem, const AttentionSequence* sequences,
              int64_t count)
-      : kernels_(kernels), problem_(problem), ratio_(problem.num_heads / problem.num_kv_heads) {
+      : kernels_(kernels),
+        problem_(problem),
+        ratio_(problem.num_heads / problem.num_kv_heads),
+        pass_(kernels.heads_per_pass(problem)) {
     for (int64_t s = 0; s < count; ++s)
       if (sequences[s].num_queries > 0) plan(sequences[s]);
     std::stable_sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
@@ -119,7 +122,10 @@ class BlockedRun {
     const at::Tensor slots = at::empty({slot_bytes * at::get_num_threads()}, at::kByte);
     parallel_items(static_cast<int64_t>(items_.size()), [&](int64_t i, int64_t slot) {
       auto* partial = reinterpret_cast<float*>(slots.data_ptr<uint8_t>() + slot * slot_bytes);
-      attend(items_[i], partial, partial + slot_floats);
+      if (planned_[items_[i].planned].packed_offset >= 0)
+        attend_block(items_[i], partial, partial + slot_floats);
+      else
+        attend_split(items_[i], partial + slot_floats);
     });
     parallel_items(static_cast<int64_t>(joins_.size()), [&](int64_t i, int64_t) { join(joins_[i]); });
   }
@@ -132,15 +138,17 @@ class BlockedRun {
     std::vector<AttentionTilePositions> positions;
     int64_t num_tiles, packed_offset;  // -1: packed on the way
   };
+  // Blocks of rows: of one KV head, finished at once. Parts of the keys: of the KV heads from range.kv_head on, whose
+  // partial results begin at partial_offset, `partial_stride` apart.
   struct Item {
     size_t planned;
     AttentionRange range;
-    int64_t partial_offset;  // -1: finished at once
+    int64_t num_kv_heads, partial_offset, partial_stride;
     int64_t cost;
   };
   struct Pack {
     size_t planned;
-    int64_t kv_head, tile_begin, tile_end;
+    int64_t head_begin, head_end, tile_begin, tile_end;
   };
   struct Join {
     const AttentionSequence* sequence;
@@ -153,34 +161,39 @@ class BlockedRun {
     const int64_t num_tiles = (s.num_keys + tile - 1) / tile;
     const bool is_short = rows <= kRowBlock;
     planned_.push_back({&s, tile_positions(s), num_tiles, is_short ? -1 : packed_bytes_});
-    for (int64_t kv_head = 0; kv_head < problem_.num_kv_heads; ++kv_head) {
-      if (is_short)
-        plan_splits(s, kv_head, rows);
-      else
-        plan_blocks(s, kv_head, rows, num_tiles);
-    }
-    if (!is_short) packed_bytes_ += 2 * problem_.num_kv_heads * kernels_.packed_bytes(problem_, num_tiles);
+    if (is_short) return plan_splits(s, rows);
+    for (int64_t head = 0; head < problem_.num_kv_heads; head += pass_)
+      for (int64_t first = 0; first < num_tiles; first += kPackTiles)
+        packs_.push_back({planned_.size() - 1, head, std::min(head + pass_, problem_.num_kv_heads), first,
+                          std::min(first + kPackTiles, num_tiles)});
+    for (int64_t kv_head = 0; kv_head < problem_.num_kv_heads; ++kv_head) plan_blocks(s, kv_head, rows);
+    packed_bytes_ += 2 * problem_.num_kv_heads * kernels_.packed_bytes(problem_, num_tiles);
   }
 
-  void plan_splits(const AttentionSequence& s, int64_t kv_head, int64_t rows) {
+  void plan_splits(const AttentionSequence& s, int64_t rows) {
     const int64_t parts = std::max<int64_t>(1, (s.num_keys + kSplitKeys - 1) / kSplitKeys);
-    joins_.push_back({&s, {kv_head, 0, rows, 0, s.num_keys}, num_partial_floats_, parts});
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = part * kSplitKeys, end = std::min(begin + kSplitKeys, s.num_keys);
-      items_.push_back(
-          {planned_.size() - 1, {kv_head, 0, rows, begin, end}, num_partial_floats_, rows * (end - begin)});
-      num_partial_floats_ += kernels_.partial_floats(problem_, rows);
-    }
+    const int64_t floats = kernels_.partial_floats(problem_, rows);
+    for (int64_t head = 0; head < problem_.num_kv_heads; head += pass_)
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t begin = part * kSplitKeys, end = std::min(begin + kSplitKeys, s.num_keys);
+        const int64_t heads = std::min(pass_, problem_.num_kv_heads - head);
+        items_.push_back({planned_.size() - 1,
+                          {head, 0, rows, begin, end},
+                          heads,
+                          num_partial_floats_ + (head * parts + part) * floats,
+                          parts * floats,
+                          heads * rows * (end - begin)});
+      }
+    for (int64_t head = 0; head < problem_.num_kv_heads; ++head, num_partial_floats_ += parts * floats)
+      joins_.push_back({&s, {head, 0, rows, 0, s.num_keys}, num_partial_floats_, parts});
   }
 
-  void plan_blocks(const AttentionSequence& s, int64_t kv_head, int64_t rows, int64_t num_tiles) {
-    for (int64_t tile = 0; tile < num_tiles; tile += kPackTiles)
-      packs_.push_back({planned_.size() - 1, kv_head, tile, std::min(tile + kPackTiles, num_tiles)});
+  void plan_blocks(const AttentionSequence& s, int64_t kv_head, int64_t rows) {
     for (int64_t row = 0; row < rows; row += kRowBlock) {
       const int64_t end = std::min(row + kRowBlock, rows);
       const int64_t seen = problem_.is_causal ? (end - 1) / ratio_ + 1 + s.num_keys - s.num_queries : s.num_keys;
       const int64_t keys = std::clamp<int64_t>(seen, 0, s.num_keys);
-      items_.push_back({planned_.size() - 1, {kv_head, row, end, 0, keys}, -1, (end - row) * keys});
+      items_.push_back({planned_.size() - 1, {kv_head, row, end, 0, keys}, 1, 0, 0, (end - row) * keys});
     }
   }
 
@@ -203,19 +216,32 @@ class BlockedRun {
 
   void pack(const Pack& item) const {
     const Planned& s = planned_[item.planned];
-    const int64_t offset = kernels_.packed_bytes(problem_, item.tile_begin);
-    kernels_.pack(problem_, *s.sequence, item.kv_head, item.tile_begin, item.tile_end,
-                  packed(s, item.kv_head, false) + offset, packed(s, item.kv_head, true) + offset);
+    for (int64_t tile = item.tile_begin; tile < item.tile_end; ++tile)
+      for (int64_t head = item.head_begin; head < item.head_end; ++head)
+        kernels_.pack(problem_, *s.sequence, head, tile, packed(s, head, false), packed(s, head, true));
   }
 
-  void attend(const Item& item, float* slot_partial, void* scratch) const {
+  void attend_block(const Item& item, float* partial, void* scratch) const {
     const Planned& s = planned_[item.planned];
-    const bool is_packed = s.packed_offset >= 0, finishes = item.partial_offset < 0;
-    float* partial = finishes ? slot_partial : partials_.data_ptr<float>() + item.partial_offset;
-    kernels_.attend(problem_, *s.sequence, item.range, s.positions.data(),
-                    is_packed ? packed(s, item.range.kv_head, false) : nullptr,
-                    is_packed ? packed(s, item.range.kv_head, true) : nullptr, scratch, partial);
-    if (finishes) kernels_.finish(problem_, *s.sequence, item.range, partial, 1);
+    kernels_.start(problem_, item.range.row_end - item.range.row_begin, partial);
+    kernels_.attend(problem_, *s.sequence, item.range, s.positions.data(), packed(s, item.range.kv_head, false),
+                    packed(s, item.range.kv_head, true), scratch, partial);
+    kernels_.finish(problem_, *s.sequence, item.range, partial, 1);
+  }
+
+  void attend_split(const Item& item, void* scratch) {
+    const Planned& s = planned_[item.planned];
+    const int64_t rows = item.range.row_end;
+    const int64_t step = rows <= kernels_.rows_per_group ? kernels_.keys_per_tile : kernels_.keys_per_block;
+    const auto partial = [&](int64_t head) {
+      return partials_.data_ptr<float>() + item.partial_offset + head * item.partial_stride;
+    };
+    for (int64_t head = 0; head < item.num_kv_heads; ++head) kernels_.start(problem_, rows, partial(head));
+    for (int64_t key = item.range.key_begin; key < item.range.key_end; key += step)
+      for (int64_t head = 0; head < item.num_kv_heads; ++head)
+        kernels_.attend(problem_, *s.sequence,
+                        {item.range.kv_head + head, 0, rows, key, std::min(key + step, item.range.key_end)},
+                        s.positions.data(), nullptr, nullptr, scratch, partial(head));
   }
 
   void join(const Join& item) const {
@@ -225,7 +251,7 @@ class BlockedRun {
 
   const AttentionKernels& kernels_;
   const AttentionProblem& problem_;
-  const int64_t ratio_;
+  const int64_t ratio_, pass_;
   std::vector<Planned> planned_;
   std::vector<Item> items_;
   std::vector<Pack> packs_;
@@ -234,7 +260,7 @@ class BlockedRun {
   at::Tensor packed_, partials_;
 };
 
-const AttentionKernels* kernels_at(CpuLevel level, AttentionDtype dtype) {
+const AttentionKernels* kernels_at(CpuLevel level, ElementType dtype) {
   if (level == CpuLevel::kAvx512) return attention_avx512(dtype);
   return level == CpuLevel::kAvx2 ? attention_avx2(dtype) : nullptr;
 }
@@ -244,11 +270,11 @@ const AttentionKernels* kernels_at(CpuLevel level, AttentionDtype dtype) {
 void attention_plain(const AttentionProblem& problem, const AttentionSequence& sequence, int64_t head,
                      int64_t row_begin, int64_t row_end) {
   switch (problem.dtype) {
-    case AttentionDtype::kFloat32:
+    case ElementType::kFloat32:
       return plain_rows<float>(problem, sequence, head, row_begin, row_end);
-    case AttentionDtype::kBFloat16:
+    case ElementType::kBFloat16:
       return plain_rows<c10::BFloat16>(problem, sequence, head, row_begin, row_end);
-    case AttentionDtype::kFloat16:
+    case ElementType::kFloat16:
       return plain_rows<c10::Half>(problem, sequence, head, row_begin, row_end);
   }
 }
@@ -260,7 +286,7 @@ void attention_cpu(const AttentionProblem& problem, const AttentionSequence* seq
     run_plain(problem, sequences, count);
 }
 
-std::string_view attention_kernel_name(AttentionDtype dtype, CpuLevel level) {
+std::string_view attention_cpu_name(ElementType dtype, CpuLevel level) {
   const AttentionKernels* kernels = kernels_at(level, dtype);
   return kernels != nullptr ? kernels->name : "plain";
 }
@@ -271,24 +297,6 @@ namespace espalier::ops {
 
 namespace {
 
-using kernels::AttentionDtype;
-using kernels::AttentionProblem;
-using kernels::AttentionRows;
-using kernels::AttentionSequence;
-
-Tensor with_contiguous_width(const Tensor& t) {
-  return t.stride(2) == 1 || t.size(2) == 1 ? t : t.contiguous();
-}
-
-AttentionRows rows_of(const Tensor& t) {
-  return {t.const_data_ptr(), t.stride(0), t.stride(1)};
-}
-
-AttentionDtype dtype_of(const Tensor& t) {
-  if (t.scalar_type() == at::kFloat) return AttentionDtype::kFloat32;
-  return t.scalar_type() == at::kBFloat16 ? AttentionDtype::kBFloat16 : AttentionDtype::kFloat16;
-}
-
 std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
                                          const Tensor& query_begin, const Tensor& key_begin, const Tensor& key_length,
                                          double scale, bool is_causal, int64_t window,
@@ -298,33 +306,10 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key,
                            scale, is_causal, window, query_position, key_position, key_weight};
   check_attention(in);
   if (attention_needs_composed(in)) return attention_composed(in);
-  const Tensor q = with_contiguous_width(query), k = with_contiguous_width(key), v = with_contiguous_width(value);
-  const Tensor q_position = window > 0 ? query_position->contiguous() : Tensor();
-  const Tensor k_position = window > 0 ? key_position->contiguous() : Tensor();
-  Tensor output = at::empty(q.sizes(), q.options());
-  Tensor lse = at::empty({q.size(1), q.size(0)}, q.options().dtype(at::kFloat));
-  const AttentionProblem problem{.query = rows_of(q),
-                                 .key = rows_of(k),
-                                 .value = rows_of(v),
-                                 .output = output.data_ptr(),
-                                 .lse = lse.data_ptr<float>(),
-                                 .query_position = window > 0 ? q_position.const_data_ptr<int64_t>() : nullptr,
-                                 .key_position = window > 0 ? k_position.const_data_ptr<int64_t>() : nullptr,
-                                 .num_query_rows = q.size(0),
-                                 .num_heads = q.size(1),
-                                 .num_kv_heads = k.size(1),
-                                 .head_dim = q.size(2),
-                                 .window = window,
-                                 .scale = static_cast<float>(scale),
-                                 .is_causal = is_causal,
-                                 .dtype = dtype_of(q)};
-  const int64_t* q_begin = query_begin.const_data_ptr<int64_t>();
-  std::vector<AttentionSequence> sequences;
-  for (int64_t s = 0; s < key_begin.size(0); ++s)
-    sequences.push_back({q_begin[s], q_begin[s + 1] - q_begin[s], key_begin.const_data_ptr<int64_t>()[s],
-                         key_length.const_data_ptr<int64_t>()[s]});
-  kernels::attention_cpu(problem, sequences.data(), key_begin.size(0), kernels::cpu_level());
-  return {output, lse};
+  const AttentionTensors tensors(in);
+  const std::vector<kernels::AttentionSequence> sequences = attention_sequences(in);
+  kernels::attention_cpu(tensors.problem, sequences.data(), key_begin.size(0), kernels::cpu_level());
+  return {tensors.output, tensors.lse};
 }
 
 }  // namespace

@@ -28,8 +28,8 @@
 namespace {
 
 using at::Tensor;
-using espalier::kernels::AttentionDtype;
 using espalier::kernels::CpuLevel;
+using espalier::kernels::ElementType;
 
 double seconds_per_row = 2.0;
 
@@ -105,13 +105,13 @@ double pairs(const Case& c) {
   return c.is_causal ? 0.5 * c.queries * (c.keys - c.queries + 1.0 + c.keys) : 1.0 * c.queries * c.keys;
 }
 
-AttentionDtype dtype_of(at::ScalarType dtype) {
-  if (dtype == at::kFloat) return AttentionDtype::kFloat32;
-  return dtype == at::kBFloat16 ? AttentionDtype::kBFloat16 : AttentionDtype::kFloat16;
+ElementType dtype_of(at::ScalarType dtype) {
+  if (dtype == at::kFloat) return ElementType::kFloat32;
+  return dtype == at::kBFloat16 ? ElementType::kBFloat16 : ElementType::kFloat16;
 }
 
 void print_dtype(at::ScalarType dtype, double matrix, double read) {
-  const auto name = espalier::kernels::attention_kernel_name(dtype_of(dtype), espalier::kernels::cpu_level());
+  const auto name = espalier::kernels::attention_cpu_name(dtype_of(dtype), espalier::kernels::cpu_level());
   std::printf("\n%s, kernel %.*s, matrix rate %.0f GFLOP/s, reading %.1f GB/s\n", c10::toString(dtype),
               static_cast<int>(name.size()), name.data(), matrix, read);
   std::printf("%-34s %10s %10s %9s %9s %8s %8s\n", "prefill", "ours ms", "library ms", "GFLOP/s", "library", "share",

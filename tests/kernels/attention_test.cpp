@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention against plain loops in float64: ragged batches, grouped heads, windows, decoding, each CPU level, and
 // gradients.
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
@@ -18,10 +19,12 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "espalier/ops.h"
 #include "kernels/attention.h"
+#include "kernels/attention_arguments.h"
 #include "kernels/cpu_level.h"
 
 namespace {
@@ -50,6 +53,10 @@ struct Batch {
     const auto optional = [](const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; };
     return espalier::ops::attention(query, key, value, query_begin, key_begin, key_length, scale, is_causal, window,
                                     optional(query_position), optional(key_position), optional(key_weight));
+  }
+  espalier::ops::AttentionInputs inputs() const {
+    return {query, key,       value,  query_begin,    key_begin,    key_length,
+            scale, is_causal, window, query_position, key_position, key_weight};
   }
 };
 
@@ -184,29 +191,29 @@ std::string describe(at::ScalarType dtype, int64_t h, int64_t g, int64_t d, bool
 const std::vector<Lengths> kRagged = {{0, 0}, {1, 1}, {5, 5}, {64, 64}, {65, 65}, {200, 200}, {0, 3}, {300, 300}};
 constexpr at::ScalarType kDtypes[] = {at::kFloat, at::kBFloat16, at::kHalf};
 
-class AttentionDtypes : public testing::TestWithParam<at::ScalarType> {};
-INSTANTIATE_TEST_SUITE_P(All, AttentionDtypes, testing::ValuesIn(kDtypes),
+class ElementTypes : public testing::TestWithParam<at::ScalarType> {};
+INSTANTIATE_TEST_SUITE_P(All, ElementTypes, testing::ValuesIn(kDtypes),
                          [](const auto& test) { return std::string(c10::toString(test.param)); });
 
-TEST_P(AttentionDtypes, PrefillMatchesTheDefinition) {
+TEST_P(ElementTypes, PrefillMatchesTheDefinition) {
   for (const int64_t d : {7, 16, 32, 64, 80, 96, 128})
     for (const bool is_causal : {true, false})
       expect_oracle(make_batch(kRagged, 4, 4, d, GetParam(), is_causal), describe(GetParam(), 4, 4, d, is_causal, 0));
 }
 
-TEST_P(AttentionDtypes, GroupedHeads) {
+TEST_P(ElementTypes, GroupedHeads) {
   for (const auto& [h, g] : {std::pair<int64_t, int64_t>{4, 2}, {6, 1}, {7, 1}, {6, 3}})
     expect_oracle(make_batch(kRagged, h, g, 32, GetParam(), true), describe(GetParam(), h, g, 32, true, 0));
 }
 
-TEST_P(AttentionDtypes, WindowIsMeasuredInPositions) {
+TEST_P(ElementTypes, WindowIsMeasuredInPositions) {
   for (const int64_t window : {1, 2, 40, 300, 100000})
     for (const bool is_causal : {true, false})
       expect_oracle(make_batch(kRagged, 2, 1, 32, GetParam(), is_causal, window),
                     describe(GetParam(), 2, 1, 32, is_causal, window));
 }
 
-TEST_P(AttentionDtypes, MoreKeysThanQueriesAndSlackRows) {
+TEST_P(ElementTypes, MoreKeysThanQueriesAndSlackRows) {
   const std::vector<Lengths> chunks = {{1, 300}, {3, 65}, {8, 8}, {40, 333}, {1, 1}, {2, 1000}, {100, 101}};
   for (const auto& [h, g] : {std::pair<int64_t, int64_t>{4, 4}, {8, 2}, {6, 1}})
     for (const int64_t window : {0, 50})
@@ -215,7 +222,7 @@ TEST_P(AttentionDtypes, MoreKeysThanQueriesAndSlackRows) {
                       describe(GetParam(), h, g, d, true, window));
 }
 
-TEST_P(AttentionDtypes, RowsThatSeeNoKey) {
+TEST_P(ElementTypes, RowsThatSeeNoKey) {
   const std::vector<Lengths> lengths = {{5, 0}, {70, 64}, {4, 1}, {1, 0}, {90, 7}};
   expect_oracle(make_batch(lengths, 4, 2, 64, GetParam(), true), "causal");
   expect_oracle(make_batch(lengths, 4, 2, 64, GetParam(), false), "full");
@@ -224,13 +231,13 @@ TEST_P(AttentionDtypes, RowsThatSeeNoKey) {
   expect_oracle(windowed, "window before every row");
 }
 
-TEST_P(AttentionDtypes, PositionsInAnyOrder) {
+TEST_P(ElementTypes, PositionsInAnyOrder) {
   Batch b = make_batch({{150, 150}, {1, 400}}, 2, 1, 64, GetParam(), true, 30);
   b.key_position = b.key_position.flip(0).contiguous();
   expect_oracle(b, "positions descending");
 }
 
-TEST_P(AttentionDtypes, StridedInputs) {
+TEST_P(ElementTypes, StridedInputs) {
   Batch b = make_batch({{70, 70}, {33, 33}, {1, 1}}, 4, 2, 32, GetParam(), true);
   const Batch contiguous = b;
   const Tensor fused = at::cat({b.query, b.key, b.value}, 1);
@@ -243,7 +250,7 @@ TEST_P(AttentionDtypes, StridedInputs) {
   EXPECT_TRUE(same_bits(std::get<0>(b.attend()), std::get<0>(contiguous.attend())));
 }
 
-TEST_P(AttentionDtypes, PackedEqualsAloneBitForBit) {
+TEST_P(ElementTypes, PackedEqualsAloneBitForBit) {
   const std::vector<Lengths> lengths = {{65, 65}, {1, 700}, {200, 260}, {5, 5}, {3, 1500}};
   for (const int64_t window : {0, 60}) {
     const Batch b = make_batch(lengths, 6, 2, 64, GetParam(), true, window, 3);
@@ -269,7 +276,7 @@ TEST_P(AttentionDtypes, PackedEqualsAloneBitForBit) {
   }
 }
 
-TEST_P(AttentionDtypes, LargeScoresStayFinite) {
+TEST_P(ElementTypes, LargeScoresStayFinite) {
   Batch b = make_batch({{130, 130}, {1, 130}}, 2, 2, 64, GetParam(), true);
   b.scale = 30;  // scores of some thousands: the exponentials of most keys underflow
   const auto [output, lse] = b.attend();
@@ -319,9 +326,9 @@ std::pair<Tensor, Tensor> attend_at(CpuLevel level, const Batch& b) {
                                  .window = b.window,
                                  .scale = static_cast<float>(b.scale),
                                  .is_causal = b.is_causal,
-                                 .dtype = b.query.scalar_type() == at::kFloat      ? AttentionDtype::kFloat32
-                                          : b.query.scalar_type() == at::kBFloat16 ? AttentionDtype::kBFloat16
-                                                                                   : AttentionDtype::kFloat16};
+                                 .dtype = b.query.scalar_type() == at::kFloat      ? ElementType::kFloat32
+                                          : b.query.scalar_type() == at::kBFloat16 ? ElementType::kBFloat16
+                                                                                   : ElementType::kFloat16};
   std::vector<AttentionSequence> sequences;
   const int64_t* begin = b.query_begin.data_ptr<int64_t>();
   for (int64_t s = 0; s < b.key_begin.size(0); ++s)
@@ -333,9 +340,9 @@ std::pair<Tensor, Tensor> attend_at(CpuLevel level, const Batch& b) {
 
 TEST_P(AttentionLevels, MatchTheDefinition) {
   if (GetParam().level > espalier::kernels::cpu_level()) GTEST_SKIP() << "this machine lacks the instructions";
-  const std::vector<Lengths> lengths = {{0, 4}, {1, 600}, {5, 5}, {64, 64}, {65, 65}, {100, 330}, {70, 64}, {2, 1111}};
-  for (const int64_t d : {7, 16, 32, 64, 80, 96, 128})
-    for (const auto& [h, g] : {std::pair<int64_t, int64_t>{2, 2}, {6, 2}})
+  const std::vector<Lengths> lengths = {{0, 4}, {1, 600}, {5, 5}, {65, 65}, {100, 330}, {70, 64}, {97, 97}, {2, 1111}};
+  for (const int64_t d : {7, 16, 64, 80, 96, 128})
+    for (const auto& [h, g] : {std::pair<int64_t, int64_t>{2, 2}, {3, 1}})
       for (const auto& [is_causal, window] : {std::pair<bool, int64_t>{true, 0}, {true, 45}, {false, 0}, {false, 45}}) {
         SCOPED_TRACE(describe(GetParam().dtype, h, g, d, is_causal, window));
         const Batch b = make_batch(lengths, h, g, d, GetParam().dtype, is_causal, window, 2);
@@ -357,6 +364,54 @@ TEST_P(AttentionLevels, LongSequencesKeepFloat32Accuracy) {
     expect_near(output, expected, 2e-6 * expected.abs().max().item<double>(), "output");
     expect_near(lse, expected_lse, 2e-6 * expected_lse.abs().max().item<double>(), "lse");
   }
+}
+
+// ---- CUDA: the library's flash kernel and the tiled one ----
+
+class AttentionCuda : public testing::TestWithParam<at::ScalarType> {
+ protected:
+  void SetUp() override {
+    if (!at::hasCUDA()) GTEST_SKIP() << "no GPU";
+  }
+  static void expect_oracle_on_gpu(const Batch& b, std::string_view kernel) {
+    Batch gpu = b;
+    for (Tensor Batch::*member :
+         {&Batch::query, &Batch::key, &Batch::value, &Batch::query_position, &Batch::key_position})
+      gpu.*member = (gpu.*member).to(at::kCUDA);
+    EXPECT_EQ(espalier::ops::attention_kernel_name(gpu.inputs()), kernel);
+    const auto [output, lse] = gpu.attend();
+    const auto [expected, expected_lse] = oracle(b);
+    expect_near(output.cpu(), expected, output_tolerance(GetParam()), "output");
+    expect_near(lse.cpu(), expected_lse, GetParam() == at::kFloat ? 3e-6 : 2e-5, "lse");
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, AttentionCuda, testing::ValuesIn(kDtypes),
+                         [](const auto& test) { return std::string(c10::toString(test.param)); });
+
+TEST_P(AttentionCuda, MatchesTheDefinition) {
+  for (const int64_t d : {7, 32, 64, 80, 128, 300})
+    for (const auto& [h, g] : {std::pair<int64_t, int64_t>{2, 2}, {6, 2}})
+      for (const bool is_causal : {true, false}) {
+        SCOPED_TRACE(describe(GetParam(), h, g, d, is_causal, 0));
+        const bool flash = GetParam() != at::kFloat && d % 8 == 0 && d <= 256;
+        expect_oracle_on_gpu(make_batch(kRagged, h, g, d, GetParam(), is_causal, 0, 4),
+                             flash ? "cuda_flash" : "cuda_tiled");
+        expect_oracle_on_gpu(make_batch(kRagged, h, g, d, GetParam(), is_causal, 40, 4), "cuda_tiled");
+        expect_oracle_on_gpu(make_batch({{1, 300}, {3, 65}, {8, 8}, {2, 1000}}, h, g, d, GetParam(), is_causal, 0, 4),
+                             "cuda_tiled");
+        expect_oracle_on_gpu(make_batch({{5, 0}, {70, 64}, {1, 0}}, h, g, d, GetParam(), is_causal), "cuda_tiled");
+      }
+}
+
+TEST(AttentionCudaChoice, FlashWhereItServes) {
+  const auto takes_flash = [](const Batch& b) { return espalier::ops::attention_takes_flash(b.inputs()); };
+  EXPECT_TRUE(takes_flash(make_batch({{100, 100}, {1, 300}}, 4, 2, 64, at::kBFloat16, true, 0, 5)));
+  EXPECT_FALSE(takes_flash(make_batch({{100, 100}}, 4, 2, 64, at::kFloat, true)));
+  EXPECT_FALSE(takes_flash(make_batch({{100, 100}}, 4, 2, 64, at::kHalf, true, 7)));
+  EXPECT_FALSE(takes_flash(make_batch({{100, 100}}, 4, 2, 68, at::kHalf, true)));
+  EXPECT_FALSE(takes_flash(make_batch({{100, 99}}, 4, 2, 64, at::kHalf, true)));
+  EXPECT_TRUE(takes_flash(make_batch({{100, 99}}, 4, 2, 64, at::kHalf, false)));
+  EXPECT_FALSE(takes_flash(make_batch({{1, 300}}, 4, 2, 64, at::kHalf, true)));
 }
 
 // ---- the composed form: float64, gradients, key weights ----

@@ -3,7 +3,11 @@
 // key_weight, float64).
 #pragma once
 
+#include <string_view>
+#include <vector>
+
 #include "espalier/ops.h"
+#include "kernels/attention.h"
 
 namespace espalier::ops {
 
@@ -13,7 +17,7 @@ struct AttentionInputs {
   double scale;
   bool is_causal;
   int64_t window;
-  const OptionalTensor &query_position, &key_position, &key_weight;
+  OptionalTensor query_position, key_position, key_weight;
 };
 
 // Shapes, dtypes and options; not the values of query_begin, key_begin and key_length.
@@ -28,5 +32,23 @@ std::tuple<Tensor, Tensor> attention_composed(const AttentionInputs& in);
 
 // True when only the composed form can answer.
 bool attention_needs_composed(const AttentionInputs& in);
+
+// New results and, over the inputs' memory, the problem that kernels take. Keeps alive the copies made of inputs that
+// do not fit.
+struct AttentionTensors {
+  Tensor query, key, value, query_position, key_position, output, lse;
+  kernels::AttentionProblem problem;
+
+  explicit AttentionTensors(const AttentionInputs& in);
+};
+
+// The sequences of checked arguments.
+std::vector<kernels::AttentionSequence> attention_sequences(const AttentionInputs& in);
+
+// Whether the library's flash kernel serves these arguments on CUDA.
+bool attention_takes_flash(const AttentionInputs& in);
+
+// Which kernel serves the arguments: avx512_bf16, avx512_f32, avx2, plain, cuda_flash, cuda_tiled or composed.
+std::string_view attention_kernel_name(const AttentionInputs& in);
 
 }  // namespace espalier::ops
