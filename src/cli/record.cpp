@@ -2,13 +2,16 @@
 #include "runtime/record.h"
 
 #include <CLI/App.hpp>
+#include <cmath>
 #include <memory>
+#include <string>
 
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/prompt_options.h"
 #include "cli/terminal_progress.h"
 #include "runtime/engine_impl.h"
+#include "runtime/log.h"
 
 namespace espalier::cli {
 
@@ -20,6 +23,16 @@ struct RecordOptions {
   RecordFiles files;
 };
 
+// Whole attention maps grow with the square of the prompt; nothing else in a recording does.
+void warn_of_size(const Engine& engine, const Request& request) {
+  const ModelFacts& facts = engine.impl().model.facts;
+  const auto tokens = static_cast<double>(engine.count_tokens(request.prompt).prompt_tokens);
+  const double gigabytes = tokens * tokens * facts.num_heads * facts.num_layers * sizeof(float) / 1e9;
+  if (gigabytes < 1) return;
+  log_warning("the attention maps of this prompt are " + std::to_string(std::llround(gigabytes)) +
+              " GB in memory and on disk; --only limits what is recorded");
+}
+
 ExitStatus record(const RecordOptions& options) {
   check_output_folder(options.files.signals);
   check_output_folder(options.files.layout);
@@ -27,6 +40,7 @@ ExitStatus record(const RecordOptions& options) {
   catch_interrupts();
   TerminalProgress progress;
   const Engine engine = load_engine(options.model, progress);
+  if (options.files.only.empty()) warn_of_size(engine, request);
   espalier::record(engine.impl().model, request, options.files, watch(progress));
   return kDone;
 }

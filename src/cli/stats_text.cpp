@@ -16,19 +16,20 @@ std::string fixed(double value, int digits) {
   return text.data();
 }
 
-// 1234567 in steps of `step` -> "1.2 M" + unit.
-std::string scaled(double value, double step, const char* unit) {
+// 1234567 in steps of `step` -> "1.23 M" + unit.
+std::string scaled(double value, double step, const char* prefix_end, const char* unit) {
   constexpr std::array<const char*, 6> kPrefixes = {"", "k", "M", "G", "T", "P"};
   size_t prefix = 0;
   for (; value >= step && prefix + 1 < kPrefixes.size(); ++prefix) value /= step;
-  return fixed(value, prefix == 0 ? 0 : 2) + " " + kPrefixes[prefix] + unit;
+  if (prefix == 0) return fixed(value, 0) + " " + unit;
+  return fixed(value, 2) + " " + kPrefixes[prefix] + prefix_end + unit;
 }
 
-std::string bytes(double value) {
-  return scaled(value, 1024, "B");
+std::string bytes(int64_t value) {
+  return scaled(static_cast<double>(value), 1024, "i", "B");
 }
 std::string flops(double value) {
-  return scaled(value, 1000, "FLOP");
+  return scaled(value, 1000, "", "FLOP");
 }
 
 std::string part_of(double part, double whole) {
@@ -65,9 +66,10 @@ std::string line(const std::string& name, const std::string& value) {
 std::string prompt_line(const Stats& s) {
   const int64_t of_images = std::accumulate(s.image_tokens.begin(), s.image_tokens.end(), int64_t{0});
   std::string text = count(s.prompt_tokens) + " tokens";
-  if (!s.image_tokens.empty())
-    text += ", " + count(of_images) + " of them of " + count(std::ssize(s.image_tokens)) +
-            " image(s): " + counts(s.image_tokens);
+  if (!s.image_tokens.empty()) {
+    text += ", " + count(of_images) + " of them from " + count(std::ssize(s.image_tokens));
+    text += s.image_tokens.size() == 1 ? " image" : " images: " + counts(s.image_tokens);
+  }
   return line("prompt", text);
 }
 
@@ -89,10 +91,11 @@ std::string stats_text(const Stats& s) {
   text += line("cached by layer", runs_of_layers(s.kv_tokens_per_layer, count));
   text += time_lines(s);
   const auto kv = static_cast<double>(s.kv_bytes), kv_unpruned = static_cast<double>(s.kv_bytes_unpruned);
-  text += line("KV cache", bytes(kv) + " of " + bytes(kv_unpruned) + " unpruned" + part_of(kv, kv_unpruned));
+  text += line("KV cache",
+               bytes(s.kv_bytes) + " of " + bytes(s.kv_bytes_unpruned) + " unpruned" + part_of(kv, kv_unpruned));
   text += line("prefill", flops(s.prefill_flops) + " of " + flops(s.prefill_flops_unpruned) + " unpruned" +
                               part_of(s.prefill_flops, s.prefill_flops_unpruned) + ", signals " + flops(s.probe_flops));
-  text += line("peak memory", bytes(static_cast<double>(s.peak_memory_bytes)));
+  text += line("peak memory", bytes(s.peak_memory_bytes));
   text += line("threads", count(s.threads));
   for (const auto& [op, kernel] : s.kernels) text += line("kernel " + op, kernel);
   return text;

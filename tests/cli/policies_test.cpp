@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "tests/cli/run_espalier.h"
+
+namespace espalier::test {
+namespace {
+
+using nlohmann::json;
+
+std::map<std::string, json> policies_of(const Arguments& more = {}) {
+  std::map<std::string, json> by_name;
+  const json all = json_of(Arguments{"policies", "--json"} + more);
+  for (const json& policy : all["policies"]) by_name[policy["name"]] = policy;
+  return by_name;
+}
+
+TEST(Policies, ListsNamesOptionsSitesAndPapers) {
+  const auto policies = policies_of();
+  for (const std::string name : {"none", "random", "fastv", "catp"}) ASSERT_TRUE(policies.contains(name)) << name;
+  const json& catp = policies.at("catp");
+  EXPECT_EQ(catp["sites"], json({"projector_output", "before_layer"}));
+  EXPECT_NE(catp["paper"], "");
+  std::map<std::string, json> options;
+  for (const json& option : catp["options"]) options[option["name"]] = option;
+  EXPECT_EQ(options.at("lambda1")["default"], "0.7");
+  EXPECT_TRUE(options.contains("keep_ratio"));
+  EXPECT_FALSE(catp.contains("runs"));
+}
+
+TEST(Policies, TextNamesThemAll) {
+  const std::string text = output_of({"policies"});
+  for (const auto& [name, policy] : policies_of()) EXPECT_NE(text.find(name + "\n"), std::string::npos) << name;
+  EXPECT_NE(text.find("lambda1=0.7"), std::string::npos);
+  EXPECT_NE(text.find("positions=keep"), std::string::npos);
+}
+
+TEST(Policies, SaysWhatAModelCanRun) {
+  for (const auto& [name, policy] : policies_of({"--model", kModel})) EXPECT_TRUE(policy["runs"]) << name;
+  const TemporaryFolder shallow;
+  json config = read_json(kModel / "config.json");
+  config["text_config"]["num_hidden_layers"] = 1;
+  shallow.write("config.json", config.dump());
+  const auto policies = policies_of({"--model", shallow.path()});
+  EXPECT_TRUE(policies.at("none")["runs"]);
+  EXPECT_FALSE(policies.at("fastv")["runs"]);
+  EXPECT_NE(policies.at("fastv")["refusal"].get<std::string>().find("layer"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace espalier::test
