@@ -28,4 +28,11 @@ void attention_growth_plain(const ProbeLayer& lower, const ProbeLayer& upper, co
 void attention_growth_blocked(const ProbeLayer& lower, const ProbeLayer& upper, const ProbeShape& shape,
                               bool relu_per_head, const GrowthDirection& direction, CpuLevel level, float* out);
 
+#ifdef ESPALIER_HAS_CUDA
+// attention_growth_plain on the device, in one launch: all of `shape` there but row_begin and column_begin.
+cudaError_t attention_growth_cuda(const ProbeLayer& lower, const ProbeLayer& upper, const ProbeShape& shape,
+                                  bool relu_per_head, const GrowthDirection& direction, float* out,
+                                  cudaStream_t stream);
+#endif
+
 }  // namespace espalier::kernels

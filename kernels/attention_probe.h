@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include "kernels/cpu_level.h"
 #include "kernels/element_type.h"
 
@@ -52,5 +56,25 @@ void attention_probe_plain(const ProbeLayer& layer, const ProbeShape& shape, Pro
 // The same in blocks of rows and columns, on at::get_num_threads() threads.
 void attention_probe_blocked(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
                              CpuLevel level, float* out);
+
+// The bounds of some groups in a row, by value: they travel as arguments of the launch, so that nothing is copied to
+// the device.
+struct ProbeGroupBounds {
+  static constexpr int64_t kMaxGroups = 64;
+  struct Bound {
+    int64_t row_begin, row_end, column_end;
+  };
+  int64_t first_group, first_column, count;
+  Bound bound[kMaxGroups];
+};
+
+// Groups first_group and what fits; the begins of `shape` are on the host.
+ProbeGroupBounds probe_group_bounds(const ProbeShape& shape, int64_t first_group);
+
+#ifdef ESPALIER_HAS_CUDA
+// attention_probe_plain on the device: all of `shape` there but row_begin and column_begin.
+cudaError_t attention_probe_cuda(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
+                                 float* out, cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels

@@ -54,6 +54,18 @@ void attention_probe_plain(const ProbeLayer& layer, const ProbeShape& shape, Pro
   }
 }
 
+ProbeGroupBounds probe_group_bounds(const ProbeShape& shape, int64_t first_group) {
+  ProbeGroupBounds bounds{first_group,
+                          shape.column_begin[first_group],
+                          std::min(ProbeGroupBounds::kMaxGroups, shape.num_groups - first_group),
+                          {}};
+  for (int64_t i = 0; i < bounds.count; ++i) {
+    const int64_t group = first_group + i;
+    bounds.bound[i] = {shape.row_begin[group], shape.row_begin[group + 1], shape.column_begin[group + 1]};
+  }
+  return bounds;
+}
+
 }  // namespace espalier::kernels
 
 namespace espalier::ops {

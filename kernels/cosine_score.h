@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <vector>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include "kernels/cpu_level.h"
 #include "kernels/row_dots.h"
 
@@ -37,5 +41,12 @@ class CosineDirections {
   CpuLevel level_;
   std::vector<float> inverse_norm_;  // 0 for a direction too short
 };
+
+#ifdef ESPALIER_HAS_CUDA
+// cosine_score_plain on the device.
+cudaError_t cosine_score_cuda(const void* x, int64_t stride, ElementType type, const float* direction,
+                              const int64_t* index, int64_t count, int64_t num_directions, int64_t d, float* out,
+                              cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels

@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#ifdef ESPALIER_HAS_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include "kernels/cpu_level.h"
 #include "kernels/element_type.h"
 
@@ -48,5 +52,29 @@ struct CoverageBlock {
 // The same order for all blocks, on at::get_num_threads() threads; cosines in float32.
 void facility_location_greedy_blocked(const FeatureRows& features, const CoverageBlock* blocks, int64_t count,
                                       CpuLevel level);
+
+// Similarity 1 in the fixed point of the fast paths: multiples of 2^-23, the step of float32 just below 1.
+inline constexpr float kFixedOne = 0x1p23F;
+
+#ifdef ESPALIER_HAS_CUDA
+// One block on the device. The greedy choice keeps its state in `gain` and `cover`.
+struct DeviceCoverageBlock {
+  const int32_t* similarity;  // [size, size], symmetric, fixed point
+  const float* modular;       // [size] or null
+  const bool* forced;         // [size] or null
+  int64_t* gain;              // [size], overwritten
+  int32_t* cover;             // [size], overwritten
+  bool* is_picked;            // [size], overwritten
+  int64_t* picks;             // [num_kept], row numbers of all features
+  int64_t begin, size, num_kept;
+};
+struct DeviceCoverageBlocks {
+  static constexpr int64_t kMaxBlocks = 40;
+  DeviceCoverageBlock block[kMaxBlocks];
+};
+// One launch, a thread block an image, the whole choice inside.
+cudaError_t facility_location_greedy_cuda(const DeviceCoverageBlocks& blocks, int64_t count, double coverage_scale,
+                                          cudaStream_t stream);
+#endif
 
 }  // namespace espalier::kernels

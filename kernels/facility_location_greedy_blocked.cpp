@@ -19,7 +19,7 @@ namespace espalier::kernels {
 namespace {
 
 constexpr int64_t kColumns = DotPanel::kColumns;
-constexpr float kOne = 0x1p23F;                 // similarity 1
+
 constexpr int64_t kExactTerms = 255;            // as many similarities fit into an int32 sum
 constexpr int64_t kHeldSimilarities = 1 << 24;  // at a time, unless one block has more: 64 MB
 
@@ -33,7 +33,7 @@ float clamped(float cosine) {
 int32_t similarity_of(float cosine, CosineMap map) {
   if (map == CosineMap::kMinmax) return std::bit_cast<int32_t>(cosine);
   const float similarity = map == CosineMap::kAffine ? 0.5F * (1.0F + cosine) : std::max(cosine, 0.0F);
-  return static_cast<int32_t>(similarity * kOne + 0.5F);
+  return static_cast<int32_t>(similarity * kFixedOne + 0.5F);
 }
 
 void stretch_to_range(int32_t* matrix, int64_t count) {
@@ -45,7 +45,7 @@ void stretch_to_range(int32_t* matrix, int64_t count) {
   const float range = high - low;
   for (int64_t i = 0; i < count; ++i) {
     const float similarity = range < 1e-12F ? 0.5F : (std::bit_cast<float>(matrix[i]) - low) / range;
-    matrix[i] = static_cast<int32_t>(similarity * kOne + 0.5F);
+    matrix[i] = static_cast<int32_t>(similarity * kFixedOne + 0.5F);
   }
 }
 
@@ -141,7 +141,7 @@ class Greedy {
  private:
   int64_t best() {
     constexpr double kNever = -std::numeric_limits<double>::infinity();
-    const double step = objective_.coverage_scale / kOne;
+    const double step = objective_.coverage_scale / kFixedOne;
     double largest = kNever;
     for (int64_t j = 0; j < size_; ++j) {
       score_[j] = step * static_cast<double>(gain_[j]) + (objective_.modular == nullptr ? 0.0 : objective_.modular[j]);
