@@ -233,10 +233,12 @@ std::vector<PlannedPoint> Catp::plan(const ModelFacts& model, const PromptLayout
   }
   int64_t left = 0;
   for (const int64_t n : budget.stage1) left += n;
-  std::vector<PlannedPoint> points{{{Site::kProjectorOutput}, left, budget.stage1, budget.prunes_stage1}};
+  if (!has_stage2) return {{{Site::kProjectorOutput}, left, budget.stage1, budget.prunes_stage1}};
   left -= budget.after_stage1(budget.context_images) - budget.context;
-  points.push_back({{Site::kBeforeLayer, k}, left, {}, budget.prunes_context});
   left -= budget.after_stage1(budget.query_images) - budget.query;
+  std::vector<PlannedPoint> points;
+  if (options_.stage1_share.num > 0) points.push_back({{Site::kProjectorOutput}, {}, {}, budget.prunes_stage1});
+  points.push_back({{Site::kBeforeLayer, k}, {}, {}, budget.prunes_context});
   points.push_back({{Site::kBeforeLayer, k + 1}, left, {}, budget.prunes_query});
   return points;
 }

@@ -127,16 +127,19 @@ std::vector<Step> Pipeline::steps(const ModelFacts& model, const PromptLayout& p
   std::optional<size_t> acts, counts;  // the latest step that may drop, and the latest with a known number left
   for (size_t i = 0; i < policies_.size(); ++i) {
     for (PlannedPoint& planned : policies_[i]->plan(model, prompt)) {
-      const Step& step = steps.emplace_back(i, std::move(planned));
-      const size_t now = steps.size() - 1;
-      if (step.planned.may_drop) {
-        if (acts) check_order(steps[*acts], step);
-        acts = now;
-      }
+      const size_t now = steps.size();
+      Step& step = steps.emplace_back(Step{i, std::move(planned)});
       if (step.planned.tokens_left &&
           step.planned.point.site != Site::kCache) {  // a cache does not shorten the sequence
         if (counts) check_amounts(steps[*counts], step);
+        const auto& of_images = step.planned.tokens_left_per_image;
+        if (counts && !of_images.empty() && of_images == steps[*counts].planned.tokens_left_per_image)
+          step.planned.may_drop = false;  // the earlier policy has done it all
         counts = now;
+      }
+      if (step.planned.may_drop) {
+        if (acts) check_order(steps[*acts], step);
+        acts = now;
       }
     }
   }

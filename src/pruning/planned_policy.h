@@ -16,7 +16,9 @@ namespace espalier {
 
 struct PlannedPoint {
   ActPoint point;
-  std::optional<int64_t> tokens_left;          // image tokens of the request after it; nothing: the data decide
+  // Image tokens of the request that the amount leaves here. Nothing: the data decide, or the amount is only reached at
+  // a later point.
+  std::optional<int64_t> tokens_left;
   std::vector<int64_t> tokens_left_per_image;  // where the images have budgets of their own
   bool may_drop = true;                        // false: the amount leaves nothing to do, and the point is not visited
 };

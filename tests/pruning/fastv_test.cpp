@@ -44,11 +44,8 @@ TEST(Fastv, TiesGoToTheLowerIndexV1) {
 }
 
 TEST(Fastv, RowsMatterV2) {
-  const Matrix a = {{1, 0, 0, 0, 0},
-                    {.5, .5, 0, 0, 0},
-                    {.25, .25, .5, 0, 0},
-                    {.25, .5, .125, .125, 0},
-                    {.125, .125, .25, .25, .25}};
+  const Matrix a = {
+      {1, 0, 0, 0, 0}, {.5, .5, 0, 0, 0}, {.25, .25, .5, 0, 0}, {.25, .5, .125, .125, 0}, {.125, .125, .25, .25, .25}};
   const auto prompt = LayoutBuilder().text(1, 0).image({1, 3}, 0).text(1, 0).build(0);
   EXPECT_EQ(kept_at_end(keep(1), facts(4), prompt, of_layer_1({a})), (Tokens{2}));
   EXPECT_EQ(kept_at_end(keep(1, FastvOptions::Rows::kAll), facts(4), prompt, of_layer_1({a})), (Tokens{1}));
@@ -113,7 +110,8 @@ TEST_F(ThreeImages, APoolForEachImageKeepsAnEqualPart) {
   EXPECT_EQ(points[0].site, "before_layer");
   EXPECT_EQ(points[0].layer, 2);
   const auto count = [&](int64_t begin, int64_t end) {
-    return std::count_if(points[0].kept.begin(), points[0].kept.end(), [&](int64_t t) { return t >= begin && t < end; });
+    return std::count_if(points[0].kept.begin(), points[0].kept.end(),
+                         [&](int64_t t) { return t >= begin && t < end; });
   };
   EXPECT_EQ(count(2, 6), 2);
   EXPECT_EQ(count(9, 14), 2);   // 2.5 to even

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A signal source for policy tests: full-length float64 arrays of one made-up run, from which any Signal is answered on any layout by
-// plain loops. Rows and columns of survivors are read where they stand in the unpruned sequence; nothing is renormalised. Not a model.
+// A signal source for policy tests: full-length float64 arrays of one made-up run, from which any Signal is answered on
+// any layout by plain loops. Rows and columns of survivors are read where they stand in the unpruned sequence; nothing
+// is renormalised. Not a model.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -80,7 +81,8 @@ struct ArraySignals {
   at::Tensor answer(const Signal& signal, const ActPoint& point, const TokenLayout& layout) const {
     const std::vector<int64_t> source = to_vector(layout.source_index), columns = to_vector(layout.image_tokens);
     if (const auto* probe = std::get_if<AttentionProbe>(&signal)) return answer_probe(*probe, source, columns);
-    if (const auto* growth = std::get_if<AttentionGrowth>(&signal)) return answer_growth(*growth, point, source, columns);
+    if (const auto* growth = std::get_if<AttentionGrowth>(&signal))
+      return answer_growth(*growth, point, source, columns);
     const auto& tap = std::get<Tap>(signal);
     if (tap.what != Tap::What::kHidden && tap.what != Tap::What::kFinalNorm) throw std::logic_error("no such array");
     const int layer = point.site == Site::kProjectorOutput ? 0 : point.layer;
@@ -97,7 +99,8 @@ struct ArraySignals {
     const std::vector<Matrix>& heads = attention.at(probe.layer);
     if (probe.heads != AttentionProbe::Heads::kMean || !probe.reduce_rows) throw std::logic_error("not needed so far");
     std::vector<std::pair<std::vector<int64_t>, std::vector<int64_t>>> groups;
-    if (probe.rows == AttentionProbe::Rows::kLastToken) groups = {{{static_cast<int64_t>(source.size()) - 1}, image_tokens}};
+    if (probe.rows == AttentionProbe::Rows::kLastToken)
+      groups = {{{static_cast<int64_t>(source.size()) - 1}, image_tokens}};
     for (const auto& group : probe.groups)
       groups.emplace_back(to_vector(group.rows), group.columns.defined() ? to_vector(group.columns) : image_tokens);
     std::vector<double> out;
@@ -174,8 +177,12 @@ inline ArraySignals random_signals(int64_t n, int num_layers, int heads, int64_t
 class LayoutBuilder {
  public:
   LayoutBuilder& text(int64_t length, int example) {
-    layout_.segments.push_back(
-        {.kind = Segment::Kind::kText, .begin = end_, .end = end_ + length, .image = -1, .crop = -1, .example = example});
+    layout_.segments.push_back({.kind = Segment::Kind::kText,
+                                .begin = end_,
+                                .end = end_ + length,
+                                .example = example,
+                                .grid = {},
+                                .origin = {}});
     end_ += length;
     return *this;
   }
@@ -198,8 +205,13 @@ class LayoutBuilder {
     return *this;
   }
   LayoutBuilder& row_break(int image, int example) {
-    layout_.segments.push_back(
-        {.kind = Segment::Kind::kRowBreak, .begin = end_, .end = end_ + 1, .image = image, .crop = -1, .example = example});
+    layout_.segments.push_back({.kind = Segment::Kind::kRowBreak,
+                                .begin = end_,
+                                .end = end_ + 1,
+                                .image = image,
+                                .example = example,
+                                .grid = {},
+                                .origin = {}});
     ++end_;
     return *this;
   }
@@ -237,8 +249,8 @@ inline ModelFacts facts(int num_layers) {
 // ---- running a policy on arrays ----
 
 // All points of the policy, one after the other.
-inline std::vector<PointTrace> run(const PolicyPtr& policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt,
-                                   const ArraySignals& arrays) {
+inline std::vector<PointTrace> run(const PolicyPtr& policy, const ModelFacts& model,
+                                   std::shared_ptr<const PromptLayout> prompt, const ArraySignals& arrays) {
   PolicyWalk walk(policy, model, std::move(prompt));
   while (const ActPoint* point = walk.next()) {
     std::vector<at::Tensor> signals;

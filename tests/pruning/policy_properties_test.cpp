@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every policy must hold, written once and run for each of them.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cctype>
+#include <numeric>
+#include <string>
+
+#include "espalier/error.h"
+#include "espalier/policies/table.h"
+#include "tests/support/array_signals.h"
+
+namespace espalier {
+namespace {
+
+using testing::ArraySignals;
+using testing::facts;
+using testing::LayoutBuilder;
+using testing::Matrix;
+using testing::run;
+using Prompt = std::shared_ptr<const PromptLayout>;
+using Tokens = std::vector<int64_t>;
+
+constexpr int kLayers = 8;
+
+// A spec without its amount; "@" is where the amount goes.
+struct EveryPolicy : ::testing::TestWithParam<const char*> {
+  std::string spec(const std::string& amount, const std::string& common = "") const {
+    std::string text = GetParam();
+    if (common.empty() && text.find('@') == std::string::npos) return text;
+    for (size_t at = text.find('@'); at != std::string::npos; at = text.find('@')) text.replace(at, 1, amount + common);
+    return text;
+  }
+  static Tokens kept(const std::string& spec, const Prompt& prompt, const ArraySignals& signals) {
+    return kept_at_end(make_policy(spec), facts(kLayers), prompt, signals);
+  }
+};
+
+struct Request {
+  Prompt prompt;
+  ArraySignals signals;
+};
+
+Request request(const std::vector<GridSize>& grids, uint64_t seed) {
+  LayoutBuilder builder;
+  builder.text(2, -1);
+  for (size_t i = 0; i < grids.size(); ++i) builder.image(grids[i], static_cast<int>(i)).text(2, static_cast<int>(i));
+  const Prompt prompt = builder.build(std::max(0, static_cast<int>(grids.size()) - 1));
+  return {prompt, testing::random_signals(prompt->num_tokens, kLayers, 2, 6, seed)};
+}
+
+int64_t of_image(const Tokens& kept, const PromptLayout& prompt, int image) {
+  const Tokens images = testing::to_vector(prompt.image);
+  return std::count_if(kept.begin(), kept.end(), [&](int64_t t) { return images[static_cast<size_t>(t)] == image; });
+}
+
+TEST_P(EveryPolicy, KeptIsAscendingAndShrinks) {
+  const auto [prompt, signals] = request({{3, 3}, {2, 5}, {4, 4}}, 1);
+  for (const char* amount : {"keep_ratio=1/3", "keep_ratio=2/3", "num_kept=4"}) {
+    Tokens before = testing::image_tokens_of(*prompt);
+    for (const auto& point : run(make_policy(spec(amount)), facts(kLayers), prompt, signals)) {
+      EXPECT_TRUE(std::is_sorted(point.kept.begin(), point.kept.end(), std::less_equal<>()));
+      EXPECT_TRUE(std::includes(before.begin(), before.end(), point.kept.begin(), point.kept.end()));
+      EXPECT_LT(point.kept.size(), before.size());  // a point that drops nothing is not visited
+      EXPECT_EQ(point.candidates.size(), point.scores.size());
+      before = point.kept;
+    }
+  }
+}
+
+TEST_P(EveryPolicy, TextIsNeverDropped) {
+  const auto [prompt, signals] = request({{3, 3}, {2, 5}}, 2);
+  PolicyWalk walk(make_policy(spec("keep_ratio=1/4")), facts(kLayers), prompt);
+  while (const ActPoint* point = walk.next()) {
+    std::vector<at::Tensor> answers;
+    for (const Signal& s : walk.needs()) answers.push_back(signals.answer(s, *point, walk.layout()));
+    walk.act(answers);
+    EXPECT_EQ(walk.layout().num_tokens() - walk.layout().num_image_tokens(), 2 + 2 * 2);
+  }
+}
+
+TEST_P(EveryPolicy, KeepingAllActsNowhere) {
+  const auto [prompt, signals] = request({{3, 3}, {2, 5}}, 3);
+  EXPECT_TRUE(make_policy(spec("keep_ratio=1"))->points(facts(kLayers), *prompt).empty());
+}
+
+TEST_P(EveryPolicy, NothingHappensWithoutImages) {
+  const Prompt prompt = LayoutBuilder().text(5, 0).build(0);
+  EXPECT_TRUE(make_policy(spec("keep_ratio=1/2"))->points(facts(kLayers), *prompt).empty());
+  EXPECT_TRUE(run(make_policy(spec("keep_ratio=1/2")), facts(kLayers), prompt, {}).empty());
+}
+
+TEST_P(EveryPolicy, OneTokenAndSixteenImages) {
+  const Request one = request({{1, 1}}, 4);
+  EXPECT_LE(kept(spec("keep_ratio=1/2"), one.prompt, one.signals).size(), 1U);
+  const Request many = request(std::vector<GridSize>(16, {2, 3}), 5);
+  const Tokens left = kept(spec("keep_ratio=1/2"), many.prompt, many.signals);
+  EXPECT_EQ(left.size(), std::string(GetParam()) == "none" ? 96U : 48U);
+}
+
+// All tokens alike, or without a state at all: any choice is right, but it must be one, and of the right size.
+TEST_P(EveryPolicy, EqualDuplicateAndZeroStates) {
+  for (const double value : {0.0, 1.0}) {
+    Request equal = request({{2, 4}, {2, 4}}, 6);
+    for (auto& [layer, m] : equal.signals.hidden) std::fill(m.values.begin(), m.values.end(), value);
+    for (auto& [layer, heads] : equal.signals.attention)
+      for (Matrix& a : heads) a = testing::causal_softmax(a.rows, [](int64_t, int64_t) { return 0.0; });
+    EXPECT_EQ(kept(spec("keep_ratio=1/2"), equal.prompt, equal.signals).size(),
+              std::string(GetParam()) == "none" ? 16U : 8U);
+  }
+  Request duplicates = request({{2, 4}, {2, 4}}, 7);
+  for (auto& [layer, m] : duplicates.signals.hidden)
+    for (int64_t t = 3; t < 10; t += 2)
+      for (int64_t c = 0; c < m.cols; ++c) m.at(t, c) = m.at(t - 1, c);
+  EXPECT_EQ(kept(spec("keep_ratio=1/2"), duplicates.prompt, duplicates.signals).size(),
+            std::string(GetParam()) == "none" ? 16U : 8U);
+}
+
+// Images 0 and 1, each an example with its text, change places; with them all that is known of their tokens.
+TEST_P(EveryPolicy, SwappingTwoImagesSwapsTheVerdict) {
+  if (std::string(GetParam()).starts_with("random")) GTEST_SKIP() << "draws by the ordinal of the image";
+  const auto [prompt, signals] = request({{3, 3}, {3, 3}, {2, 4}}, 8);
+  const int64_t first = 2, length = 11;  // an image with its two words
+  Tokens where(prompt->num_tokens);
+  std::iota(where.begin(), where.end(), 0);
+  for (int64_t t = 0; t < length; ++t) std::swap(where[first + t], where[first + length + t]);
+  ArraySignals swapped = signals;
+  for (auto& [layer, m] : swapped.hidden)
+    for (int64_t t = 0; t < m.rows; ++t)
+      for (int64_t c = 0; c < m.cols; ++c) m.at(where[t], c) = signals.hidden.at(layer).at(t, c);
+  for (auto& [layer, heads] : swapped.attention)
+    for (size_t h = 0; h < heads.size(); ++h)
+      for (int64_t q = 0; q < heads[h].rows; ++q)
+        for (int64_t k = 0; k < heads[h].cols; ++k)
+          heads[h].at(where[q], where[k]) = signals.attention.at(layer)[h].at(q, k);
+  for (const char* amount : {"keep_ratio=1/3", "num_kept=5"}) {
+    Tokens expected = kept(spec(amount), prompt, signals);
+    for (int64_t& t : expected) t = where[t];
+    std::sort(expected.begin(), expected.end());
+    EXPECT_EQ(kept(spec(amount), prompt, swapped), expected);
+  }
+}
+
+TEST_P(EveryPolicy, PinnedTokensStay) {
+  LayoutBuilder builder;
+  builder.text(1, 0).image({3, 3}, 0).text(2, 0).image({3, 3}, 1).text(2, 1).pin({1, 9, 13, 20});
+  const Prompt prompt = builder.build(1);
+  for (uint64_t seed = 1; seed < 9; ++seed) {
+    const Tokens left =
+        kept(spec("keep_ratio=2/3"), prompt, testing::random_signals(prompt->num_tokens, kLayers, 2, 6, seed));
+    for (const int64_t t : {1, 9, 13, 20}) EXPECT_TRUE(std::binary_search(left.begin(), left.end(), t)) << t;
+    EXPECT_EQ(left.size(), std::string(GetParam()) == "none" ? 18U : 12U);
+  }
+  if (std::string(GetParam()) == "none") return;
+  EXPECT_THROW(make_policy(spec("keep_ratio=1/9"))->points(facts(kLayers), *prompt), Error);
+}
+
+TEST_P(EveryPolicy, FloorsForEachImage) {
+  for (uint64_t seed = 1; seed < 9; ++seed) {
+    const auto [prompt, signals] = request({{3, 3}, {3, 3}, {1, 2}, {3, 3}}, seed);
+    const Tokens left = kept(spec("keep_ratio=1/3", ",min_per_image=3"), prompt, signals);
+    for (const int image : {0, 1, 3}) EXPECT_GE(of_image(left, *prompt, image), 3);
+    EXPECT_EQ(of_image(left, *prompt, 2), 2);
+  }
+  const auto [prompt, signals] = request({{3, 3}, {3, 3}}, 1);
+  EXPECT_TRUE(run(make_policy(spec("keep_ratio=1/3", ",min_tokens=19")), facts(kLayers), prompt, signals).empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy,
+                         ::testing::Values("none", "random:@", "fastv:@", "fastv:layer=3,rows=all,pool=image,@",
+                                           "catp:@", "catp:stage1_share=1,@", "catp:stage1_share=0,ranking=per_image,@",
+                                           "catp:similarity=minmax,delta_norm=minmax,@",
+                                           "random:@ + fastv:pool=image,@"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           for (char& c : name)
+                             if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+                           return name;
+                         });
+
+// The table lists no policy that the properties above leave out.
+TEST(EveryPolicyList, IsComplete) {
+  std::string names;
+  for (const PolicyEntry& entry : policy_table()) names += std::string(entry.name) + " ";
+  EXPECT_EQ(names, "none random fastv catp ");
+}
+
+}  // namespace
+}  // namespace espalier
