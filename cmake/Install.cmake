@@ -6,13 +6,14 @@ include(CMakePackageConfigHelpers)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/Espalier)
 
-# Besides its own folder each binary looks where it was linked: libtorch's folder and the CUDA toolkit's.
-set_target_properties(espalier PROPERTIES INSTALL_RPATH "$ORIGIN" INSTALL_RPATH_USE_LINK_PATH ON)
+# Besides its own folder each binary looks where it was linked: libtorch's folder, which CMake leaves out by itself while it
+# lies below this one (.deps), and with USE_LINK_PATH the CUDA toolkit's.
+set_target_properties(espalier PROPERTIES INSTALL_RPATH "$ORIGIN;${LibTorch_ROOT}/lib" INSTALL_RPATH_USE_LINK_PATH ON)
 install(TARGETS espalier EXPORT EspalierTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 if(TARGET espalier_cli)
   file(RELATIVE_PATH library_from_program ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
   set_target_properties(espalier_cli PROPERTIES
-    INSTALL_RPATH "$ORIGIN/${library_from_program}" INSTALL_RPATH_USE_LINK_PATH ON)
+    INSTALL_RPATH "$ORIGIN/${library_from_program};${LibTorch_ROOT}/lib" INSTALL_RPATH_USE_LINK_PATH ON)
   install(TARGETS espalier_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/espalier DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}

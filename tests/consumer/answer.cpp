@@ -28,7 +28,7 @@ int main(int argc, char** argv) try {
   const espalier::Engine engine = espalier::Engine::load(argv[1]);
   espalier::Request request = question_about(argv[2]);
   const espalier::Result unpruned = engine.generate(request);
-  request.policy = "fastv:keep_ratio=1/4,k=2";
+  request.policy = "fastv:keep_ratio=1/4,layer=2";
   const espalier::Result pruned = engine.generate(request);
 
   std::printf("answer: %s\n", unpruned.text.c_str());
