@@ -71,9 +71,8 @@ forbid 'pruning: the standard library and libtorch' '#include <(nlohmann|spdlog|
 seen=''
 without_torch() {
   local file=$1 unit=$2 header
-  case " $seen " in *" $file "*) return ;; esac
+  if [[ " $seen " == *" $file "* || ! -f $file ]]; then return; fi
   seen+=" $file"
-  [ -f "$file" ] || return 0
   { grep -HnE "$torch" "$file" || true; } | sed "s|\$|   [no libtorch header in $unit]|" >>"$violations"
   while read -r header; do without_torch "$header" "$unit"; done < <(sed -nE 's/^#include "([^"]*)".*/\1/p' "$file")
 }
@@ -86,9 +85,8 @@ done
 # ---- habits ----
 forbid 'no environment variables as switches' '\b(secure_)?getenv\(' "${library[@]}"
 forbid 'no left-over notes' '\b(TODO|FIXME|XXX)\b' "${all[@]}"
-for file in "${all[@]}"; do
-  [ "$(head -n 1 "$file")" = '// SPDX-License-Identifier: Apache-2.0' ] || echo "$file:1: no SPDX line" >>"$violations"
-done
+awk 'FNR == 1 && $0 != "// SPDX-License-Identifier: Apache-2.0" {print FILENAME ":1: no SPDX line"}' \
+  "${all[@]}" </dev/null >>"$violations"
 
 # ---- documents name files that exist ----
 # A path is a word that begins with a folder of this repository, wherever it stands; * stands for itself.
