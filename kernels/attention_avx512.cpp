@@ -125,7 +125,7 @@ struct Float32 {
   using Isa = Avx512;
   using Source = float;
   using Element = float;
-  static constexpr int64_t kPair = 1, kBlockKeys = 128;
+  static constexpr int64_t kPair = 1, kBlockKeys = 256;
   static constexpr int kTileVectors = 4, kValueVectors = 4;
 
   static __m512 load(const Source* p, int64_t n) { return _mm512_maskz_loadu_ps(Avx512::lanes(n), p); }

@@ -146,6 +146,7 @@ int main(int argc, char** argv) {
   const at::NoGradGuard no_gradient;
   if (argc > 1) seconds_per_row = std::atof(argv[1]);
   if (argc > 2) at::set_num_threads(std::atoi(argv[2]));
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // rows show as they come
   std::printf("%d threads\n", at::get_num_threads());
   const double read = read_rate(), f32 = matrix_rate(at::kFloat), bf16 = matrix_rate(at::kBFloat16);
   print_dtype(at::kBFloat16, bf16, read);
