@@ -26,16 +26,16 @@ struct EngineOptions {
 
 // How long a request's sequence is before anything runs.
 struct TokenCounts {
-  int64_t prompt_tokens = 0;                // text and images
-  std::vector<int64_t> tokens_per_image;    // row breaks included
-  int64_t max_positions = 0;                // of the model
+  int64_t prompt_tokens = 0;              // text and images
+  std::vector<int64_t> tokens_per_image;  // row breaks included
+  int64_t max_positions = 0;              // of the model
 };
 
 // After construction everything is const: concurrent calls on one Engine are safe.
 class Engine {
  public:
-  // Throws Error when the folder is not a checkpoint that Espalier runs: missing or damaged files, an unknown architecture, weights
-  // that contradict the config.
+  // Throws Error when the folder is not a checkpoint that Espalier runs: missing or damaged files, an unknown
+  // architecture, weights that contradict the config.
   static Engine load(const std::filesystem::path& folder, const EngineOptions& options = {});
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;

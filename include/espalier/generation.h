@@ -20,7 +20,7 @@ class PruningPolicy;
 // Unset options come from the checkpoint's generation_config.json.
 struct GenerationOptions {
   int64_t max_new_tokens = 128;
-  bool greedy = false;                       // plain argmax: no sampling, no penalty
+  bool greedy = false;  // plain argmax: no sampling, no penalty
   std::optional<bool> do_sample;
   std::optional<double> temperature;         // > 0
   std::optional<int64_t> top_k;              // 0: off
@@ -43,32 +43,32 @@ enum class FinishReason : uint8_t { kEos, kLength, kStopString, kStopped, kCance
 
 // Image tokens alive after one point where the policy acted.
 struct PointTrace {
-  std::string site;              // "before_layer", …
-  int layer = -1;                // -1 where the site has none
-  std::vector<int64_t> kept;     // source indices, ascending
+  std::string site;                                 // "before_layer", …
+  int layer = -1;                                   // -1 where the site has none
+  std::vector<int64_t> kept;                        // source indices, ascending
   std::vector<std::vector<int64_t>> kept_per_head;  // at "cache", in place of `kept`
   std::vector<int64_t> candidates;                  // what the point judged
   std::vector<float> scores;                        // one a candidate; empty where the method has none
 };
 
 struct Stats {
-  int64_t prompt_tokens = 0;                 // with images expanded, before pruning
-  std::vector<int64_t> image_tokens;         // at entry, for each image
+  int64_t prompt_tokens = 0;                                 // with images expanded, before pruning
+  std::vector<int64_t> image_tokens;                         // at entry, for each image
   std::vector<std::vector<int64_t>> image_tokens_per_layer;  // [layer][image] entering each decoder layer
-  std::vector<int64_t> tokens_per_layer;     // entering each decoder layer in prefill, text included
-  std::vector<int64_t> kv_tokens_per_layer;  // cached after prefill
+  std::vector<int64_t> tokens_per_layer;                     // entering each decoder layer in prefill, text included
+  std::vector<int64_t> kv_tokens_per_layer;                  // cached after prefill
   int64_t new_tokens = 0;
   // Milliseconds of wall clock. They do not overlap; the first three add up to the time to the first token.
-  double encode_ms = 0;   // bytes to decoder input: pictures, tokenizer, vision tower, projector
-  double select_ms = 0;   // deciding and applying, at every site
-  double prefill_ms = 0;  // decoder up to the first token, without select
-  double decode_ms = 0;   // all later tokens
+  double encode_ms = 0;               // bytes to decoder input: pictures, tokenizer, vision tower, projector
+  double select_ms = 0;               // deciding and applying, at every site
+  double prefill_ms = 0;              // decoder up to the first token, without select
+  double decode_ms = 0;               // all later tokens
   double prefill_flops = 0;           // of the decoder layers, attention counted causally
   double prefill_flops_unpruned = 0;  // the same without pruning
   double probe_flops = 0;             // what the policy's signals cost
   int64_t kv_bytes = 0;               // after prefill
   int64_t kv_bytes_unpruned = 0;
-  int64_t peak_memory_bytes = 0;      // of the process (CPU) or the device allocator (CUDA)
+  int64_t peak_memory_bytes = 0;  // of the process (CPU) or the device allocator (CUDA)
   int threads = 0;
   std::vector<std::pair<std::string, std::string>> kernels;  // op -> kernel that was chosen
 };
@@ -86,8 +86,8 @@ struct Result {
 
 enum class Continue : uint8_t { kGo, kStop, kCancel };
 
-// Called with each piece of text as it becomes certain, on the thread that generates. kStop ends this request normally; kCancel drops it.
-// `request` is its index in the batch.
+// Called with each piece of text as it becomes certain, on the thread that generates. kStop ends this request normally;
+// kCancel drops it. `request` is its index in the batch.
 using TextCallback = std::function<Continue(size_t request, std::string_view piece)>;
 // Asked now and then (at least once a layer in prefill and once an image in encode); true cancels the whole call.
 using CancelCheck = std::function<bool()>;

@@ -38,15 +38,15 @@ struct Message {
   std::vector<Part> content;
 };
 
-// Turns, put through the checkpoint's own chat template with the generation prompt behind them. Each user turn with the answer
-// behind it is one example, 0, 1, …; the last user turn is the query.
+// Turns, put through the checkpoint's own chat template with the generation prompt behind them. Each user turn with the
+// answer behind it is one example, 0, 1, …; the last user turn is the query.
 struct Chat {
   std::vector<Message> messages;
 };
 
-// The exact text, with the family's image placeholder (`<image>` for LLaVA) where pictures go, in order. The whole text is
-// one example, 0, unless `example_begins` says where examples begin: ascending byte offsets into `text`, the last of them
-// that of the query. What stands before the first belongs to no example.
+// The exact text, with the family's image placeholder (`<image>` for LLaVA) where pictures go, in order. The whole text
+// is one example, 0, unless `example_begins` says where examples begin: ascending byte offsets into `text`, the last of
+// them that of the query. What stands before the first belongs to no example.
 struct RawPrompt {
   std::string text;
   std::vector<ImagePart> images;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The policy interface: where visual tokens may be removed, which signals a policy may ask for, and what it may answer. A policy never
-// runs the model and never touches a cache: the runtime computes what was asked for as a by-product of fast attention, applies the
-// verdict and owns its consequences (hidden states, position ids, per-layer KV lengths, statistics).
+// The policy interface: where visual tokens may be removed, which signals a policy may ask for, and what it may answer.
+// A policy never runs the model and never touches a cache: the runtime computes what was asked for as a by-product of
+// fast attention, applies the verdict and owns its consequences (hidden states, position ids, per-layer KV lengths,
+// statistics).
 //
-// A policy is const and is shared between requests and threads; what one sequence carries from point to point lives in its State.
-// include/espalier/policy_needs.md tables what each published method asks of this interface.
+// A policy is const and is shared between requests and threads; what one sequence carries from point to point lives in
+// its State. include/espalier/policy_needs.md tables what each published method asks of this interface.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -60,15 +61,17 @@ struct ModelFacts {
 };
 
 // ---- signals ----
-// All are tensors on the model's device. Indices are int64, in the current sequence (TokenLayout); m = num_image_tokens.
+// All are tensors on the model's device. Indices are int64, in the current sequence (TokenLayout); m =
+// num_image_tokens.
 
-// Softmax probabilities that `rows` give to image tokens. Heads are reduced first, then the mean over rows is taken. The score matrix is
-// never stored.
+// Softmax probabilities that `rows` give to image tokens. Heads are reduced first, then the mean over rows is taken.
+// The score matrix is never stored.
 struct AttentionProbe {
   enum class Rows : uint8_t {
     kLastToken,  // the last row of the prompt; columns: all image tokens
     kGiven,      // `groups`
-    kClass,      // vision tower: the class row of each crop; columns: the crop's patches. m here counts patches, in sequence order
+    kClass,      // vision tower: the class row of each crop; columns: the crop's patches. m here counts patches, in
+                 // sequence order
   };
   enum class Heads : uint8_t {
     kMean,
@@ -77,18 +80,20 @@ struct AttentionProbe {
     kJoint,  // class row only: heads' vectors as one, scale 1/sqrt(width): one distribution (PruMerge)
   };
   struct Group {
-    at::Tensor rows;         // [r]
-    at::Tensor columns = {}; // [c]; undefined: all image tokens
+    at::Tensor rows;          // [r]
+    at::Tensor columns = {};  // [c]; undefined: all image tokens
   };
-  int layer = 0;  // whose queries and keys: decoder layer, for kClass a vision layer. kBeforeLayer L: layer L itself is a look-ahead, which costs one norm and projection
+  int layer = 0;  // whose queries and keys: decoder layer, for kClass a vision layer. kBeforeLayer L: layer L itself is
+                  // a look-ahead, which costs one norm and projection
   Rows rows = Rows::kLastToken;
   Heads heads = Heads::kMean;
   bool reduce_rows = true;  // false: one group, rows apart
   std::vector<Group> groups = {};
 };  // -> float32 [m] ([sum of columns] for kGiven); [h, …] for kEach; [r, c] or [h, r, c] when rows are not reduced
 
-// max(0, A_upper - A_lower) of the last prompt row, heads averaged first or clipped each by itself, with an optional cosine term computed
-// in the same pass: + weight · cos(state of the token, mean state of the tokens `pool`), on the state at the act point.
+// max(0, A_upper - A_lower) of the last prompt row, heads averaged first or clipped each by itself, with an optional
+// cosine term computed in the same pass: + weight · cos(state of the token, mean state of the tokens `pool`), on the
+// state at the act point.
 struct AttentionGrowth {
   int lower = 0;
   int upper = 0;
@@ -100,14 +105,15 @@ struct AttentionGrowth {
 // A tensor that the model makes anyway.
 struct Tap {
   enum class What : uint8_t {
-    kHidden,       // [n, d] residual stream at the act point; at kProjectorOutput: projected image tokens and text embeddings
-    kFinalNorm,    // [n, d] the same after the model's final norm
-    kKey,          // [n, g, d_h] keys of decoder `layer` after RoPE; at kBeforeLayer L: layer < L
-    kVisionOutput, // [m, d_v] what the projector reads, patches in sequence order
-    kVisionClass,  // [c, d_v] class rows that go with it, crops in order
-    kVisionKey,    // [m, d_v] keys of vision `layer`, heads concatenated
-    kClipImage,    // [m, d_c] CLIP embeddings of the patches
-    kClipText,     // [t, d_c] CLIP embeddings of the question's text segments
+    kHidden,        // [n, d] residual stream at the act point; at kProjectorOutput: projected image tokens and text
+                    // embeddings
+    kFinalNorm,     // [n, d] the same after the model's final norm
+    kKey,           // [n, g, d_h] keys of decoder `layer` after RoPE; at kBeforeLayer L: layer < L
+    kVisionOutput,  // [m, d_v] what the projector reads, patches in sequence order
+    kVisionClass,   // [c, d_v] class rows that go with it, crops in order
+    kVisionKey,     // [m, d_v] keys of vision `layer`, heads concatenated
+    kClipImage,     // [m, d_c] CLIP embeddings of the patches
+    kClipText,      // [t, d_c] CLIP embeddings of the question's text segments
   };
   What what = What::kHidden;
   int layer = 0;
@@ -125,13 +131,15 @@ struct NewTokens {
     kBehind,   // behind the last token of their crop, in the given order
   };
   Where where = Where::kInPlace;
-  at::Tensor vectors;         // [r, d]: at kVisionOutput of the tower's width, else of the decoder's
-  at::Tensor stands_at;       // int64 [r] ordinal into image_tokens of the token each stands at; -1: none. kInPlace needs one
-  at::Tensor position_from;   // int64 [r] ordinal of the token whose position id, image, crop and example each takes
+  at::Tensor vectors;  // [r, d]: at kVisionOutput of the tower's width, else of the decoder's
+  at::Tensor
+      stands_at;  // int64 [r] ordinal into image_tokens of the token each stands at; -1: none. kInPlace needs one
+  at::Tensor position_from;  // int64 [r] ordinal of the token whose position id, image, crop and example each takes
 };
 
 struct Verdict {
-  // Ascending ordinals into TokenLayout::image_tokens that stay as they are, int64 [k]; at kCache [g, k] for a choice per KV head, or [k].
+  // Ascending ordinals into TokenLayout::image_tokens that stay as they are, int64 [k]; at kCache [g, k] for a choice
+  // per KV head, or [k].
   at::Tensor kept;
   std::vector<NewTokens> added = {};  // not at kCache
   // For traces and replay results only; both on ordinals of image_tokens.
@@ -160,29 +168,34 @@ class PruningPolicy {
   };
   virtual ~PruningPolicy() = default;
 
-  virtual std::string spec() const = 0;  // as it would be written on the command line, all options that differ from defaults
+  virtual std::string spec()
+      const = 0;  // as it would be written on the command line, all options that differ from defaults
   virtual CommonOptions common() const { return {}; }
-  // True: row breaks (newline tokens of any-resolution images) are image tokens like the rest. False: one stays while a patch of its row does.
+  // True: row breaks (newline tokens of any-resolution images) are image tokens like the rest. False: one stays while a
+  // patch of its row does.
   virtual bool row_breaks_compete() const { return false; }
 
-  // Where the policy acts for this request, in the order of the data. Throws Error when the model or the request cannot serve it.
+  // Where the policy acts for this request, in the order of the data. Throws Error when the model or the request cannot
+  // serve it.
   virtual std::vector<ActPoint> points(const ModelFacts& model, const PromptLayout& prompt) const = 0;
-  virtual std::unique_ptr<State> begin_sequence(const ModelFacts& model, const PromptLayout& prompt) const { return nullptr; }
+  virtual std::unique_ptr<State> begin_sequence(const ModelFacts& model, const PromptLayout& prompt) const {
+    return nullptr;
+  }
   // Asked right after the previous act point, when the layout that this point will see is final.
   virtual std::vector<Signal> needs(const ActPoint& point, const TokenLayout& layout, const State* state) const = 0;
   // `signals` in the order of needs(). Must not wait for a GPU unless the number kept depends on the data.
   virtual Verdict decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor> signals,
                          State* state) const = 0;
-  // Training: the same decision as a differentiable weight in (0, 1) for each image token, float32 [m]; nothing is removed, decoder
-  // layers from here on take it as a weight per key. Policies that cannot be trained throw Error.
+  // Training: the same decision as a differentiable weight in (0, 1) for each image token, float32 [m]; nothing is
+  // removed, decoder layers from here on take it as a weight per key. Policies that cannot be trained throw Error.
   virtual at::Tensor soft_mask(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor> signals,
                                State* state) const;
 };
 
 using PolicyPtr = std::shared_ptr<const PruningPolicy>;
 
-// A policy from its spec string, `name` or `name:option=value,option=value` (policy table: `espalier policies`). Files that options name are
-// read here. Throws Error on an unknown policy or option, a value out of range, a missing amount.
+// A policy from its spec string, `name` or `name:option=value,option=value` (policy table: `espalier policies`). Files
+// that options name are read here. Throws Error on an unknown policy or option, a value out of range, a missing amount.
 PolicyPtr make_policy(std::string_view spec);
 
 }  // namespace espalier

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a packed sequence is made of: PromptLayout before anything was dropped, TokenLayout at one point of the model. Policies read
-// both; only the runtime changes one (src/runtime/token_layout.cpp).
+// What a packed sequence is made of: PromptLayout before anything was dropped, TokenLayout at one point of the model.
+// Policies read both; only the runtime changes one (src/runtime/token_layout.cpp).
 //
-// Four things are called "position" in this field. Here: `index` (place in the current sequence), `source_index` (place before any
-// pruning), `position_id` (what RoPE sees), grid row and column (place in the crop).
+// Four things are called "position" in this field. Here: `index` (place in the current sequence), `source_index` (place
+// before any pruning), `position_id` (what RoPE sees), grid row and column (place in the crop).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -36,12 +36,12 @@ struct Segment {
 };
 
 struct ImageShape {
-  GridSize grid;                    // of one whole crop
-  std::optional<GridSize> tiling;   // tiles of an any-resolution image
+  GridSize grid;                   // of one whole crop
+  std::optional<GridSize> tiling;  // tiles of an any-resolution image
 };
 
-// The sequence as it would be without pruning. Immutable; shared by everything that happens to the request. Tensors are int64 on the
-// model's device.
+// The sequence as it would be without pruning. Immutable; shared by everything that happens to the request. Tensors are
+// int64 on the model's device.
 struct PromptLayout {
   int64_t num_tokens = 0;
   int query_example = 0;
@@ -58,7 +58,8 @@ struct PromptLayout {
   at::Tensor grid_col;     // [n]
   at::Tensor pinned;       // bool [n]: tokens that no policy may drop
 
-  // What competes: patches, with the row breaks if a policy lets them compete. From `segments`, without asking the device.
+  // What competes: patches, with the row breaks if a policy lets them compete. From `segments`, without asking the
+  // device.
   int64_t num_patches(int image) const;
   int64_t num_image_tokens(int image, bool with_row_breaks) const;
   int64_t num_image_tokens(bool with_row_breaks) const;  // of the request

@@ -33,8 +33,8 @@ class Section {
     if (!has(key)) return fallback;
     const Json& value = at(key);
     if (!value.is_number_integer() || value.get<int64_t>() < low || value.get<int64_t>() > high)
-      throw Error(field(key) + ": an integer from " + std::to_string(low) + " to " + std::to_string(high) + " was expected, got " +
-                  value.dump());
+      throw Error(field(key) + ": an integer from " + std::to_string(low) + " to " + std::to_string(high) +
+                  " was expected, got " + value.dump());
     return static_cast<Int>(value.get<int64_t>());
   }
   double number(const char* key, double fallback, double above) const {
@@ -67,12 +67,13 @@ class Section {
 constexpr int64_t kLarge = int64_t{1} << 40;
 
 Activation read_activation(const Section& section, const char* key, const std::string& fallback) {
-  static constexpr std::array<std::pair<std::string_view, Activation>, 6> kNames = {{{"quick_gelu", Activation::kQuickGelu},
-                                                                                     {"gelu", Activation::kGelu},
-                                                                                     {"gelu_pytorch_tanh", Activation::kGeluTanh},
-                                                                                     {"gelu_new", Activation::kGeluTanh},
-                                                                                     {"relu", Activation::kRelu},
-                                                                                     {"silu", Activation::kSilu}}};
+  static constexpr std::array<std::pair<std::string_view, Activation>, 6> kNames = {
+      {{"quick_gelu", Activation::kQuickGelu},
+       {"gelu", Activation::kGelu},
+       {"gelu_pytorch_tanh", Activation::kGeluTanh},
+       {"gelu_new", Activation::kGeluTanh},
+       {"relu", Activation::kRelu},
+       {"silu", Activation::kSilu}}};
   const std::string name = section.text(key, fallback);
   for (const auto& [known, activation] : kNames)
     if (known == name) return activation;
@@ -82,7 +83,12 @@ Activation read_activation(const Section& section, const char* key, const std::s
 VisionConfig read_vision(const Section& root) {
   VisionConfig v;
   if (!root.has("vision_config")) {  // LLaVA's own default: ViT-L/14 at 336 pixels
-    v = {.hidden_size = 1024, .intermediate_size = 4096, .num_layers = 24, .num_heads = 16, .image_size = 336, .patch_size = 14};
+    v = {.hidden_size = 1024,
+         .intermediate_size = 4096,
+         .num_layers = 24,
+         .num_heads = 16,
+         .image_size = 336,
+         .patch_size = 14};
     return v;
   }
   const Section s = root.section("vision_config");
@@ -128,6 +134,9 @@ void read_rope(const Section& s, DecoderConfig& d) {
     scaling.high_freq_factor = r.number("high_freq_factor", scaling.high_freq_factor, 0);
     scaling.original_max_positions =
         r.integer("original_max_position_embeddings", scaling.original_max_positions, 1, kLarge);
+    if (!(scaling.high_freq_factor > scaling.low_freq_factor))
+      throw Error(r.field("high_freq_factor") + ": a number above low_freq_factor was expected, got " +
+                  std::to_string(scaling.high_freq_factor) + " and " + std::to_string(scaling.low_freq_factor));
   } else {
     throw Error(r.field("rope_type") + ": default, linear, dynamic or llama3 was expected, got \"" + kind + "\"");
   }
@@ -149,18 +158,21 @@ DecoderConfig read_decoder(const Section& root) {
   d.intermediate_size = s.integer("intermediate_size", d.intermediate_size, 1, kLarge);
   d.num_layers = s.integer("num_hidden_layers", d.num_layers, 1, 1000);
   d.num_heads = s.integer("num_attention_heads", d.num_heads, 1, 10000);
-  d.num_kv_heads = s.integer("num_key_value_heads", type == "llama" ? d.num_heads : d.num_kv_heads, 1, 10000);
+  const bool kv_follow_heads = type == "llama" || s.is_null("num_key_value_heads");
+  d.num_kv_heads = s.integer("num_key_value_heads", kv_follow_heads ? d.num_heads : d.num_kv_heads, 1, 10000);
   if (!s.has("head_dim") && d.hidden_size % d.num_heads != 0)
     throw Error(s.field("num_attention_heads") + ": " + std::to_string(d.num_heads) + " does not divide hidden_size " +
                 std::to_string(d.hidden_size));
   d.head_dim = s.integer("head_dim", d.hidden_size / d.num_heads, 2, 4096);
-  if (d.head_dim % 2 != 0) throw Error(s.field("head_dim") + ": an even number was expected, got " + std::to_string(d.head_dim));
+  if (d.head_dim % 2 != 0)
+    throw Error(s.field("head_dim") + ": an even number was expected, got " + std::to_string(d.head_dim));
   if (d.num_heads % d.num_kv_heads != 0)
-    throw Error(s.field("num_key_value_heads") + ": " + std::to_string(d.num_kv_heads) + " does not divide num_attention_heads " +
-                std::to_string(d.num_heads));
+    throw Error(s.field("num_key_value_heads") + ": " + std::to_string(d.num_kv_heads) +
+                " does not divide num_attention_heads " + std::to_string(d.num_heads));
   d.vocab_size = s.integer("vocab_size", d.vocab_size, 1, kLarge);
   d.max_positions = s.integer("max_position_embeddings", d.max_positions, 1, kLarge);
-  d.sliding_window = s.is_null("sliding_window") ? 0 : s.integer("sliding_window", d.sliding_window, 0, kLarge);
+  if (type == "mistral")
+    d.sliding_window = s.is_null("sliding_window") ? 0 : s.integer("sliding_window", d.sliding_window, 0, kLarge);
   d.rms_norm_eps = s.number("rms_norm_eps", d.rms_norm_eps, 0);
   if (const std::string act = s.text("hidden_act", "silu"); act != "silu")
     throw Error(s.field("hidden_act") + ": silu was expected, got \"" + act + "\"");
@@ -176,7 +188,8 @@ void read_feature_selection(const Section& root, ModelConfig& config) {
     const Json& layer = root.at("vision_feature_layer");
     config.vision_feature_layers.clear();
     for (const Json& entry : layer.is_array() ? layer : Json::array({layer})) {
-      if (!entry.is_number_integer()) throw Error(root.field("vision_feature_layer") + ": integers were expected, got " + layer.dump());
+      if (!entry.is_number_integer() || entry.get<int64_t>() != entry.get<int>())
+        throw Error(root.field("vision_feature_layer") + ": layers of the tower were expected, got " + layer.dump());
       config.vision_feature_layers.push_back(entry.get<int>());
     }
     if (config.vision_feature_layers.empty()) throw Error(root.field("vision_feature_layer") + ": the list is empty");
@@ -188,7 +201,8 @@ void read_feature_selection(const Section& root, ModelConfig& config) {
                   std::to_string(config.vision.num_layers) + " layers");
   const std::string strategy = root.text("vision_feature_select_strategy", "default");
   if (strategy != "default" && strategy != "full")
-    throw Error(root.field("vision_feature_select_strategy") + ": default or full was expected, got \"" + strategy + "\"");
+    throw Error(root.field("vision_feature_select_strategy") + ": default or full was expected, got \"" + strategy +
+                "\"");
   config.keeps_class_token = strategy == "full";
 }
 
@@ -224,6 +238,9 @@ ModelConfig parse_config(std::string_view text, const std::string& name) {
   read_feature_selection(root, config);
   const char* image_token = root.has("image_token_index") ? "image_token_index" : "image_token_id";
   config.image_token_id = root.integer<int32_t>(image_token, 32000, 0, config.decoder.vocab_size - 1);
+  if (config.image_token_id >= config.decoder.vocab_size)
+    throw Error(root.field(image_token) + ": its default, 32000, is not among the " +
+                std::to_string(config.decoder.vocab_size) + " tokens of the vocabulary");
   config.dtype = root.text("dtype", root.text("torch_dtype", ""));
   if (config.dtype.empty()) {
     const Section text_section = root.section("text_config");

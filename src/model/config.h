@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a checkpoint's config.json says, with the class defaults that published files leave out. Plain data: every variant of a family is
-// a field here and not a branch elsewhere.
+// What a checkpoint's config.json says, with the class defaults that published files leave out. Plain data: every
+// variant of a family is a field here and not a branch elsewhere.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ struct RopeScaling {
   enum class Kind : uint8_t { kNone, kLinear, kDynamic, kLlama3 };
   Kind kind = Kind::kNone;
   double factor = 1.0;
-  double low_freq_factor = 1.0;   // kLlama3
-  double high_freq_factor = 4.0;  // kLlama3
+  double low_freq_factor = 1.0;           // kLlama3
+  double high_freq_factor = 4.0;          // kLlama3
   int64_t original_max_positions = 8192;  // kLlama3
 };
 
@@ -66,12 +66,14 @@ struct ModelConfig {
   int32_t image_token_id = 32000;
   std::string dtype = "float32";  // of the stored weights, as the file says
 
-  // hidden_states index (0 is the input of layer 0) of feature layer i; the 0-based layer whose output it is, is one less.
+  // hidden_states index (0 is the input of layer 0) of feature layer i; the 0-based layer whose output it is, is one
+  // less.
   int hidden_state_of_feature(size_t i) const;
   int last_vision_layer() const;  // layers that have to run for the features
 };
 
-// Parses config.json; `name` stands in errors. Throws Error on an unknown architecture, a value out of range, or a key of the wrong type.
+// Parses config.json; `name` stands in errors. Throws Error on an unknown architecture, a value out of range, or a key
+// of the wrong type.
 ModelConfig parse_config(std::string_view json, const std::string& name);
 
 }  // namespace espalier

@@ -40,7 +40,8 @@ at::Tensor inverse_frequencies(const DecoderConfig& config) {
   const int64_t half = config.head_dim / 2;
   at::Tensor frequencies = at::empty({half}, at::kFloat);
   for (int64_t i = 0; i < half; ++i) {
-    const double frequency = 1.0 / std::pow(config.rope_theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
+    const double frequency =
+        1.0 / std::pow(config.rope_theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
     frequencies.data_ptr<float>()[i] = static_cast<float>(scaled_frequency(config.rope_scaling, frequency));
   }
   return frequencies;
@@ -55,9 +56,12 @@ Rotary rotary(const DecoderConfig& config, const at::Tensor& position_id, at::Sc
   return {angles.cos().to(dtype), angles.sin().to(dtype)};
 }
 
-at::Tensor embed_tokens(const DecoderWeights& weights, const at::Tensor& ids) { return weights.embed_tokens.index_select(0, ids); }
+at::Tensor embed_tokens(const DecoderWeights& weights, const at::Tensor& ids) {
+  return weights.embed_tokens.index_select(0, ids);
+}
 
-QueryKeyValue project_qkv(const DecoderConfig& config, const DecoderLayerWeights& layer, const at::Tensor& x, const Rotary& r) {
+QueryKeyValue project_qkv(const DecoderConfig& config, const DecoderLayerWeights& layer, const at::Tensor& x,
+                          const Rotary& r) {
   const int64_t n = x.size(0);
   const at::Tensor normed = ops::rms_norm(x, layer.norm1, config.rms_norm_eps);
   const at::Tensor q = at::linear(normed, layer.q).view({n, config.num_heads, config.head_dim});
@@ -80,8 +84,12 @@ at::Tensor final_norm(const DecoderConfig& config, const DecoderWeights& weights
   return ops::rms_norm(x, weights.norm, config.rms_norm_eps);
 }
 
-at::Tensor logits(const DecoderWeights& weights, const at::Tensor& normed) { return at::linear(normed, weights.head); }
+at::Tensor logits(const DecoderWeights& weights, const at::Tensor& normed) {
+  return at::linear(normed, weights.head);
+}
 
-double attention_scale(const DecoderConfig& config) { return 1.0 / std::sqrt(static_cast<double>(config.head_dim)); }
+double attention_scale(const DecoderConfig& config) {
+  return 1.0 / std::sqrt(static_cast<double>(config.head_dim));
+}
 
 }  // namespace espalier

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Llama decoder as steps that the runtime strings together: prefill and decode differ only in where keys and values come from, and a
-// policy acts between the steps. Differentiable (every op on this path is).
+// The Llama decoder as steps that the runtime strings together: prefill and decode differ only in where keys and values
+// come from, and a policy acts between the steps. Differentiable (every op on this path is).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,7 +25,8 @@ struct QueryKeyValue {
   at::Tensor key, value;  // [n, g, d_h], key rotated
 };
 // Norm, projections and rotation of layer inputs x [n, d].
-QueryKeyValue project_qkv(const DecoderConfig& config, const DecoderLayerWeights& layer, const at::Tensor& x, const Rotary& rotary);
+QueryKeyValue project_qkv(const DecoderConfig& config, const DecoderLayerWeights& layer, const at::Tensor& x,
+                          const Rotary& rotary);
 
 // x + o_proj(attended); attended [n, h, d_h].
 at::Tensor add_attention(const DecoderLayerWeights& layer, const at::Tensor& x, const at::Tensor& attended);

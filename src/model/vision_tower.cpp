@@ -22,7 +22,9 @@ namespace espalier {
 
 namespace {
 
-at::Tensor apply(const Linear& linear, const at::Tensor& x) { return at::linear(x, linear.weight, linear.bias); }
+at::Tensor apply(const Linear& linear, const at::Tensor& x) {
+  return at::linear(x, linear.weight, linear.bias);
+}
 
 at::Tensor apply(const LayerNorm& norm, const at::Tensor& x, double eps) {
   return at::layer_norm(x, {x.size(-1)}, norm.weight, norm.bias, eps);
@@ -46,9 +48,10 @@ at::Tensor apply(Activation activation, const at::Tensor& x) {
 
 // [crops, 1 + p, d]: patches row by row behind the class token, with positions.
 at::Tensor embed(const VisionConfig& config, const VisionWeights& w, const at::Tensor& pixels) {
-  const at::Tensor patches = at::conv2d(pixels.to(w.patch_embedding.scalar_type()), w.patch_embedding, {}, config.patch_size)
-                                 .flatten(2)
-                                 .transpose(1, 2);
+  const at::Tensor patches =
+      at::conv2d(pixels.to(w.patch_embedding.scalar_type()), w.patch_embedding, {}, config.patch_size)
+          .flatten(2)
+          .transpose(1, 2);
   const at::Tensor cls = w.class_embedding.expand({pixels.size(0), 1, config.hidden_size});
   return at::cat({cls, patches}, 1) + w.position_embedding;
 }
@@ -58,17 +61,19 @@ struct CropRows {  // every crop is a sequence of its own
 };
 
 CropRows crop_rows(int64_t crops, int64_t rows) {
-  return {at::arange(crops + 1, at::kLong) * rows, at::arange(crops, at::kLong) * rows, at::full({crops}, rows, at::kLong)};
+  return {at::arange(crops + 1, at::kLong) * rows, at::arange(crops, at::kLong) * rows,
+          at::full({crops}, rows, at::kLong)};
 }
 
-at::Tensor run_layer(const VisionConfig& config, const VisionLayerWeights& w, const at::Tensor& x, const CropRows& rows, int layer,
-                     const VisionObserver& observe) {
+at::Tensor run_layer(const VisionConfig& config, const VisionLayerWeights& w, const at::Tensor& x, const CropRows& rows,
+                     int layer, const VisionObserver& observe) {
   const int64_t crops = x.size(0), p1 = x.size(1), d = config.hidden_size, d_h = config.head_dim();
   const auto heads = [&](const at::Tensor& t) { return t.view({crops * p1, config.num_heads, d_h}); };
   const at::Tensor normed = apply(w.norm1, x, config.layer_norm_eps);
   const at::Tensor q = heads(apply(w.q, normed)), k = heads(apply(w.k, normed)), v = heads(apply(w.v, normed));
-  const auto [attended, lse] = ops::attention(q, k, v, rows.begin, rows.key_begin, rows.key_length, 1.0 / std::sqrt(double(d_h)),
-                                              /*is_causal=*/false);
+  const auto [attended, lse] =
+      ops::attention(q, k, v, rows.begin, rows.key_begin, rows.key_length, 1.0 / std::sqrt(double(d_h)),
+                     /*is_causal=*/false);
   at::Tensor h = x + apply(w.out, attended.view({crops, p1, d}));
   h = h + apply(w.fc2, apply(config.activation, apply(w.fc1, apply(w.norm2, h, config.layer_norm_eps))));
   if (observe) observe({layer, q, k, lse, h});
@@ -77,8 +82,8 @@ at::Tensor run_layer(const VisionConfig& config, const VisionLayerWeights& w, co
 
 }  // namespace
 
-VisionFeatures run_vision_tower(const ModelConfig& config, const VisionWeights& weights, const at::Tensor& pixels, int num_layers,
-                                const VisionObserver& observe) {
+VisionFeatures run_vision_tower(const ModelConfig& config, const VisionWeights& weights, const at::Tensor& pixels,
+                                int num_layers, const VisionObserver& observe) {
   const VisionConfig& vision = config.vision;
   at::Tensor x = apply(weights.pre_norm, embed(vision, weights, pixels), vision.layer_norm_eps);
   const CropRows rows = crop_rows(x.size(0), x.size(1));

@@ -11,7 +11,8 @@
 
 namespace espalier {
 
-// What one vision layer computed, for class-attention probes and recordings. p1 = patches + 1 (the class token is row 0 of each crop).
+// What one vision layer computed, for class-attention probes and recordings. p1 = patches + 1 (the class token is row 0
+// of each crop).
 struct VisionLayerTrace {
   int layer = 0;
   at::Tensor query, key;  // [crops·p1, h, d_h]
@@ -25,9 +26,10 @@ struct VisionFeatures {
   at::Tensor classes;  // [crops, d·feature layers] the class rows that go with them
 };
 
-// pixels float32 [crops, 3, s, s]. Runs layers 0 … num_layers - 1 (at least as many as the features need); `observe` sees each.
-VisionFeatures run_vision_tower(const ModelConfig& config, const VisionWeights& weights, const at::Tensor& pixels, int num_layers,
-                                const VisionObserver& observe = {});
+// pixels float32 [crops, 3, s, s]. Runs layers 0 … num_layers - 1 (at least as many as the features need); `observe`
+// sees each.
+VisionFeatures run_vision_tower(const ModelConfig& config, const VisionWeights& weights, const at::Tensor& pixels,
+                                int num_layers, const VisionObserver& observe = {});
 
 // features [..., d_v] -> image tokens [..., d].
 at::Tensor project(const ModelConfig& config, const ProjectorWeights& weights, const at::Tensor& features);

@@ -37,7 +37,8 @@ VisionWeights bind_vision(const VisionConfig& c, const WeightSource& source) {
 }
 
 DecoderWeights bind_decoder(const DecoderConfig& c, const WeightSource& source) {
-  const int64_t d = c.hidden_size, q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim, f = c.intermediate_size;
+  const int64_t d = c.hidden_size, q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim,
+                f = c.intermediate_size;
   DecoderWeights w;
   w.embed_tokens = source("decoder.embed_tokens.weight", {c.vocab_size, d});
   for (int i = 0; i < c.num_layers; ++i) {
@@ -63,9 +64,10 @@ ModelWeights bind_weights(const ModelConfig& config, const WeightSource& source)
   ModelWeights w;
   w.vision = bind_vision(config.vision, source);
   const int64_t in = config.vision.hidden_size * static_cast<int64_t>(config.vision_feature_layers.size());
-  w.projector.linear1 = bind_linear(source, "projector.linear_1", config.decoder.hidden_size, in, config.projector_bias);
-  w.projector.linear2 =
-      bind_linear(source, "projector.linear_2", config.decoder.hidden_size, config.decoder.hidden_size, config.projector_bias);
+  w.projector.linear1 =
+      bind_linear(source, "projector.linear_1", config.decoder.hidden_size, in, config.projector_bias);
+  w.projector.linear2 = bind_linear(source, "projector.linear_2", config.decoder.hidden_size,
+                                    config.decoder.hidden_size, config.projector_bias);
   w.decoder = bind_decoder(config.decoder, source);
   return w;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model's tensors by name. Shapes are PyTorch's: [out, in] for linear layers. All in the compute dtype on the compute device.
+// The model's tensors by name. Shapes are PyTorch's: [out, in] for linear layers. All in the compute dtype on the
+// compute device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -40,16 +41,16 @@ struct ProjectorWeights {
 };
 
 struct DecoderLayerWeights {
-  at::Tensor norm1, norm2;      // [d]
-  at::Tensor q, k, v, o;        // [h·d_h, d], [g·d_h, d] twice, [d, h·d_h]
-  at::Tensor gate, up, down;    // [f, d] twice, [d, f]
+  at::Tensor norm1, norm2;    // [d]
+  at::Tensor q, k, v, o;      // [h·d_h, d], [g·d_h, d] twice, [d, h·d_h]
+  at::Tensor gate, up, down;  // [f, d] twice, [d, f]
 };
 
 struct DecoderWeights {
   at::Tensor embed_tokens;  // [vocab, d]
   std::vector<DecoderLayerWeights> layers;
-  at::Tensor norm;          // [d]
-  at::Tensor head;          // [vocab, d]; the same tensor as embed_tokens when tied
+  at::Tensor norm;  // [d]
+  at::Tensor head;  // [vocab, d]; the same tensor as embed_tokens when tied
 };
 
 struct ModelWeights {

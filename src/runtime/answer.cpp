@@ -6,8 +6,8 @@
 
 namespace espalier {
 
-Answer::Answer(const Tokenizer& tokenizer, const GenerationOptions& options, std::vector<int32_t> eos_ids, size_t request,
-               const TextCallback& on_text)
+Answer::Answer(const Tokenizer& tokenizer, const GenerationOptions& options, std::vector<int32_t> eos_ids,
+               size_t request, const TextCallback& on_text)
     : stream_(tokenizer, /*skip_special=*/true),
       options_(options),
       eos_ids_(std::move(eos_ids)),
@@ -64,7 +64,8 @@ size_t Answer::longest_stop_prefix() const {
   for (const std::string& stop : options_.stop) {
     if (stop.empty()) continue;
     for (size_t length = std::min(stop.size() - 1, text_.size()); length > longest; --length)
-      if (std::string_view(text_).substr(text_.size() - length) == std::string_view(stop).substr(0, length)) longest = length;
+      if (std::string_view(text_).substr(text_.size() - length) == std::string_view(stop).substr(0, length))
+        longest = length;
   }
   return longest;
 }

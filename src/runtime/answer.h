@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The text of one request as it grows: token by token, until an end token, a stop string, the length or the caller ends it.
+// The text of one request as it grows: token by token, until an end token, a stop string, the length or the caller ends
+// it.
 #pragma once
 
 #include <optional>
@@ -37,8 +38,8 @@ class Answer {
   const TextCallback& on_text_;
   std::vector<int32_t> ids_;
   std::string text_;
-  size_t given_ = 0;                  // bytes of text_ that the callback has seen
-  size_t end_ = std::string::npos;    // where a stop string cut the text
+  size_t given_ = 0;                // bytes of text_ that the callback has seen
+  size_t end_ = std::string::npos;  // where a stop string cut the text
   std::optional<FinishReason> finish_;
 };
 

@@ -58,9 +58,9 @@ at::Tensor decode_step(const LoadedModel& model, std::span<Sequence> sequences, 
       query_position = rotations.position_id();
       key_position = own.position_id();
     }
-    const auto [attended, unused] =
-        ops::attention(qkv.query, own.key(), own.value(), query_begin, own.begins(active), own.lengths(active),
-                       attention_scale(config), /*is_causal=*/true, config.sliding_window, query_position, key_position);
+    const auto [attended, unused] = ops::attention(qkv.query, own.key(), own.value(), query_begin, own.begins(active),
+                                                   own.lengths(active), attention_scale(config), /*is_causal=*/true,
+                                                   config.sliding_window, query_position, key_position);
     x = add_mlp(config, w, add_attention(w, x, attended));
   }
   return logits(weights, final_norm(config, weights, x));

@@ -11,7 +11,8 @@
 
 namespace espalier {
 
-// Feeds token ids[i] to sequence active[i] and returns the logits behind them, [active, vocab]. Advances caches and positions.
+// Feeds token ids[i] to sequence active[i] and returns the logits behind them, [active, vocab]. Advances caches and
+// positions.
 at::Tensor decode_step(const LoadedModel& model, std::span<Sequence> sequences, const std::vector<size_t>& active,
                        const std::vector<int32_t>& ids, KvCache& cache);
 

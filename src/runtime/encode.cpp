@@ -24,9 +24,11 @@ at::Tensor pixels_of(const LoadedModel& model, const Image& image) {
   PixelValues pixels = preprocess(model.image_processor, image);
   const int64_t side = model.config.vision.image_size;
   if (pixels.height != side || pixels.width != side)
-    throw Error(model.folder.string() + "/preprocessor_config.json: pictures come out as " + std::to_string(pixels.width) + " x " +
-                std::to_string(pixels.height) + ", but the vision tower takes " + std::to_string(side) + " x " + std::to_string(side));
-  return at::from_blob(pixels.values.data(), {pixels.crops, pixels.channels, pixels.height, pixels.width}, at::kFloat).clone();
+    throw Error(model.folder.string() + "/preprocessor_config.json: pictures come out as " +
+                std::to_string(pixels.width) + " x " + std::to_string(pixels.height) + ", but the vision tower takes " +
+                std::to_string(side) + " x " + std::to_string(side));
+  return at::from_blob(pixels.values.data(), {pixels.crops, pixels.channels, pixels.height, pixels.width}, at::kFloat)
+      .clone();
 }
 
 at::Tensor pixels_of(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks, size_t image) {
@@ -48,9 +50,8 @@ int vision_layers_to_run(const LoadedModel& model, const Sequence& sequence, con
 }
 
 bool reads_vision_layer(const Sequence& sequence, int layer) {
-  return std::ranges::any_of(sequence.walk.needs(), [&](const Signal& s) {
-    return std::ranges::count(vision_layers_read(s), layer) > 0;
-  });
+  return std::ranges::any_of(sequence.walk.needs(),
+                             [&](const Signal& s) { return std::ranges::count(vision_layers_read(s), layer) > 0; });
 }
 
 VisionState run_vision(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks) {
@@ -96,7 +97,8 @@ at::Tensor apply_to_features(const at::Tensor& features, const TokenLayout& befo
     row = at::cat({row, at::arange(m, m + applied.new_vectors.size(0), row.options())});
     source = at::cat({features, applied.new_vectors.to(features.scalar_type())});
   }
-  const at::Tensor patches_now = (applied.layout.kind == static_cast<int64_t>(Segment::Kind::kPatches)).nonzero().squeeze(1);
+  const at::Tensor patches_now =
+      (applied.layout.kind == static_cast<int64_t>(Segment::Kind::kPatches)).nonzero().squeeze(1);
   TORCH_INTERNAL_ASSERT(n == is_patch.size(0));
   return ops::gather_rows(source, row.index_select(0, applied.index.index_select(0, patches_now)));
 }
@@ -131,10 +133,10 @@ void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hoo
     selecting.start();
     early_signals = vision_signals(sequence, vision);
     at::Tensor features = vision.features;
-    if (sequence.walk.is_next(Site::kVisionOutput)) {
+    while (sequence.walk.is_next(Site::kVisionOutput)) {  // several, in a pipeline
       const TokenLayout before = sequence.walk.layout();
       features = apply_to_features(features, before, sequence.walk.act(early_signals).applied);
-      early_signals.clear();
+      early_signals.assign(sequence.walk.needs().size(), {});  // later points cannot read the tower
     }
     selecting.stop();
     encoding.start();
@@ -143,9 +145,11 @@ void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hoo
   }
   sequence.hidden = merge_embeddings(model, sequence, image_tokens);
   encoding.stop();
-  if (sequence.walk.is_next(Site::kProjectorOutput)) {
+  while (sequence.walk.is_next(Site::kProjectorOutput)) {
     selecting.start();
-    const auto final_norm_of = [&](const at::Tensor& x) { return final_norm(model.config.decoder, model.weights.decoder, x); };
+    const auto final_norm_of = [&](const at::Tensor& x) {
+      return final_norm(model.config.decoder, model.weights.decoder, x);
+    };
     const DecoderState state{.config = model.config.decoder,
                              .layout = sequence.walk.layout(),
                              .hidden = sequence.hidden,

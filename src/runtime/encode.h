@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a packed prompt to the decoder's input: pictures through preprocessing, vision tower and projector, text through the embedding,
-// with the policy's acts before and behind the projector.
+// From a packed prompt to the decoder's input: pictures through preprocessing, vision tower and projector, text through
+// the embedding, with the policy's acts before and behind the projector.
 #pragma once
 
 #include <functional>
@@ -21,9 +21,9 @@ struct EncodeHooks {
   // For recordings: every vision layer of every image, then the tower's output.
   std::function<void(size_t image, const VisionLayerTrace&)> on_vision_layer;
   std::function<void(const at::Tensor& features, const at::Tensor& classes)> on_vision_output;
-  std::function<void(const at::Tensor& pixels)> on_pixels;             // float32 [crops, 3, s, s] of each image
-  std::function<void(const at::Tensor& image_tokens)> on_projected;    // [patches, d] as the projector leaves them
-  at::Tensor pixel_values = {};  // [images, 3, s, s] in place of the pictures' own
+  std::function<void(const at::Tensor& pixels)> on_pixels;           // float32 [crops, 3, s, s] of each image
+  std::function<void(const at::Tensor& image_tokens)> on_projected;  // [patches, d] as the projector leaves them
+  at::Tensor pixel_values = {};                                      // [images, 3, s, s] in place of the pictures' own
 };
 
 // Fills sequence.hidden, and encode and select times.

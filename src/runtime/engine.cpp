@@ -37,7 +37,11 @@ TokenCounts Engine::count_tokens(const Prompt& prompt) const {
   return counts;
 }
 
-const Tokenizer& Engine::tokenizer() const { return impl_->model.tokenizer; }
-std::filesystem::path Engine::folder() const { return impl_->model.folder; }
+const Tokenizer& Engine::tokenizer() const {
+  return impl_->model.tokenizer;
+}
+std::filesystem::path Engine::folder() const {
+  return impl_->model.folder;
+}
 
 }  // namespace espalier

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Floating-point operations of the decoder layers, a multiply-add counted as two, attention counted causally (half of the square).
-// Embedding, norms, head and vision tower are left out.
+// Floating-point operations of the decoder layers, a multiply-add counted as two, attention counted causally (half of
+// the square). Embedding, norms, head and vision tower are left out.
 #pragma once
 
 #include <cstdint>

@@ -43,7 +43,8 @@ class Batch {
     for (size_t i = 0; i < requests.size(); ++i) {
       Stopwatch packing;
       const Request& request = requests[i];
-      sequences_.emplace_back(pack_prompt(model, request.prompt, request.options.max_new_tokens), policy_of(request), model.facts);
+      sequences_.emplace_back(pack_prompt(model, request.prompt, request.options.max_new_tokens), policy_of(request),
+                              model.facts);
       rules_.push_back(sampling_rules(request.options, model.generation));
       samplers_.emplace_back(rules_.back(), request.options.seed, sequences_.back().prompt.ids);
       answers_.emplace_back(model.tokenizer, request.options, model.generation.eos_ids, i, callbacks.on_text);
@@ -101,7 +102,8 @@ class Batch {
       for (const size_t i : active) ids.push_back(answers_[i].ids().back());
       take(decode_step(model_, sequences_, active, ids, cache_), active);
       if (callbacks_.on_progress) {
-        callbacks_.on_progress("decode", std::ssize(answers_[active[0]].ids()), requests_[active[0]].options.max_new_tokens);
+        callbacks_.on_progress("decode", std::ssize(answers_[active[0]].ids()),
+                               requests_[active[0]].options.max_new_tokens);
       }
     }
     decoding.stop();
@@ -109,7 +111,8 @@ class Batch {
   }
 
   void note_cache() {
-    const int64_t row = 2 * model_.facts.num_kv_heads * model_.facts.head_dim * static_cast<int64_t>(at::elementSize(model_.dtype));
+    const int64_t row =
+        2 * model_.facts.num_kv_heads * model_.facts.head_dim * static_cast<int64_t>(at::elementSize(model_.dtype));
     for (Sequence& s : sequences_) {
       s.stats.kv_bytes = 0;
       for (const int64_t tokens : s.stats.kv_tokens_per_layer) s.stats.kv_bytes += tokens * row;
@@ -149,10 +152,12 @@ class Batch {
 
 }  // namespace
 
-PolicyPtr policy_of(const Request& request) { return request.custom ? request.custom : make_policy(request.policy); }
+PolicyPtr policy_of(const Request& request) {
+  return request.custom ? request.custom : make_policy(request.policy);
+}
 
-std::vector<Result> generate_batch(const LoadedModel& model, std::span<const Request> requests, const Callbacks& callbacks,
-                                   RunHooks hooks) {
+std::vector<Result> generate_batch(const LoadedModel& model, std::span<const Request> requests,
+                                   const Callbacks& callbacks, RunHooks hooks) {
   if (requests.empty()) return {};
   const c10::InferenceMode no_gradients;
   return Batch(model, requests, callbacks).run(hooks);

@@ -21,7 +21,7 @@ struct RunHooks {
 
 PolicyPtr policy_of(const Request& request);
 
-std::vector<Result> generate_batch(const LoadedModel& model, std::span<const Request> requests, const Callbacks& callbacks,
-                                   RunHooks hooks = {});
+std::vector<Result> generate_batch(const LoadedModel& model, std::span<const Request> requests,
+                                   const Callbacks& callbacks, RunHooks hooks = {});
 
 }  // namespace espalier

@@ -27,9 +27,12 @@ void LayerCache::set(const at::Tensor& key, const at::Tensor& value, const std::
   for (size_t s = 1; s < lengths.size(); ++s) begin_[s] = begin_[s - 1] + lengths[s - 1];
 }
 
-void LayerCache::set_positions(const at::Tensor& position_id) { position_id_ = position_id; }
+void LayerCache::set_positions(const at::Tensor& position_id) {
+  position_id_ = position_id;
+}
 
-void LayerCache::replace(size_t sequence, const at::Tensor& key, const at::Tensor& value, const at::Tensor& position_id) {
+void LayerCache::replace(size_t sequence, const at::Tensor& key, const at::Tensor& value,
+                         const at::Tensor& position_id) {
   const int64_t rows = key.size(0);  // never more than there were
   key_.slice(0, begin_[sequence], begin_[sequence] + rows).copy_(key);
   value_.slice(0, begin_[sequence], begin_[sequence] + rows).copy_(value);
@@ -76,8 +79,12 @@ void LayerCache::append(const std::vector<size_t>& sequences, const at::Tensor& 
   }
 }
 
-at::Tensor LayerCache::begins(const std::vector<size_t>& sequences) const { return pick(begin_, sequences); }
-at::Tensor LayerCache::lengths(const std::vector<size_t>& sequences) const { return pick(length_, sequences); }
+at::Tensor LayerCache::begins(const std::vector<size_t>& sequences) const {
+  return pick(begin_, sequences);
+}
+at::Tensor LayerCache::lengths(const std::vector<size_t>& sequences) const {
+  return pick(length_, sequences);
+}
 
 int64_t LayerCache::bytes() const {
   int64_t rows = 0;

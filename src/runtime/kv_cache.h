@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys and values of a batch, one packed buffer a layer, in which every sequence has a length of its own in every layer. There is no global
-// "sequence length": a policy that prunes before layer 2 leaves
+// Keys and values of a batch, one packed buffer a layer, in which every sequence has a length of its own in every
+// layer. There is no global "sequence length": a policy that prunes before layer 2 leaves
 //
 //   layer 0, 1   |text|image image image image|text|        length(0) == length(1) == n
 //   layer 2, …   |text|image|text|                          length(2) == n - dropped
 //
-// Rows are token-major, [rows, g, d_h], so that the keys of a prefill are the cache without a copy in another order. Each sequence's rows
-// lie together, with room behind them for generated tokens.
+// Rows are token-major, [rows, g, d_h], so that the keys of a prefill are the cache without a copy in another order.
+// Each sequence's rows lie together, with room behind them for generated tokens.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,7 +25,8 @@ class LayerCache {
   // Replaces one sequence's rows (a verdict at this cache).
   void replace(size_t sequence, const at::Tensor& key, const at::Tensor& value, const at::Tensor& position_id);
   // Adds one row to each of `sequences`: key, value [sequences, g, d_h]; position_id int64 [sequences].
-  void append(const std::vector<size_t>& sequences, const at::Tensor& key, const at::Tensor& value, const at::Tensor& position_id);
+  void append(const std::vector<size_t>& sequences, const at::Tensor& key, const at::Tensor& value,
+              const at::Tensor& position_id);
 
   int64_t length(size_t sequence) const { return length_[sequence]; }
   const at::Tensor& key() const { return key_; }

@@ -62,7 +62,8 @@ struct Fields {
     return *found;
   }
   [[noreturn]] void fail(const std::string& key, const std::string& expected) const {
-    throw Error(where + ": " + key + ": expected " + expected + ", got " + (json.contains(key) ? json.at(key).dump() : "nothing"));
+    throw Error(where + ": " + key + ": expected " + expected + ", got " +
+                (json.contains(key) ? json.at(key).dump() : "nothing"));
   }
 };
 
@@ -128,7 +129,8 @@ RecordedLayout read_layout(const std::filesystem::path& file) {
     prompt->images.push_back(shape);
   }
   for (const Json& entry : root.list("segments"))
-    prompt->segments.push_back(read_segment(object(entry, name + ": segments[" + std::to_string(prompt->segments.size()) + "]")));
+    prompt->segments.push_back(
+        read_segment(object(entry, name + ": segments[" + std::to_string(prompt->segments.size()) + "]")));
   try {
     finish_prompt_layout(*prompt, at::kCPU);
   } catch (const Error& e) {

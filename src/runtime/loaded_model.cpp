@@ -40,13 +40,15 @@ std::string shape_text(at::IntArrayRef shape) {
 at::Tensor over_map(const TensorView& view, at::ScalarType dtype) {
   const auto options = at::TensorOptions().dtype(dtype);
   const auto address = reinterpret_cast<uintptr_t>(view.bytes.data());
-  if (address % static_cast<uintptr_t>(size_of(view.dtype)) != 0) {  // the format allows unaligned tensors, the processor may not
+  if (address % static_cast<uintptr_t>(size_of(view.dtype)) !=
+      0) {  // the format allows unaligned tensors, the processor may not
     at::Tensor copy = at::empty(view.shape, options);
     std::memcpy(copy.data_ptr(), view.bytes.data(), view.bytes.size());
     return copy;
   }
   auto* data = const_cast<std::byte*>(view.bytes.data());
-  return at::from_blob(data, view.shape, [owner = view.owner](void*) {}, options);
+  return at::from_blob(
+      data, view.shape, [owner = view.owner](void*) {}, options);
 }
 
 at::ScalarType compute_dtype(const ModelConfig& config, const EngineOptions& options, const std::string& file) {
@@ -72,8 +74,8 @@ at::Device compute_device(DeviceKind kind) {
   return at::Device(at::kCUDA, 0);
 }
 
-ModelWeights load_weights(const ModelConfig& config, const std::filesystem::path& folder, at::ScalarType dtype, at::Device device,
-                          const Progress& on_progress) {
+ModelWeights load_weights(const ModelConfig& config, const std::filesystem::path& folder, at::ScalarType dtype,
+                          at::Device device, const Progress& on_progress) {
   const Checkpoint checkpoint = Checkpoint::open(folder);
   const auto total = static_cast<int64_t>(weight_names(config).size());
   int64_t done = 0;
@@ -81,9 +83,10 @@ ModelWeights load_weights(const ModelConfig& config, const std::filesystem::path
     const TensorView* view = checkpoint.find(name);
     if (!view) throw Error(folder.string() + ": the weights lack " + name);
     if (!std::ranges::equal(view->shape, shape))
-      throw Error(folder.string() + ": " + name + ": config.json asks for shape " + shape_text(shape) + ", the file has " +
-                  shape_text(view->shape));
-    const at::Tensor weight = over_map(*view, scalar_type(view->dtype, folder.string() + ": " + name)).to(device, dtype);
+      throw Error(folder.string() + ": " + name + ": config.json asks for shape " + shape_text(shape) +
+                  ", the file has " + shape_text(view->shape));
+    const at::Tensor weight =
+        over_map(*view, scalar_type(view->dtype, folder.string() + ": " + name)).to(device, dtype);
     if (on_progress) on_progress("load", ++done, total);
     return weight;
   });

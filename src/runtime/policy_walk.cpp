@@ -40,10 +40,13 @@ void check_points(const std::vector<ActPoint>& points, const ModelFacts& model, 
   int previous = -1;
   for (const ActPoint& p : points) {
     if (p.site >= Site::kBeforeLayer && (p.layer < 0 || p.layer >= model.num_layers))
-      throw Error(who + ": acts at " + describe(p) + ", but the model has layers 0 to " + std::to_string(model.num_layers - 1));
+      throw Error(who + ": acts at " + describe(p) + ", but the model has layers 0 to " +
+                  std::to_string(model.num_layers - 1));
     if (p.site == Site::kCache && model.sliding_window > 0)
       throw Error(who + ": acts at " + describe(p) + ", but a cache with a sliding window cannot be pruned");
-    if (rank(p) <= previous) throw Error(who + ": acts at " + describe(p) + " out of the data's order");
+    // Several at one point follow each other (pipelines), but a cache is cut once.
+    if (rank(p) < previous || (rank(p) == previous && p.site == Site::kCache))
+      throw Error(who + ": acts at " + describe(p) + " out of the data's order");
     previous = rank(p);
   }
 }
@@ -54,21 +57,20 @@ struct SignalCheck {
   int first_readable;
   std::string who;
 
-  [[noreturn]] void fail(const std::string& what) const {
-    throw Error(who + ": at " + describe(point) + ": " + what);
-  }
+  [[noreturn]] void fail(const std::string& what) const { throw Error(who + ": at " + describe(point) + ": " + what); }
 
   // Layers that have run when the point acts; before layer L, L itself can still be looked at ahead.
   void decoder_layer(int layer, bool may_look_ahead, const std::string& what) const {
     if (layer < 0 || layer >= model.num_layers)
-      fail(what + " of layer " + std::to_string(layer) + ", but the model has layers 0 to " + std::to_string(model.num_layers - 1));
+      fail(what + " of layer " + std::to_string(layer) + ", but the model has layers 0 to " +
+           std::to_string(model.num_layers - 1));
     int last = -1;
     if (point.site == Site::kBeforeLayer) last = may_look_ahead ? point.layer : point.layer - 1;
     if (point.site == Site::kAfterAttention || point.site == Site::kCache) last = point.layer;
     if (layer > last) fail(what + " of layer " + std::to_string(layer) + ", which has not run by then");
     if (layer < first_readable)
-      fail(what + " of layer " + std::to_string(layer) + ", which ran before the policy's previous point (first readable: " +
-           std::to_string(first_readable) + ")");
+      fail(what + " of layer " + std::to_string(layer) +
+           ", which ran before the policy's previous point (first readable: " + std::to_string(first_readable) + ")");
   }
 
   void vision_layer(int layer, const std::string& what) const {
@@ -93,7 +95,8 @@ struct SignalCheck {
   }
 
   void operator()(const AttentionGrowth& g) const {
-    if (g.lower >= g.upper) fail("attention growth from layer " + std::to_string(g.lower) + " to " + std::to_string(g.upper));
+    if (g.lower >= g.upper)
+      fail("attention growth from layer " + std::to_string(g.lower) + " to " + std::to_string(g.upper));
     decoder_layer(g.lower, false, "attention growth");
     decoder_layer(g.upper, false, "attention growth");
     if (g.pool.defined() && point.site == Site::kCache) fail("a cosine term needs a state, and the cache has none");
@@ -172,7 +175,9 @@ PolicyWalk::PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_pt
   ask_needs();
 }
 
-const ActPoint* PolicyWalk::next() const { return next_ < points_.size() ? &points_[next_] : nullptr; }
+const ActPoint* PolicyWalk::next() const {
+  return next_ < points_.size() ? &points_[next_] : nullptr;
+}
 
 bool PolicyWalk::is_next(Site site, int layer) const {
   const ActPoint* point = next();
@@ -198,13 +203,16 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
   Outcome outcome;
   if (point.site == Site::kCache) {
     if (!verdict.added.empty()) throw Error(policy_->spec() + ": new tokens cannot enter at " + describe(point));
-    if (!verdict.kept.defined() || verdict.kept.scalar_type() != at::kLong || verdict.kept.dim() < 1 || verdict.kept.dim() > 2)
+    if (!verdict.kept.defined() || verdict.kept.scalar_type() != at::kLong || verdict.kept.dim() < 1 ||
+        verdict.kept.dim() > 2)
       throw Error(policy_->spec() + ": at " + describe(point) + ": kept must be int64 [k] or [KV heads, k]");
     outcome.kept_per_head = verdict.kept.dim() == 2 ? verdict.kept : verdict.kept.expand({model_.num_kv_heads, -1});
     if (outcome.kept_per_head.size(0) != model_.num_kv_heads)
-      throw Error(policy_->spec() + ": at " + describe(point) + ": kept has " + std::to_string(outcome.kept_per_head.size(0)) +
-                  " rows for " + std::to_string(model_.num_kv_heads) + " KV heads");
-    record.kept_sources = record.sources.index_select(0, outcome.kept_per_head.flatten()).view(outcome.kept_per_head.sizes());
+      throw Error(policy_->spec() + ": at " + describe(point) + ": kept has " +
+                  std::to_string(outcome.kept_per_head.size(0)) + " rows for " + std::to_string(model_.num_kv_heads) +
+                  " KV heads");
+    record.kept_sources =
+        record.sources.index_select(0, outcome.kept_per_head.flatten()).view(outcome.kept_per_head.sizes());
   } else {
     outcome.applied = apply_verdict(layout_, verdict, positions_, row_breaks_compete_, policy_->spec());
     layout_ = outcome.applied.layout;
@@ -220,7 +228,9 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
     }
   }
   records_.push_back(std::move(record));
-  first_readable_layer_ = point.site < Site::kBeforeLayer ? 0 : point.site == Site::kBeforeLayer ? point.layer : point.layer + 1;
+  first_readable_layer_ = point.site < Site::kBeforeLayer    ? 0
+                          : point.site == Site::kBeforeLayer ? point.layer
+                                                             : point.layer + 1;
   ++next_;
   ask_needs();
   return outcome;
@@ -239,7 +249,9 @@ std::vector<PointTrace> PolicyWalk::trace(bool with_scores) const {
     }
     if (with_scores && r.scores.defined()) {
       const at::Tensor judged = r.judged.defined() ? r.judged.nonzero().squeeze(1) : at::Tensor();
-      const auto of_judged = [&](const at::Tensor& values) { return judged.defined() ? values.index_select(0, judged) : values; };
+      const auto of_judged = [&](const at::Tensor& values) {
+        return judged.defined() ? values.index_select(0, judged) : values;
+      };
       t.candidates = to_host(of_judged(r.sources));
       const at::Tensor scores = of_judged(r.scores).to(at::kFloat).cpu().contiguous();
       t.scores.assign(scores.const_data_ptr<float>(), scores.const_data_ptr<float>() + scores.numel());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One policy's way through one sequence: which point comes next, what it needs, and what its verdict makes of the layout. The same code
-// serves a live run and a replay of recorded signals; only where the signals come from differs.
+// One policy's way through one sequence: which point comes next, what it needs, and what its verdict makes of the
+// layout. The same code serves a live run and a replay of recorded signals; only where the signals come from differs.
 #pragma once
 
 #include <memory>
@@ -16,18 +16,19 @@ namespace espalier {
 
 class PolicyWalk {
  public:
-  // Asks for the points and checks them: known sites, layers of the model, in the order of the data. Throws Error naming the policy.
+  // Asks for the points and checks them: known sites, layers of the model, in the order of the data. Throws Error
+  // naming the policy.
   PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt);
 
   const ActPoint* next() const;  // nullptr after the last
   bool is_next(Site site, int layer = 0) const;
   const std::vector<Signal>& needs() const { return needs_; }  // of next()
-  // The first decoder layer that had not run when needs() were asked for: a signal may read none before it. -1 before the
-  // policy's first point, when the vision tower can still be read.
+  // The first decoder layer that had not run when needs() were asked for: a signal may read none before it. -1 before
+  // the policy's first point, when the vision tower can still be read.
   int first_readable_layer() const { return first_readable_layer_; }
 
-  // What an act came to. At kCache `per_head` holds the kept tokens of that layer, int64 [g, k] indices into the current sequence's
-  // image tokens, and the layout is left alone.
+  // What an act came to. At kCache `per_head` holds the kept tokens of that layer, int64 [g, k] indices into the
+  // current sequence's image tokens, and the layout is left alone.
   struct Outcome {
     Applied applied;
     at::Tensor kept_per_head;
@@ -41,7 +42,8 @@ class PolicyWalk {
   // Everything that happened so far, copied to the host.
   std::vector<PointTrace> trace(bool with_scores) const;
   std::vector<int64_t> kept_sources() const;
-  // New vectors of point i (as given) and the source index each stands at, -1 for none; undefined when the point added none.
+  // New vectors of point i (as given) and the source index each stands at, -1 for none; undefined when the point added
+  // none.
   struct Merged {
     at::Tensor vectors, source;
   };

@@ -49,9 +49,10 @@ class Prefill {
     for (Sequence& s : sequences_) {
       hidden.push_back(s.hidden);
       s.hidden = at::Tensor();
-      s.stats.prefill_flops_unpruned = prefill_flops(config_, std::vector<int64_t>(config_.num_layers, s.prompt.layout->num_tokens));
-      s.stats.kv_bytes_unpruned = config_.num_layers * s.prompt.layout->num_tokens * 2 * config_.num_kv_heads * config_.head_dim *
-                                  static_cast<int64_t>(at::elementSize(model_.dtype));
+      s.stats.prefill_flops_unpruned =
+          prefill_flops(config_, std::vector<int64_t>(config_.num_layers, s.prompt.layout->num_tokens));
+      s.stats.kv_bytes_unpruned = config_.num_layers * s.prompt.layout->num_tokens * 2 * config_.num_kv_heads *
+                                  config_.head_dim * static_cast<int64_t>(at::elementSize(model_.dtype));
       s.next_position.resize(config_.num_layers);
     }
     hidden_ = hidden.size() == 1 ? hidden[0] : at::cat(hidden);
@@ -104,9 +105,13 @@ class Prefill {
 
   // Policies that act here decide; survivors of all sequences move together in one gather.
   void act(Site site, int layer) {
-    if (!any_acts(site, layer)) return;
     selecting_.start();
-    std::vector<at::Tensor> index;       // into the packed rows, then the new vectors
+    while (any_acts(site, layer)) act_once(site, layer);  // several at one point, in a pipeline
+    selecting_.stop();
+  }
+
+  void act_once(Site site, int layer) {
+    std::vector<at::Tensor> index;  // into the packed rows, then the new vectors
     std::vector<at::Tensor> new_vectors;
     int64_t num_new = 0;
     bool changed = false;
@@ -142,7 +147,6 @@ class Prefill {
       hidden_ = ops::gather_rows(hidden_, at::cat(index));
       layout_changed();
     }
-    selecting_.stop();
   }
 
   // Policies that act on this layer's cache: rows of image tokens leave, each KV head its own.
@@ -183,7 +187,8 @@ class Prefill {
         return std::ranges::count(layers_read(signal), layer) > 0;
       });
       if (is_read)
-        sequences_[s].traces[layer] = {rows_of(qkv.query, s), rows_of(qkv.key, s), lse.slice(1, begin_[s], begin_[s + 1])};
+        sequences_[s].traces[layer] = {rows_of(qkv.query, s), rows_of(qkv.key, s),
+                                       lse.slice(1, begin_[s], begin_[s + 1])};
     }
   }
 
@@ -202,14 +207,15 @@ class Prefill {
     const DecoderLayerWeights& w = model_.weights.decoder.layers[layer];
     count(layer);
     const QueryKeyValue qkv = project_qkv(config_, w, hidden_, rotary_);
-    const ops::OptionalTensor window_position = config_.sliding_window > 0 ? ops::OptionalTensor(position_id_) : std::nullopt;
+    const ops::OptionalTensor window_position =
+        config_.sliding_window > 0 ? ops::OptionalTensor(position_id_) : std::nullopt;
     const auto [attended, lse] =
         ops::attention(qkv.query, qkv.key, qkv.value, query_begin_, key_begin_, key_length_, attention_scale(config_),
                        /*is_causal=*/true, config_.sliding_window, window_position, window_position);
     if (hooks_.on_layer)
       for (size_t s = 0; s < sequences_.size(); ++s)
-        hooks_.on_layer({layer, s, sequences_[s].walk.layout(), rows_of(hidden_, s), rows_of(qkv.query, s), rows_of(qkv.key, s),
-                         lse.slice(1, begin_[s], begin_[s + 1])});
+        hooks_.on_layer({layer, s, sequences_[s].walk.layout(), rows_of(hidden_, s), rows_of(qkv.query, s),
+                         rows_of(qkv.key, s), lse.slice(1, begin_[s], begin_[s + 1])});
     cache_[layer].set(qkv.key, qkv.value, lengths_);
     if (config_.sliding_window > 0) cache_[layer].set_positions(position_id_);
     keep_traces(layer, qkv, lse);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder over whole prompts, several sequences packed behind each other, with every policy acting at its own points on the way.
+// The decoder over whole prompts, several sequences packed behind each other, with every policy acting at its own
+// points on the way.
 #pragma once
 
 #include <span>
@@ -28,8 +29,8 @@ struct PrefillHooks {
   std::function<void(size_t sequence, const TokenLayout& layout, const at::Tensor& hidden)> on_output;
 };
 
-// Runs encoded sequences through all layers and fills the cache, traces and statistics. Returns the logits of each sequence's
-// last token, [b, vocab]. Throws Cancelled.
+// Runs encoded sequences through all layers and fills the cache, traces and statistics. Returns the logits of each
+// sequence's last token, [b, vocab]. Throws Cancelled.
 at::Tensor prefill(const LoadedModel& model, std::span<Sequence> sequences, KvCache& cache, const PrefillHooks& hooks);
 
 }  // namespace espalier

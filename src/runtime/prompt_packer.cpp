@@ -42,7 +42,8 @@ Rendered render(const LoadedModel&, const RawPrompt& raw) {
   return rendered;
 }
 
-// The example that holds the byte before `end`: a token that reaches over a boundary belongs to the example of its last byte.
+// The example that holds the byte before `end`: a token that reaches over a boundary belongs to the example of its last
+// byte.
 int example_at(const std::vector<size_t>& begins, size_t end) {
   return static_cast<int>(std::lower_bound(begins.begin(), begins.end(), end) - begins.begin()) - 1;
 }
@@ -97,10 +98,10 @@ void mark_pins(const LoadedModel& model, const std::vector<ImagePart>& images, P
     const SourceBox box = source_box(model.image_processor, part.image->width, part.image->height);
     const double width = (box.x1 - box.x0) / double(s.grid.cols), height = (box.y1 - box.y0) / double(s.grid.rows);
     for (int64_t t = s.begin; t < s.end; ++t) {
-      const double x = box.x0 + width * double((t - s.begin) % s.grid.cols), y = box.y0 + height * double((t - s.begin) / s.grid.cols);
-      const bool touched = std::ranges::any_of(part.pins, [&](const Region& r) {
-        return r.x0 < x + width && r.x1 > x && r.y0 < y + height && r.y1 > y;
-      });
+      const double x = box.x0 + width * double((t - s.begin) % s.grid.cols),
+                   y = box.y0 + height * double((t - s.begin) / s.grid.cols);
+      const bool touched = std::ranges::any_of(
+          part.pins, [&](const Region& r) { return r.x0 < x + width && r.x1 > x && r.y0 < y + height && r.y1 > y; });
       pinned[t] = part.pin_all || touched;
       layout.pinned_per_image[s.image] += pinned[t];
     }
@@ -119,7 +120,8 @@ PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t
   Rendered rendered = std::visit([&](const auto& p) { return render(model, p); }, prompt);
   check_images(rendered.images);
   const std::vector<Tokenizer::Token> tokens = model.tokenizer.encode_with_ends(rendered.text);
-  const auto placeholders = std::ranges::count_if(tokens, [&](const auto& t) { return t.id == model.config.image_token_id; });
+  const auto placeholders =
+      std::ranges::count_if(tokens, [&](const auto& t) { return t.id == model.config.image_token_id; });
   if (placeholders != std::ssize(rendered.images))
     throw Error("prompt: " + std::to_string(placeholders) + " image placeholders in the text, but " +
                 std::to_string(rendered.images.size()) + " images were given");
@@ -142,7 +144,8 @@ PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t
   if (n == 0) throw Error("prompt: it has no tokens");
   if (n + new_tokens > model.config.decoder.max_positions)
     throw Error("prompt: " + std::to_string(n) + " tokens and up to " + std::to_string(new_tokens) +
-                " new ones pass the model's limit of " + std::to_string(model.config.decoder.max_positions) + " positions");
+                " new ones pass the model's limit of " + std::to_string(model.config.decoder.max_positions) +
+                " positions");
   layout.num_tokens = n;
   mark_pins(model, rendered.images, layout);
   finish_prompt_layout(layout, model.device);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From what the user asks to one row of token ids and its layout: template, tokenizer, placeholders expanded to image tokens, examples
-// marked. The only file that knows how many tokens a picture takes and in which order they come.
+// From what the user asks to one row of token ids and its layout: template, tokenizer, placeholders expanded to image
+// tokens, examples marked. The only file that knows how many tokens a picture takes and in which order they come.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,14 @@
 namespace espalier {
 
 struct PackedPrompt {
-  std::string text;            // before expansion
-  std::vector<int32_t> ids;    // after
+  std::string text;          // before expansion
+  std::vector<int32_t> ids;  // after
   std::vector<ImagePart> images;
   std::shared_ptr<const PromptLayout> layout;
 };
 
-// Throws Error when placeholders and images do not match, or the prompt with `new_tokens` behind it passes the position limit.
+// Throws Error when placeholders and images do not match, or the prompt with `new_tokens` behind it passes the position
+// limit.
 PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens);
 
 }  // namespace espalier

@@ -45,10 +45,13 @@ class Wanted {
   const std::vector<std::string>& only_;
 };
 
-at::Tensor as_float(const at::Tensor& t) { return t.to(at::kFloat).cpu().contiguous(); }
+at::Tensor as_float(const at::Tensor& t) {
+  return t.to(at::kFloat).cpu().contiguous();
+}
 
 // `values` [.., n', ..] of the tokens that are there, at their places among all; the rest is zero.
-at::Tensor scatter_tokens(const at::Tensor& values, int64_t dimension, const at::Tensor& source_index, int64_t num_tokens) {
+at::Tensor scatter_tokens(const at::Tensor& values, int64_t dimension, const at::Tensor& source_index,
+                          int64_t num_tokens) {
   const at::Tensor has_place = (source_index >= 0).nonzero().squeeze(1);
   std::vector<int64_t> shape = values.sizes().vec();
   shape[static_cast<size_t>(dimension)] = num_tokens;
@@ -89,7 +92,8 @@ class Recorder {
 
   // Arrays that were collected image by image, joined.
   Arrays finish() {
-    for (const auto& [name, parts] : by_image_) arrays_[name] = as_float(at::cat(parts, name.starts_with("vision.key.") ? 0 : -1));
+    for (const auto& [name, parts] : by_image_)
+      arrays_[name] = as_float(at::cat(parts, name.starts_with("vision.key.") ? 0 : -1));
     return std::move(arrays_);
   }
 
@@ -99,13 +103,15 @@ class Recorder {
   }
 
   void add_tokens(const std::string& name, const at::Tensor& t, int64_t dimension, const TokenLayout& layout) {
-    if (wanted_(name)) arrays_[name] = as_float(scatter_tokens(t, dimension, layout.source_index, layout.prompt->num_tokens));
+    if (wanted_(name))
+      arrays_[name] = as_float(scatter_tokens(t, dimension, layout.source_index, layout.prompt->num_tokens));
   }
 
   void state(int layer, const TokenLayout& layout, const at::Tensor& hidden) {
     add_tokens("hidden." + std::to_string(layer), hidden, 0, layout);
     if (wanted_("final_norm." + std::to_string(layer)))
-      add_tokens("final_norm." + std::to_string(layer), final_norm(model_.config.decoder, model_.weights.decoder, hidden), 0, layout);
+      add_tokens("final_norm." + std::to_string(layer),
+                 final_norm(model_.config.decoder, model_.weights.decoder, hidden), 0, layout);
   }
 
   void decoder_layer(const LayerView& view) {
@@ -131,7 +137,8 @@ class Recorder {
       by_image_[name].push_back(at::softmax(scores, -1).slice(2, 1).flatten(1));
     }
     if (const std::string name = "vision.cls_attention_joint." + layer; wanted_(name)) {
-      const at::Tensor scores = at::einsum("chd,ckhd->ck", {q.select(1, 0), k}) / std::sqrt(static_cast<double>(config.hidden_size));
+      const at::Tensor scores =
+          at::einsum("chd,ckhd->ck", {q.select(1, 0), k}) / std::sqrt(static_cast<double>(config.hidden_size));
       by_image_[name].push_back(at::softmax(scores, -1).slice(1, 1).flatten());
     }
     if (const std::string name = "vision.key." + layer; wanted_(name))
@@ -146,7 +153,9 @@ class Recorder {
   std::map<std::string, std::vector<at::Tensor>> by_image_;
 };
 
-Dtype dtype_of(const at::Tensor& t) { return t.scalar_type() == at::kLong ? Dtype::kI64 : Dtype::kF32; }
+Dtype dtype_of(const at::Tensor& t) {
+  return t.scalar_type() == at::kLong ? Dtype::kI64 : Dtype::kF32;
+}
 
 void write_arrays(const std::filesystem::path& file, const Arrays& arrays) {
   std::vector<TensorToWrite> tensors;
@@ -154,7 +163,9 @@ void write_arrays(const std::filesystem::path& file, const Arrays& arrays) {
   write_safetensors(file, tensors);
 }
 
-at::Tensor long_tensor(const std::vector<int32_t>& ids) { return at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong); }
+at::Tensor long_tensor(const std::vector<int32_t>& ids) {
+  return at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong);
+}
 
 at::Tensor read_pixel_values(const std::filesystem::path& file) {
   if (file.empty()) return {};
@@ -162,7 +173,8 @@ at::Tensor read_pixel_values(const std::filesystem::path& file) {
   const auto found = prepared.tensors().find("pixel_values");
   if (found == prepared.tensors().end()) throw Error(file.string() + ": it has no tensor pixel_values");
   const TensorView& view = found->second;
-  if (view.dtype != Dtype::kF32) throw Error(file.string() + ": pixel_values: expected F32, got " + std::string(name_of(view.dtype)));
+  if (view.dtype != Dtype::kF32)
+    throw Error(file.string() + ": pixel_values: expected F32, got " + std::string(name_of(view.dtype)));
   at::Tensor pixels = at::empty(view.shape, at::kFloat);
   std::ranges::copy(view.bytes, static_cast<std::byte*>(pixels.data_ptr()));
   return pixels;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes what a run computed: the signals that policies read, as files that other tools read (`record`), and the tensors that are compared
-// with the reference (`dump`). It alone may hold an n x n map.
+// Writes what a run computed: the signals that policies read, as files that other tools read (`record`), and the
+// tensors that are compared with the reference (`dump`). It alone may hold an n x n map.
 #pragma once
 
 #include <filesystem>
@@ -18,11 +18,12 @@ struct RecordFiles {
   std::vector<std::string> only;  // empty: all; else names ("attention.5") or families ("hidden")
 };
 
-// Runs encode and prefill of the request with its policy and writes both files. Rows and columns of tokens that are gone are zeros.
+// Runs encode and prefill of the request with its policy and writes both files. Rows and columns of tokens that are
+// gone are zeros.
 void record(const LoadedModel& model, const Request& request, const RecordFiles& files, const Callbacks& callbacks);
 
-// Runs the whole request and writes PREFIX.safetensors and PREFIX.json. `pixel_values`, if not empty: a safetensors file whose tensor
-// of that name replaces the pictures' own pixels.
+// Runs the whole request and writes PREFIX.safetensors and PREFIX.json. `pixel_values`, if not empty: a safetensors
+// file whose tensor of that name replaces the pictures' own pixels.
 Result dump(const LoadedModel& model, const Request& request, const std::filesystem::path& prefix,
             const std::filesystem::path& pixel_values, const Callbacks& callbacks);
 

@@ -45,7 +45,8 @@ at::Tensor reduce_heads(const at::Tensor& per_head, AttentionProbe::Heads heads)
 RecordedSignals::RecordedSignals(const std::filesystem::path& file, const PromptLayout& prompt) : file_(file.string()) {
   const SafetensorsFile recorded = SafetensorsFile::open(file);
   for (const auto& [name, view] : recorded.tensors()) {
-    if (view.dtype != Dtype::kF32) throw Error(file_ + ": " + name + ": expected F32, got " + std::string(name_of(view.dtype)));
+    if (view.dtype != Dtype::kF32)
+      throw Error(file_ + ": " + name + ": expected F32, got " + std::string(name_of(view.dtype)));
     const int64_t dimension = token_dimension(name);
     if (dimension >= 0 && (std::ssize(view.shape) <= dimension || view.shape[dimension] != prompt.num_tokens))
       throw Error(file_ + ": " + name + ": expected " + std::to_string(prompt.num_tokens) + " tokens in dimension " +
@@ -99,8 +100,8 @@ at::Tensor RecordedSignals::probe(const AttentionProbe& p, const TokenLayout& la
   std::vector<at::Tensor> results;
   for (const auto& group : groups) {
     const at::Tensor columns = group.columns.defined() ? group.columns : layout.image_tokens;
-    const at::Tensor a =
-        attention(p.layer, layout.source_index.index_select(0, group.rows), layout.source_index.index_select(0, columns));
+    const at::Tensor a = attention(p.layer, layout.source_index.index_select(0, group.rows),
+                                   layout.source_index.index_select(0, columns));
     at::Tensor reduced = reduce_heads(a, p.heads);  // [r, c] or [h, r, c]
     if (p.reduce_rows) reduced = group.rows.size(0) == 0 ? reduced.sum(-2) : reduced.mean(-2);
     results.push_back(reduced);
@@ -111,7 +112,8 @@ at::Tensor RecordedSignals::probe(const AttentionProbe& p, const TokenLayout& la
 at::Tensor RecordedSignals::growth(const AttentionGrowth& g, const ActPoint& point, const TokenLayout& layout) const {
   const at::Tensor last = layout.source_index.slice(0, layout.num_tokens() - 1);
   const at::Tensor columns = layout.source_index.index_select(0, layout.image_tokens);
-  const at::Tensor difference = (attention(g.upper, last, columns) - attention(g.lower, last, columns)).squeeze(1);  // [h, m]
+  const at::Tensor difference =
+      (attention(g.upper, last, columns) - attention(g.lower, last, columns)).squeeze(1);  // [h, m]
   at::Tensor score = g.relu_per_head ? difference.clamp_min(0).mean(0) : difference.mean(0).clamp_min(0);
   if (!g.pool.defined()) return score;
   const at::Tensor hidden = state("hidden", point, layout);

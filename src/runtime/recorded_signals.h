@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Answers a policy from recorded arrays: survivors' rows and columns are gathered from the full-length ones, nothing is renormalised or
-// recomputed.
+// Answers a policy from recorded arrays: survivors' rows and columns are gathered from the full-length ones, nothing is
+// renormalised or recomputed.
 #pragma once
 
 #include <ATen/core/Tensor.h>

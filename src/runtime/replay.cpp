@@ -42,7 +42,8 @@ void replay(const std::string& spec, const ReplayFiles& files) {
       tensors.push_back({name, Dtype::kF32, merged.back().sizes().vec(), merged.back().data_ptr()});
       entry["merged"] = name;
       const at::Tensor source = vectors->source.contiguous();
-      entry["merged_source"] = std::vector<int64_t>(source.const_data_ptr<int64_t>(), source.const_data_ptr<int64_t>() + source.numel());
+      entry["merged_source"] =
+          std::vector<int64_t>(source.const_data_ptr<int64_t>(), source.const_data_ptr<int64_t>() + source.numel());
     }
     result["points"].push_back(std::move(entry));
   }

@@ -39,7 +39,8 @@ SamplingRules sampling_rules(const GenerationOptions& options, const GenerationC
   return rules;
 }
 
-Sampler::Sampler(const SamplingRules& rules, uint64_t seed, std::span<const int32_t> prompt_ids) : rules_(rules), state_(seed) {
+Sampler::Sampler(const SamplingRules& rules, uint64_t seed, std::span<const int32_t> prompt_ids)
+    : rules_(rules), state_(seed) {
   if (rules_.repetition_penalty != 1.0) seen_.insert(prompt_ids.begin(), prompt_ids.end());
 }
 

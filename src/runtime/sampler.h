@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a row of logits to the next token, as Transformers orders its processors: repetition penalty, temperature, top-k, top-p.
+// From a row of logits to the next token, as Transformers orders its processors: repetition penalty, temperature,
+// top-k, top-p.
 #pragma once
 
 #include <cstdint>

@@ -27,9 +27,9 @@ struct Sequence {
 
   PackedPrompt prompt;
   PolicyWalk walk;
-  at::Tensor hidden;                    // [n, d] decoder input, after encode
-  std::map<int, LayerTrace> traces;     // by decoder layer
-  std::vector<int64_t> next_position;   // of the first generated token, by layer (layers differ with positions=compact)
+  at::Tensor hidden;                   // [n, d] decoder input, after encode
+  std::map<int, LayerTrace> traces;    // by decoder layer
+  std::vector<int64_t> next_position;  // of the first generated token, by layer (layers differ with positions=compact)
   std::vector<at::Tensor> image_of_tokens;  // [layer]: image of each image token entering it, for statistics
   Stats stats;
 };

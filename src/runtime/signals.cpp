@@ -28,7 +28,9 @@ ops::HeadReduction reduction(AttentionProbe::Heads heads) {
   }
 }
 
-at::Tensor offsets(std::initializer_list<int64_t> values) { return at::tensor(std::vector<int64_t>(values), at::kLong); }
+at::Tensor offsets(std::initializer_list<int64_t> values) {
+  return at::tensor(std::vector<int64_t>(values), at::kLong);
+}
 
 // Groups of rows and columns behind each other, as the ops take them.
 struct Blocks {
@@ -59,8 +61,9 @@ class DecoderSignal {
     const auto found = s_.traces.find(probe.layer);
     if (found == s_.traces.end()) return look_ahead(probe, blocks);
     const LayerTrace& t = found->second;
-    return ops::attention_probe(t.query, t.key, t.lse, blocks.rows, blocks.row_begin, blocks.columns, blocks.column_begin, scale(), true,
-                                reduction(probe.heads), probe.reduce_rows, s_.config.sliding_window, position());
+    return ops::attention_probe(t.query, t.key, t.lse, blocks.rows, blocks.row_begin, blocks.columns,
+                                blocks.column_begin, scale(), true, reduction(probe.heads), probe.reduce_rows,
+                                s_.config.sliding_window, position());
   }
 
   at::Tensor operator()(const AttentionGrowth& growth) const {
@@ -72,9 +75,10 @@ class DecoderSignal {
       hidden = s_.hidden;
       direction = s_.hidden.index_select(0, growth.pool).to(at::kFloat).mean(0, true);
     }
-    return ops::attention_growth(lower.query, lower.key, lower.lse, upper.query, upper.key, upper.lse, last, offsets({0, 1}),
-                                 s_.layout.image_tokens, offsets({0, m}), scale(), growth.relu_per_head, s_.config.sliding_window,
-                                 position(), hidden, direction, growth.cosine_weight);
+    return ops::attention_growth(lower.query, lower.key, lower.lse, upper.query, upper.key, upper.lse, last,
+                                 offsets({0, 1}), s_.layout.image_tokens, offsets({0, m}), scale(),
+                                 growth.relu_per_head, s_.config.sliding_window, position(), hidden, direction,
+                                 growth.cosine_weight);
   }
 
   at::Tensor operator()(const Tap& tap) const {
@@ -99,10 +103,10 @@ class DecoderSignal {
     const LayerTrace t = s_.look_ahead(probe.layer);
     const int64_t n = s_.layout.num_tokens();
     const ops::OptionalTensor p = position();
-    const auto [unused, lse] = ops::attention(t.query, t.key, t.key, offsets({0, n}), offsets({0}), offsets({n}), scale(), true,
-                                              s_.config.sliding_window, p, p);
-    return ops::attention_probe(t.query, t.key, lse, blocks.rows, blocks.row_begin, blocks.columns, blocks.column_begin, scale(), true,
-                                reduction(probe.heads), probe.reduce_rows, s_.config.sliding_window, p);
+    const auto [unused, lse] = ops::attention(t.query, t.key, t.key, offsets({0, n}), offsets({0}), offsets({n}),
+                                              scale(), true, s_.config.sliding_window, p, p);
+    return ops::attention_probe(t.query, t.key, lse, blocks.rows, blocks.row_begin, blocks.columns, blocks.column_begin,
+                                scale(), true, reduction(probe.heads), probe.reduce_rows, s_.config.sliding_window, p);
   }
 
   const DecoderState& s_;
@@ -118,8 +122,8 @@ at::Tensor class_attention(const VisionConfig& config, const VisionLayerTrace& t
     key = key.reshape({crops * p1, 1, config.hidden_size});
     scale = 1.0 / std::sqrt(static_cast<double>(config.hidden_size));
     const at::Tensor begins = at::arange(crops, at::kLong) * p1;
-    lse = std::get<1>(ops::attention(query, key, key, at::arange(crops + 1, at::kLong) * p1, begins, at::full({crops}, p1, at::kLong),
-                                     scale, false));
+    lse = std::get<1>(ops::attention(query, key, key, at::arange(crops + 1, at::kLong) * p1, begins,
+                                     at::full({crops}, p1, at::kLong), scale, false));
   }
   const auto longs = at::TensorOptions().dtype(at::kLong).device(query.device());
   const at::Tensor crop_begin = at::arange(crops, longs) * p1;
@@ -149,16 +153,20 @@ std::vector<int> vision_layers_read(const Signal& signal) {
 
 bool is_vision_signal(const Signal& signal) {
   if (const auto* tap = std::get_if<Tap>(&signal))
-    return tap->what == Tap::What::kVisionOutput || tap->what == Tap::What::kVisionClass || tap->what == Tap::What::kVisionKey;
+    return tap->what == Tap::What::kVisionOutput || tap->what == Tap::What::kVisionClass ||
+           tap->what == Tap::What::kVisionKey;
   return !vision_layers_read(signal).empty();
 }
 
-at::Tensor compute_signal(const Signal& signal, const DecoderState& state) { return std::visit(DecoderSignal(state), signal); }
+at::Tensor compute_signal(const Signal& signal, const DecoderState& state) {
+  return std::visit(DecoderSignal(state), signal);
+}
 
 at::Tensor compute_signal(const Signal& signal, const VisionState& state) {
   if (const auto* probe = std::get_if<AttentionProbe>(&signal)) {
     std::vector<at::Tensor> images;
-    for (const VisionLayerTrace& t : state.traces.at(probe->layer)) images.push_back(class_attention(state.config, t, probe->heads));
+    for (const VisionLayerTrace& t : state.traces.at(probe->layer))
+      images.push_back(class_attention(state.config, t, probe->heads));
     return at::cat(images, -1);
   }
   const Tap& tap = std::get<Tap>(signal);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Turns what a policy asks for into the by-products of the pass that is running. Only computes what is asked; the rules of what may be
-// asked are in policy_walk.cpp.
+// Turns what a policy asks for into the by-products of the pass that is running. Only computes what is asked; the rules
+// of what may be asked are in policy_walk.cpp.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,9 +25,9 @@ std::vector<int> vision_layers_read(const Signal& signal);
 struct DecoderState {
   const DecoderConfig& config;
   const TokenLayout& layout;
-  at::Tensor hidden;                             // [n, d] at the point
+  at::Tensor hidden;  // [n, d] at the point
   const std::map<int, LayerTrace>& traces;
-  std::function<LayerTrace(int layer)> look_ahead;      // queries of the last row and keys of a layer that has not run
+  std::function<LayerTrace(int layer)> look_ahead;  // queries of the last row and keys of a layer that has not run
   std::function<at::Tensor(const at::Tensor&)> final_norm;
 };
 at::Tensor compute_signal(const Signal& signal, const DecoderState& state);

@@ -39,9 +39,10 @@ void check_segment(const PromptLayout& layout, const Segment& s, int64_t expecte
   }
   const GridSize crop = layout.images[s.image].grid;
   if (s.grid.rows * s.grid.cols != s.end - s.begin)
-    throw Error(where + " holds " + std::to_string(s.end - s.begin) + " patches, but its grid is " + std::to_string(s.grid.rows) +
-                " x " + std::to_string(s.grid.cols));
-  if (s.origin.rows < 0 || s.origin.cols < 0 || s.origin.rows + s.grid.rows > crop.rows || s.origin.cols + s.grid.cols > crop.cols)
+    throw Error(where + " holds " + std::to_string(s.end - s.begin) + " patches, but its grid is " +
+                std::to_string(s.grid.rows) + " x " + std::to_string(s.grid.cols));
+  if (s.origin.rows < 0 || s.origin.cols < 0 || s.origin.rows + s.grid.rows > crop.rows ||
+      s.origin.cols + s.grid.cols > crop.cols)
     throw Error(where + " reaches out of its crop of " + std::to_string(crop.rows) + " x " + std::to_string(crop.cols));
 }
 
@@ -49,7 +50,9 @@ bool is_image_token(Kind kind, bool with_row_breaks) {
   return kind == Kind::kPatches || (with_row_breaks && kind == Kind::kRowBreak);
 }
 
-int64_t as_int(Kind kind) { return static_cast<int64_t>(kind); }
+int64_t as_int(Kind kind) {
+  return static_cast<int64_t>(kind);
+}
 
 // Indices of the tokens that compete.
 at::Tensor competing(const at::Tensor& kind, bool with_row_breaks) {
@@ -63,7 +66,8 @@ void check_kept(const at::Tensor& kept, int64_t m, std::string_view who) {
   if (!kept.defined() || kept.dim() != 1 || kept.scalar_type() != at::kLong)
     throw Error(policy + ": a verdict's kept must be int64 [k]");
   if (kept.size(0) > m)
-    throw Error(policy + ": the verdict keeps " + std::to_string(kept.size(0)) + " of " + std::to_string(m) + " image tokens");
+    throw Error(policy + ": the verdict keeps " + std::to_string(kept.size(0)) + " of " + std::to_string(m) +
+                " image tokens");
   if (!kept.device().is_cpu()) return;
   const auto values = kept.accessor<int64_t, 1>();
   for (int64_t i = 0; i < kept.size(0); ++i)
@@ -72,10 +76,12 @@ void check_kept(const at::Tensor& kept, int64_t m, std::string_view who) {
                   std::to_string(i) + " is " + std::to_string(values[i]));
 }
 
-// Row breaks that lost every patch of their row; a row reaches back to the previous row break, the first to the end of the full view.
+// Row breaks that lost every patch of their row; a row reaches back to the previous row break, the first to the end of
+// the full view.
 std::vector<bool> orphaned_row_breaks(const TokenLayout& layout, const std::vector<bool>& stays) {
   const at::Tensor kind = layout.kind.cpu(), crop = layout.crop.cpu(), image = layout.image.cpu();
-  const auto kinds = kind.accessor<int64_t, 1>(), crops = crop.accessor<int64_t, 1>(), images = image.accessor<int64_t, 1>();
+  const auto kinds = kind.accessor<int64_t, 1>(), crops = crop.accessor<int64_t, 1>(),
+             images = image.accessor<int64_t, 1>();
   std::vector<bool> orphaned(stays.size(), false);
   bool row_has_patch = false;
   int64_t row_image = -1;
@@ -118,9 +124,12 @@ at::Tensor surviving(const TokenLayout& layout, const at::Tensor& kept, bool row
   return std::get<0>(rank.sort()).slice(0, 0, num_left);
 }
 
-at::Tensor select_positions(const at::Tensor& position_id, const at::Tensor& index) { return position_id.index_select(-1, index); }
+at::Tensor select_positions(const at::Tensor& position_id, const at::Tensor& index) {
+  return position_id.index_select(-1, index);
+}
 
-// The place of each new token among the survivors: sort keys 2·index for survivors and odd or extreme keys for what enters.
+// The place of each new token among the survivors: sort keys 2·index for survivors and odd or extreme keys for what
+// enters.
 struct Entering {
   at::Tensor vectors, stands_at, position_from, sort_key;
 };
@@ -145,14 +154,16 @@ Entering entering_tokens(const TokenLayout& layout, const std::vector<NewTokens>
   for (const NewTokens& group : added) {
     const int64_t r = group.vectors.size(0);
     if (group.stands_at.size(0) != r || group.position_from.size(0) != r)
-      throw Error(std::string(who) + ": " + std::to_string(r) + " new vectors with " + std::to_string(group.stands_at.size(0)) +
-                  " places and " + std::to_string(group.position_from.size(0)) + " position sources");
+      throw Error(std::string(who) + ": " + std::to_string(r) + " new vectors with " +
+                  std::to_string(group.stands_at.size(0)) + " places and " +
+                  std::to_string(group.position_from.size(0)) + " position sources");
     const at::Tensor from = layout.image_tokens.index_select(0, group.position_from);
     const at::Tensor place = layout.image_tokens.index_select(0, group.stands_at.clamp_min(0));
     at::Tensor key;  // three slots a token: in front of it, itself, behind it
     switch (group.where) {
       case NewTokens::Where::kInPlace:
-        if ((group.stands_at < 0).any().item<bool>()) throw Error(std::string(who) + ": a new token in place must stand at a token");
+        if ((group.stands_at < 0).any().item<bool>())
+          throw Error(std::string(who) + ": a new token in place must stand at a token");
         key = place * 3 + 1;
         break;
       case NewTokens::Where::kFront:
@@ -173,7 +184,9 @@ Entering entering_tokens(const TokenLayout& layout, const std::vector<NewTokens>
 
 }  // namespace
 
-int64_t PromptLayout::num_patches(int of_image) const { return num_image_tokens(of_image, false); }
+int64_t PromptLayout::num_patches(int of_image) const {
+  return num_image_tokens(of_image, false);
+}
 
 int64_t PromptLayout::num_image_tokens(int of_image, bool with_row_breaks) const {
   int64_t count = 0;
@@ -276,7 +289,8 @@ Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positio
   next.pinned = layout.pinned.index_select(0, fact_index);
   if (is_new.defined()) next.kind.masked_fill_(is_new, as_int(Kind::kPatches));
   if (positions == Positions::kCompact) {
-    if (next.position_id.dim() != 1) throw Error(std::string(who) + ": positions=compact is not possible with three-part position ids");
+    if (next.position_id.dim() != 1)
+      throw Error(std::string(who) + ": positions=compact is not possible with three-part position ids");
     next.position_id = at::arange(index.size(0), index.options());
   }
   // Image tokens are those that competed and stayed, and what entered; without asking the device how many they are.

@@ -9,8 +9,8 @@
 
 namespace espalier {
 
-// Fills the per-token tensors of a layout whose segments, images and query_example are set. position_id defaults to 0, 1, …;
-// `pinned` to none. Throws Error when segments leave gaps or contradict the images.
+// Fills the per-token tensors of a layout whose segments, images and query_example are set. position_id defaults to 0,
+// 1, …; `pinned` to none. Throws Error when segments leave gaps or contradict the images.
 void finish_prompt_layout(PromptLayout& layout, at::Device device);
 
 // Every token there, as one policy sees it: image_tokens are the patches, with row breaks if they compete.
@@ -19,15 +19,16 @@ TokenLayout full_layout(std::shared_ptr<const PromptLayout> prompt, bool row_bre
 // What a verdict does to the sequence it was given on.
 struct Applied {
   TokenLayout layout;
-  // int64 [n']: for each token of the new sequence its index in the old one or, from n on, n + the number of a new vector.
+  // int64 [n']: for each token of the new sequence its index in the old one or, from n on, n + the number of a new
+  // vector.
   at::Tensor index;
   bool has_new_tokens = false;
   at::Tensor new_vectors;  // [r, d] all of verdict.added behind each other
   bool unchanged = false;  // nothing left and nothing entered
 };
 
-// Throws Error (naming `who`) when the verdict is not one: indices out of range, not ascending (checked on the CPU only), wrong dtype.
-// Row breaks that do not compete stay while a patch of their row stays.
+// Throws Error (naming `who`) when the verdict is not one: indices out of range, not ascending (checked on the CPU
+// only), wrong dtype. Row breaks that do not compete stay while a patch of their row stays.
 Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positions positions, bool row_breaks_compete,
                       std::string_view who);
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The whole model against Transformers on a tiny random checkpoint (tests/golden/make_goldens.py), tensor by tensor. Limits are those of
-// the oracle's compare.py: float32, eager against sdpa inside Transformers differ by 1e-5.
+// The whole model against Transformers on a tiny random checkpoint (tests/golden/make_goldens.py), tensor by tensor.
+// Limits are those of the oracle's compare.py: float32, eager against sdpa inside Transformers differ by 1e-5.
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
+#include <unistd.h>
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <unistd.h>
 
 #include "io/json_file.h"
 #include "io/safetensors.h"
@@ -45,7 +45,8 @@ RelativeError relative_error(const at::Tensor& mine, const at::Tensor& golden) {
 Prompt prompt_of(const std::filesystem::path& folder, const nlohmann::json& json) {
   std::vector<ImagePart> images;
   for (const auto& file : json.at("image_files"))
-    images.push_back({.image = std::make_shared<const Image>(read_image(folder / file.get<std::string>())), .pins = {}});
+    images.push_back(
+        {.image = std::make_shared<const Image>(read_image(folder / file.get<std::string>())), .pins = {}});
   if (!json.contains("messages") || json.at("messages").is_null()) return RawPrompt{json.at("prompt"), images, {}};
   Chat chat;
   size_t next = 0;
@@ -110,8 +111,8 @@ TEST_P(GoldenTest, EveryTensorEqualsTransformers) {
   EXPECT_GE(compared, has_images ? 14 : 12);
 }
 
-// The picture pipeline in front: pixels within the limits of the two reference backends, and the same greedy tokens wherever the golden's
-// margin is not smaller than what a grey level moves.
+// The picture pipeline in front: pixels within the limits of the two reference backends, and the same greedy tokens
+// wherever the golden's margin is not smaller than what a grey level moves.
 TEST_P(GoldenTest, AnswersFromThePicturesThemselves) {
   const std::string name = GetParam();
   const nlohmann::json json = read_json_file(cases_ / (name + ".json"));
@@ -121,10 +122,12 @@ TEST_P(GoldenTest, AnswersFromThePicturesThemselves) {
   request.options.max_new_tokens = 1;
   dump(test::tiny_llava(), request, scratch_ / name, {}, {});
   const SafetensorsFile mine = SafetensorsFile::open(scratch_ / (name + ".safetensors"));
-  const RelativeError features = relative_error(tensor_of(mine.tensors().at("image_features")), tensor_of(golden.tensors().at("image_features")));
+  const RelativeError features =
+      relative_error(tensor_of(mine.tensors().at("image_features")), tensor_of(golden.tensors().at("image_features")));
   EXPECT_LT(features.max, 0.15);
   EXPECT_LT(features.rms, 0.03);
-  const at::Tensor pixels = tensor_of(mine.tensors().at("pixel_values")), reference = tensor_of(golden.tensors().at("pixel_values"));
+  const at::Tensor pixels = tensor_of(mine.tensors().at("pixel_values")),
+                   reference = tensor_of(golden.tensors().at("pixel_values"));
   const double grey_level = 1 / 255.0 / 0.2613;
   EXPECT_LE((pixels - reference).abs().max().item<double>(), 1.5 * grey_level);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The oracle of the whole runtime: with positions kept, dropping tokens at a point equals masking their columns from there on, in prefill and
-// in every decoded token. The masked run is the float64 reference of tests/support, which knows no policies, caches or packing.
+// The oracle of the whole runtime: with positions kept, dropping tokens at a point equals masking their columns from
+// there on, in prefill and in every decoded token. The masked run is the float64 reference of tests/support, which
+// knows no policies, caches or packing.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -67,8 +68,9 @@ class RandomKeep : public PruningPolicy {
 
 // Which keys are there from which layer on, read off the points a run went through.
 struct Dropped {
-  std::vector<int> first_gone;                                   // [token]: first layer whose attention lacks it
-  std::map<std::pair<int, int>, std::vector<int64_t>> from_cache;  // (layer, KV head) -> tokens that decoding does not see
+  std::vector<int> first_gone;  // [token]: first layer whose attention lacks it
+  std::map<std::pair<int, int>, std::vector<int64_t>>
+      from_cache;  // (layer, KV head) -> tokens that decoding does not see
 };
 
 Dropped dropped_by(const Sequence& sequence, int num_layers) {
@@ -83,7 +85,8 @@ Dropped dropped_by(const Sequence& sequence, int num_layers) {
     if (p.site == "cache") {
       for (size_t g = 0; g < p.kept_per_head.size(); ++g)
         for (const int64_t t : alive)
-          if (!std::ranges::binary_search(p.kept_per_head[g], t)) dropped.from_cache[{p.layer, static_cast<int>(g)}].push_back(t);
+          if (!std::ranges::binary_search(p.kept_per_head[g], t))
+            dropped.from_cache[{p.layer, static_cast<int>(g)}].push_back(t);
       continue;
     }
     const int from = p.site == "before_layer" ? p.layer : p.site == "after_attention" ? p.layer + 1 : 0;
@@ -106,11 +109,13 @@ at::Tensor masked_logits(const at::Tensor& hidden, const Dropped& dropped, const
       if (dropped.first_gone[t] <= layer) mask.select(1, t).fill_(false);
     if (const auto gone = dropped.from_cache.find({layer, kv_head}); gone != dropped.from_cache.end())
       for (const int64_t t : gone->second) mask.slice(0, n).select(1, t).fill_(false);
-    for (int64_t t = 0; t < n; ++t) mask[t][t] = true;  // rows of dropped tokens need something to look at; nobody reads them
+    for (int64_t t = 0; t < n; ++t)
+      mask[t][t] = true;  // rows of dropped tokens need something to look at; nobody reads them
     return mask;
   };
   // The extra diagonal must not let a dropped token back in for others: it only serves its own row.
-  return test::reference_logits(model.config.decoder, model.weights.decoder, all, at::arange(total, at::kLong), visible);
+  return test::reference_logits(model.config.decoder, model.weights.decoder, all, at::arange(total, at::kLong),
+                                visible);
 }
 
 struct Answered {
@@ -171,8 +176,13 @@ std::vector<std::vector<ActPoint>> point_lists() {
   for (int layer = 0; layer < 8; ++layer)
     for (const Site site : {Site::kBeforeLayer, Site::kAfterAttention, Site::kCache}) lists.push_back({{site, layer}});
   lists.push_back({{Site::kProjectorOutput}, {Site::kBeforeLayer, 3}, {Site::kBeforeLayer, 4}});
-  lists.push_back({{Site::kVisionOutput}, {Site::kProjectorOutput}, {Site::kBeforeLayer, 1}, {Site::kCache, 1}, {Site::kAfterAttention, 5},
-                   {Site::kCache, 6}, {Site::kBeforeLayer, 7}});
+  lists.push_back({{Site::kVisionOutput},
+                   {Site::kProjectorOutput},
+                   {Site::kBeforeLayer, 1},
+                   {Site::kCache, 1},
+                   {Site::kAfterAttention, 5},
+                   {Site::kCache, 6},
+                   {Site::kBeforeLayer, 7}});
   return lists;
 }
 
@@ -203,8 +213,9 @@ TEST_P(MaskedRunTest, DroppingAllEqualsMaskingAll) {
 INSTANTIATE_TEST_SUITE_P(Sites, MaskedRunTest, testing::ValuesIn(point_lists()), name_of_points);
 
 TEST(MaskedRun, BuiltInPolicies) {
-  for (const char* spec : {"none", "random:keep_ratio=1/4,seed=3", "fastv:keep_ratio=1/4,layer=3", "fastv:num_kept=5,layer=1,rows=all",
-                           "catp:keep_ratio=2/9", "catp:keep_ratio=1/3,k=4,stage1_share=0", "catp:keep_ratio=1/9,stage1_share=1"}) {
+  for (const char* spec :
+       {"none", "random:keep_ratio=1/4,seed=3", "fastv:keep_ratio=1/4,layer=3", "fastv:num_kept=5,layer=1,rows=all",
+        "catp:keep_ratio=2/9", "catp:keep_ratio=1/3,k=4,stage1_share=0", "catp:keep_ratio=1/9,stage1_share=1"}) {
     SCOPED_TRACE(spec);
     const Prompt prompt = test::in_context_prompt(4);
     std::vector<Sequence> sequences;
@@ -241,8 +252,9 @@ TEST(MaskedRun, KeepingEverythingChangesNoBit) {
   std::vector<Sequence> plain;
   plain.push_back(sequence_for(prompt, make_policy("none")));
   const Answered expected = run_packed(plain, 6)[0];
-  for (const char* spec : {"random:keep_ratio=1", "fastv:keep_ratio=1", "fastv:keep_ratio=1,layer=5,rows=all,pool=image", "catp:keep_ratio=1",
-                           "catp:keep_ratio=1,k=2,delta_norm=max", "fastv:num_kept=9999"}) {
+  for (const char* spec :
+       {"random:keep_ratio=1", "fastv:keep_ratio=1", "fastv:keep_ratio=1,layer=5,rows=all,pool=image",
+        "catp:keep_ratio=1", "catp:keep_ratio=1,k=2,delta_norm=max", "fastv:num_kept=9999"}) {
     SCOPED_TRACE(spec);
     std::vector<Sequence> kept;
     kept.push_back(sequence_for(prompt, make_policy(spec)));
@@ -257,8 +269,8 @@ TEST(MaskedRun, CompactPositionsEqualTheShorterSequence) {
   const c10::InferenceMode no_gradients;
   const Prompt prompt = test::in_context_prompt(2);
   std::vector<Sequence> sequences;
-  sequences.push_back(sequence_for(
-      prompt, std::make_shared<RandomKeep>(std::vector<ActPoint>{{Site::kProjectorOutput}}, 0.5, 3, Positions::kCompact)));
+  sequences.push_back(sequence_for(prompt, std::make_shared<RandomKeep>(std::vector<ActPoint>{{Site::kProjectorOutput}},
+                                                                        0.5, 3, Positions::kCompact)));
   const Answered run = run_packed(sequences, 9)[0];
   const at::Tensor hidden = unpruned_hidden(prompt).index_select(0, sequences[0].walk.layout().source_index);
   const std::vector<int32_t> fed(run.answer.begin(), run.answer.end() - 1);
@@ -266,7 +278,8 @@ TEST(MaskedRun, CompactPositionsEqualTheShorterSequence) {
   const at::Tensor expected = masked_logits(hidden, nothing, fed).slice(0, hidden.size(0) - 1);
   for (size_t step = 0; step < run.logits.size(); ++step) {
     const at::Tensor reference = expected[static_cast<int64_t>(step)];
-    EXPECT_LT((run.logits[step].to(at::kDouble) - reference).abs().max().item<double>(), 5e-5 * reference.pow(2).mean().sqrt().item<double>());
+    EXPECT_LT((run.logits[step].to(at::kDouble) - reference).abs().max().item<double>(),
+              5e-5 * reference.pow(2).mean().sqrt().item<double>());
   }
 }
 

@@ -6,7 +6,8 @@
 namespace espalier::test {
 
 const LoadedModel& tiny_llava() {
-  static const LoadedModel model = load_model(tiny_llava_folder(), {.dtype = ComputeDtype::kFloat32, .on_progress = {}});
+  static const LoadedModel model =
+      load_model(tiny_llava_folder(), {.dtype = ComputeDtype::kFloat32, .on_progress = {}});
   return model;
 }
 

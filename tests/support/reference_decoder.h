@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Llama decoder in float64 with a full score matrix and an explicit mask: the slow oracle of the runtime. Shares nothing with the
-// runtime but the weights.
+// The Llama decoder in float64 with a full score matrix and an explicit mask: the slow oracle of the runtime. Shares
+// nothing with the runtime but the weights.
 #pragma once
 
 #include <ATen/TensorOperators.h>
@@ -25,7 +25,9 @@ using Visible = std::function<at::Tensor(int layer, int kv_head)>;
 
 namespace reference {
 
-inline at::Tensor f64(const at::Tensor& t) { return t.to(at::kDouble); }
+inline at::Tensor f64(const at::Tensor& t) {
+  return t.to(at::kDouble);
+}
 
 inline at::Tensor norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return x * at::rsqrt(x.pow(2).mean(-1, true) + eps) * f64(weight);
@@ -46,7 +48,8 @@ inline at::Tensor reference_logits(const DecoderConfig& c, const DecoderWeights&
   const int64_t n = hidden.size(0), group = c.num_heads / c.num_kv_heads;
   std::vector<double> frequency;
   for (int64_t i = 0; i < c.head_dim / 2; ++i)
-    frequency.push_back(static_cast<double>(static_cast<float>(1.0 / std::pow(c.rope_theta, 2.0 * double(i) / double(c.head_dim)))));
+    frequency.push_back(
+        static_cast<double>(static_cast<float>(1.0 / std::pow(c.rope_theta, 2.0 * double(i) / double(c.head_dim)))));
   const at::Tensor inverse = at::tensor(frequency, at::kDouble);
   const at::Tensor half = f64(position_id).unsqueeze(1) * inverse;
   const at::Tensor angle = at::cat({half, half}, 1), cos = angle.cos(), sin = angle.sin();

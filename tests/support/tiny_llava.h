@@ -14,8 +14,12 @@
 
 namespace espalier::test {
 
-inline std::filesystem::path golden_folder() { return ESPALIER_TEST_DATA; }
-inline std::filesystem::path tiny_llava_folder() { return golden_folder() / "llava15"; }
+inline std::filesystem::path golden_folder() {
+  return ESPALIER_TEST_DATA;
+}
+inline std::filesystem::path tiny_llava_folder() {
+  return golden_folder() / "llava15";
+}
 
 // Loaded once a process, float32.
 const LoadedModel& tiny_llava();

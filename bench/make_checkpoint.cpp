@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes a LLaVA-1.5 checkpoint folder with random weights, in the files, keys and names of published ones, so that
+// Espalier and Transformers load it as they load the real thing: for speed work at a chosen size, and as models/demo
+// until a trained model is there.
+//
+//   make_checkpoint --out DIR [--size demo|150m|500m|1b|7b] [--dtype bf16|f16|f32] [--seed N]
+//
+// A weight depends only on the seed and its name. Scales are such that every block moves the hidden state and logits
+// have clear winners.
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <numbers>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "espalier/error.h"
+#include "io/output_file.h"
+#include "io/safetensors.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace espalier {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Size {
+  const char* name;
+  int64_t hidden, intermediate;
+  int layers, heads;
+  int64_t vision_hidden, vision_intermediate;
+  int vision_layers, vision_heads;
+  int64_t image, patch, vocab;
+};
+// The decoders of `150m` to `1b` are those of the project's reference timings; `7b` is LLaVA-1.5-7B's.
+constexpr std::array<Size, 5> kSizes = {{
+    {"demo", 128, 352, 8, 4, 128, 512, 5, 4, 56, 7, 0},
+    {"150m", 768, 2048, 20, 12, 512, 2048, 8, 8, 336, 14, 32064},
+    {"500m", 1280, 3456, 24, 20, 512, 2048, 8, 8, 336, 14, 32064},
+    {"1b", 2048, 5504, 20, 16, 512, 2048, 8, 8, 336, 14, 32064},
+    {"7b", 4096, 11008, 32, 32, 1024, 4096, 24, 16, 336, 14, 32064},
+}};
+
+const char* const kWords[] = {
+    "what",  "which",  "where",  "how",    "many",    "is",    "the",    "this",   "that",  "a",     "in",
+    "image", "shape",  "colour", "object", "objects", "count", "name",   "called", "of",    "red",   "green",
+    "blue",  "yellow", "purple", "orange", "white",   "black", "circle", "square", "star",  "cross", "triangle",
+    "ring",  "left",   "right",  "top",    "bottom",  "one",   "two",    "three",  "four",  "dax",   "wug",
+    "blick", "toma",   "fep",    "zorp",   "yes",     "no",    "and",    "are",    "there", "small", "large"};
+
+// ---- tokenizer: Llama's pipeline, byte fallback, one chain of merges for each word ----
+
+struct Vocabulary {
+  std::vector<std::string> pieces;
+  std::vector<std::array<std::string, 2>> merges;
+
+  void add(const std::string& piece) {
+    if (std::ranges::find(pieces, piece) == pieces.end()) pieces.push_back(piece);
+  }
+  // Every prefix of the word becomes a piece: "▁r", "▁re", "▁red".
+  void add_word(const std::string& word) {
+    std::string prefix = "\u2581";
+    for (const char c : word) {
+      const std::string letter(1, c), longer = prefix + letter;
+      if (std::ranges::find(pieces, longer) == pieces.end()) merges.push_back({prefix, letter});
+      add(longer);
+      prefix = longer;
+    }
+  }
+};
+
+Vocabulary make_vocabulary() {
+  Vocabulary v;
+  for (const char* special : {"<unk>", "<s>", "</s>"}) v.add(special);
+  for (int byte = 0; byte < 256; ++byte) {
+    char name[8];
+    std::snprintf(name, sizeof name, "<0x%02X>", byte);
+    v.add(name);
+  }
+  v.add("\u2581");
+  for (char c = '!'; c <= '~'; ++c) v.add(std::string(1, c));
+  for (const char* word : kWords) v.add_word(word);
+  for (const char* word : {"USER", "ASSISTANT"}) v.add_word(word);
+  return v;
+}
+
+constexpr const char* kTemplate =
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'].upper() + ': ' }}{% endif %}"
+    "{% for c in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}";
+
+Json tokenizer_json(const Vocabulary& v, int64_t image_id) {
+  const auto special = [](int64_t id, const char* content) {
+    return Json{{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+                {"rstrip", false}, {"normalized", false}, {"special", true}};
+  };
+  Json vocab = Json::object();
+  for (size_t i = 0; i < v.pieces.size(); ++i) vocab[v.pieces[i]] = i;
+  const Json bos = {{"id", "<s>"}, {"type_id", 0}};
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens",
+           {special(0, "<unk>"), special(1, "<s>"), special(2, "</s>"), special(image_id, "<image>"),
+            special(image_id + 1, "<pad>")}},
+          {"normalizer",
+           {{"type", "Sequence"},
+            {"normalizers",
+             {{{"type", "Prepend"}, {"prepend", "\u2581"}},
+              {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}}}}}},
+          {"pre_tokenizer", nullptr},
+          {"post_processor",
+           {{"type", "TemplateProcessing"},
+            {"single", {{{"SpecialToken", bos}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+            {"pair",
+             {{{"SpecialToken", bos}},
+              {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+              {{"SpecialToken", {{"id", "<s>"}, {"type_id", 1}}}},
+              {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}}},
+            {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {1}}, {"tokens", {"<s>"}}}}}}}},
+          {"decoder",
+           {{"type", "Sequence"},
+            {"decoders",
+             {{{"type", "Replace"}, {"pattern", {{"String", "\u2581"}}}, {"content", " "}},
+              {{"type", "ByteFallback"}},
+              {{"type", "Fuse"}},
+              {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
+          {"model",
+           {{"type", "BPE"},
+            {"dropout", nullptr},
+            {"unk_token", "<unk>"},
+            {"continuing_subword_prefix", nullptr},
+            {"end_of_word_suffix", nullptr},
+            {"fuse_unk", true},
+            {"byte_fallback", true},
+            {"ignore_merges", false},
+            {"vocab", vocab},
+            {"merges", v.merges}}}};
+}
+
+Json config_json(const Size& s, const std::string& dtype, int64_t image_id, int64_t vocab) {
+  return {{"architectures", {"LlavaForConditionalGeneration"}},
+          {"model_type", "llava"},
+          {"ignore_index", -100},
+          {"image_token_index", image_id},
+          {"pad_token_id", image_id + 1},
+          {"projector_hidden_act", "gelu"},
+          {"text_config",
+           {{"architectures", {"LlamaForCausalLM"}},
+            {"model_type", "llama"},
+            {"hidden_size", s.hidden},
+            {"intermediate_size", s.intermediate},
+            {"num_hidden_layers", s.layers},
+            {"num_attention_heads", s.heads},
+            {"num_key_value_heads", s.heads},
+            {"max_position_embeddings", 4096},
+            {"rms_norm_eps", 1e-5},
+            {"torch_dtype", dtype},
+            {"vocab_size", vocab}}},
+          {"tie_word_embeddings", false},
+          {"torch_dtype", dtype},
+          {"vision_config",
+           {{"model_type", "clip_vision_model"},
+            {"hidden_size", s.vision_hidden},
+            {"image_size", s.image},
+            {"intermediate_size", s.vision_intermediate},
+            {"num_attention_heads", s.vision_heads},
+            {"num_hidden_layers", s.vision_layers},
+            {"patch_size", s.patch},
+            {"projection_dim", s.vision_hidden},
+            {"vocab_size", 32000}}},
+          {"vision_feature_layer", -2},
+          {"vision_feature_select_strategy", "default"},
+          {"vocab_size", vocab}};
+}
+
+Json preprocessor_json(const Size& s) {
+  return {{"crop_size", {{"height", s.image}, {"width", s.image}}},
+          {"do_center_crop", true},
+          {"do_convert_rgb", true},
+          {"do_normalize", true},
+          {"do_rescale", true},
+          {"do_resize", true},
+          {"image_mean", {0.48145466, 0.4578275, 0.40821073}},
+          {"image_processor_type", "CLIPImageProcessor"},
+          {"image_std", {0.26862954, 0.26130258, 0.27577711}},
+          {"processor_class", "LlavaProcessor"},
+          {"resample", 3},
+          {"rescale_factor", 0.00392156862745098},
+          {"size", {{"shortest_edge", s.image}}}};
+}
+
+Json tokenizer_config_json(const Json& tokenizer) {
+  Json added = Json::object();
+  for (const Json& token : tokenizer.at("added_tokens")) {
+    Json entry = token;
+    entry.erase("id");
+    added[std::to_string(token.at("id").get<int64_t>())] = entry;
+  }
+  return {{"add_bos_token", true},
+          {"add_eos_token", false},
+          {"added_tokens_decoder", added},
+          {"bos_token", "<s>"},
+          {"eos_token", "</s>"},
+          {"image_token", "<image>"},
+          {"extra_special_tokens", {{"image_token", "<image>"}}},
+          {"legacy", true},
+          {"model_max_length", 4096},
+          {"pad_token", "<pad>"},
+          {"padding_side", "left"},
+          {"processor_class", "LlavaProcessor"},
+          {"tokenizer_class", "LlamaTokenizer"},
+          {"unk_token", "<unk>"}};
+}
+
+// ---- weights ----
+
+std::string published_name(const std::string& canonical) {
+  const auto swap = [&](std::string_view from, std::string_view to) {
+    return std::string(to) + canonical.substr(from.size());
+  };
+  if (canonical.starts_with("decoder.")) return swap("decoder.", "language_model.model.");
+  if (canonical.starts_with("vision.")) return swap("vision.", "vision_tower.vision_model.");
+  if (canonical.starts_with("projector.")) return swap("projector.", "multi_modal_projector.");
+  return "language_model." + canonical;  // lm_head
+}
+
+uint64_t mix(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+  return z ^ (z >> 31);
+}
+
+uint64_t hash_of(std::string_view text) {  // FNV-1a
+  uint64_t hash = 0xCBF29CE484222325ULL;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+  return hash;
+}
+
+struct Distribution {
+  float mean, deviation;
+};
+
+Distribution distribution_of(const std::string& name, const std::vector<int64_t>& shape) {
+  const auto has = [&](std::string_view part) { return name.find(part) != std::string::npos; };
+  const bool is_norm = has("norm") || has("layrnorm");
+  if (name.ends_with(".bias")) return {0, is_norm ? 0.2f : 0.1f};
+  if (is_norm) return {1, 0.2f};
+  if (has("embed_tokens")) return {0, 0.6f};
+  if (has("class_embedding") || has("position_embedding")) return {0, 0.5f};
+  int64_t fan_in = 1;
+  for (size_t i = 1; i < shape.size(); ++i) fan_in *= shape[i];
+  float gain = 1.0f;
+  if (has("q_proj") || has("k_proj")) {
+    gain = 1.6f;
+  } else if (has("lm_head")) {
+    gain = 2.0f;
+  } else if (has("o_proj") || has("out_proj") || has("down_proj") || has("fc2")) {
+    gain = 0.7f;
+  }
+  return {0, gain / std::sqrt(static_cast<float>(fan_in))};
+}
+
+uint16_t to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+uint16_t to_f16(float value) {  // the weights are far from the ends of the range; tiny ones become 0
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 16) & 0x8000;
+  const int exponent = static_cast<int>((bits >> 23) & 0xFF) - 127 + 15;
+  if (exponent <= 0) return static_cast<uint16_t>(sign);
+  const uint32_t rounded = ((bits & 0x7FFFFF) + 0xFFF + ((bits >> 13) & 1));
+  return static_cast<uint16_t>(sign | ((static_cast<uint32_t>(exponent) << 10) + (rounded >> 13)));
+}
+
+void fill(std::byte* out, Dtype dtype, const std::string& name, const std::vector<int64_t>& shape, int64_t count,
+          uint64_t seed) {
+  const Distribution d = distribution_of(name, shape);
+  const uint64_t stream = mix(seed + 0x9E3779B97F4A7C15ULL) ^ mix(hash_of(name));
+  const auto normals = [&](int64_t i) {  // Box-Muller, element by element, so that threads can share a tensor
+    const uint64_t bits = mix(stream + 0x9E3779B97F4A7C15ULL * static_cast<uint64_t>(i + 1));
+    const float u = (static_cast<float>(bits >> 40) + 1.0f) * 0x1p-24f,
+                angle = static_cast<float>(bits & 0xFFFFFF) * 0x1p-24f;
+    return d.mean + d.deviation * std::sqrt(-2.0f * std::log(u)) * std::cos(2.0f * std::numbers::pi_v<float> * angle);
+  };
+  const auto range = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float value = normals(i);
+      if (dtype == Dtype::kF32) {
+        reinterpret_cast<float*>(out)[i] = value;
+      } else {
+        reinterpret_cast<uint16_t*>(out)[i] = dtype == Dtype::kBF16 ? to_bf16(value) : to_f16(value);
+      }
+    }
+  };
+  const int64_t threads = std::max<int64_t>(1, std::thread::hardware_concurrency());
+  std::vector<std::jthread> workers;
+  for (int64_t t = 0; t < threads; ++t) workers.emplace_back(range, count * t / threads, count * (t + 1) / threads);
+}
+
+void write_weights(const std::filesystem::path& folder, const ModelConfig& config, Dtype dtype, uint64_t seed) {
+  std::vector<NamedShape> names = weight_names(config);
+  // Published files hold the tower's last norm too, though the features never pass it.
+  for (const char* part : {"weight", "bias"})
+    names.push_back({std::string("vision.post_layernorm.") + part, {config.vision.hidden_size}});
+  std::vector<int64_t> counts;
+  int64_t total = 0;
+  for (const NamedShape& n : names) {
+    int64_t count = 1;
+    for (const int64_t extent : n.shape) count *= extent;
+    counts.push_back(count);
+    total += count;
+  }
+  std::vector<std::byte> bytes(static_cast<size_t>(total * size_of(dtype)));
+  std::vector<TensorToWrite> tensors;
+  std::byte* next = bytes.data();
+  for (size_t i = 0; i < names.size(); ++i) {
+    fill(next, dtype, names[i].name, names[i].shape, counts[i], seed);
+    tensors.push_back({published_name(names[i].name), dtype, names[i].shape, next});
+    next += counts[i] * size_of(dtype);
+  }
+  write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
+  std::printf("%s: %.1f M parameters, %.1f MB\n", folder.c_str(), static_cast<double>(total) / 1e6,
+              static_cast<double>(bytes.size()) / 1e6);
+}
+
+void write_json(const std::filesystem::path& file, const Json& json, int indent = 2) {
+  OutputFile out(file);
+  out.write(json.dump(indent) + "\n");
+  out.commit();
+}
+
+void make_checkpoint(const std::filesystem::path& folder, const Size& size, const std::string& dtype_name,
+                     uint64_t seed) {
+  const bool is_f32 = dtype_name == "f32", is_f16 = dtype_name == "f16";
+  const Dtype dtype = is_f32 ? Dtype::kF32 : is_f16 ? Dtype::kF16 : Dtype::kBF16;
+  const Vocabulary vocabulary = make_vocabulary();
+  const int64_t image_id = std::ssize(vocabulary.pieces), tokens = image_id + 2;
+  const int64_t vocab = std::max(size.vocab, (tokens + 63) / 64 * 64);
+  const Json config = config_json(size, is_f32 ? "float32" : is_f16 ? "float16" : "bfloat16", image_id, vocab);
+  std::filesystem::create_directories(folder);
+  const Json tokenizer = tokenizer_json(vocabulary, image_id);
+  write_json(folder / "tokenizer.json", tokenizer, 1);
+  write_json(folder / "tokenizer_config.json", tokenizer_config_json(tokenizer));
+  write_json(folder / "special_tokens_map.json",
+             {{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"pad_token", "<pad>"}, {"unk_token", "<unk>"}});
+  write_json(folder / "chat_template.json", {{"chat_template", kTemplate}});
+  write_json(folder / "preprocessor_config.json", preprocessor_json(size));
+  write_json(folder / "processor_config.json", {{"image_token", "<image>"},
+                                                {"num_additional_image_tokens", 1},
+                                                {"patch_size", size.patch},
+                                                {"processor_class", "LlavaProcessor"},
+                                                {"vision_feature_select_strategy", "default"}});
+  write_json(folder / "generation_config.json",
+             {{"bos_token_id", 1}, {"eos_token_id", 2}, {"pad_token_id", image_id + 1}});
+  write_json(folder / "config.json", config);
+  write_weights(folder, parse_config(config.dump(), "config.json"), dtype, seed);
+}
+
+}  // namespace
+}  // namespace espalier
+
+int main(int argc, char** argv) {
+  using namespace espalier;
+  CLI::App app("Write a LLaVA-1.5 checkpoint with random weights.");
+  std::string out, size_name = "demo", dtype = "bf16";
+  uint64_t seed = 0;
+  app.add_option("--out", out, "folder to write")->required();
+  app.add_option("--size", size_name, "decoder size")->check(CLI::IsMember({"demo", "150m", "500m", "1b", "7b"}));
+  app.add_option("--dtype", dtype, "stored type")->check(CLI::IsMember({"bf16", "f16", "f32"}));
+  app.add_option("--seed", seed, "of the weights");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    make_checkpoint(out, *std::ranges::find_if(kSizes, [&](const Size& s) { return size_name == s.name; }), dtype,
+                    seed);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "make_checkpoint: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
