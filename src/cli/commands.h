@@ -20,5 +20,6 @@ Run add_tokenize(CLI::App& app);
 Run add_policies(CLI::App& app);
 Run add_record(CLI::App& app);
 Run add_replay(CLI::App& app);
+Run add_bench(CLI::App& app);
 
 }  // namespace espalier::cli

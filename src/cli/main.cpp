@@ -29,6 +29,7 @@ constexpr Command kCommands[] = {
     {"policies", "List the pruning policies with their options", add_policies},
     {"record", "Run a prompt and write what policies read: attention, hidden states, layout", add_record},
     {"replay", "Run a policy on recorded signals, without a model", add_replay},
+    {"bench", "Time encode, select, prefill and decode of an in-context prompt under several policies", add_bench},
 };
 
 // Messages of other libraries bring stack traces along; the first line says what happened.

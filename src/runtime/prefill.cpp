@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "espalier/ops.h"
+#include "kernels/attention_arguments.h"
 #include "model/decoder.h"
 #include "runtime/flops.h"
 #include "runtime/signals.h"
@@ -203,12 +204,30 @@ class Prefill {
     }
   }
 
+  void note_kernels(const QueryKeyValue& qkv, const ops::OptionalTensor& window_position) {
+    const ops::AttentionInputs inputs{qkv.query,
+                                      qkv.key,
+                                      qkv.value,
+                                      query_begin_,
+                                      key_begin_,
+                                      key_length_,
+                                      attention_scale(config_),
+                                      true,
+                                      config_.sliding_window,
+                                      window_position,
+                                      window_position,
+                                      {}};
+    const std::string name(ops::attention_kernel_name(inputs));
+    for (Sequence& s : sequences_) s.stats.kernels = {{"attention", name}};
+  }
+
   void run_layer(int layer) {
     const DecoderLayerWeights& w = model_.weights.decoder.layers[layer];
     count(layer);
     const QueryKeyValue qkv = project_qkv(config_, w, hidden_, rotary_);
     const ops::OptionalTensor window_position =
         config_.sliding_window > 0 ? ops::OptionalTensor(position_id_) : std::nullopt;
+    if (layer == 0) note_kernels(qkv, window_position);
     const auto [attended, lse] =
         ops::attention(qkv.query, qkv.key, qkv.value, query_begin_, key_begin_, key_length_, attention_scale(config_),
                        /*is_causal=*/true, config_.sliding_window, window_position, window_position);

@@ -202,9 +202,9 @@ void record(const LoadedModel& model, const Request& request, const RecordFiles&
     if (std::ranges::none_of(arrays, [&](const auto& entry) { return Wanted({name})(entry.first); }))
       throw Error("--only " + name + ": this model and prompt record nothing of that name");
   const PackedPrompt packed = pack_prompt(model, request.prompt, 0);
-  write_arrays(files.signals, arrays);
-  OutputFile layout(files.layout);
+  OutputFile layout(files.layout);  // both files or none
   layout.write(layout_to_json(*packed.layout, model.facts));
+  write_arrays(files.signals, arrays);
   layout.commit();
 }
 
@@ -238,9 +238,9 @@ Result dump(const LoadedModel& model, const Request& request, const std::filesys
   if (!pixels.empty()) arrays["pixel_values"] = at::cat(pixels);
   arrays["input_ids"] = long_tensor(result.prompt_token_ids);
   arrays["greedy_tokens"] = long_tensor(result.token_ids);
-  write_arrays(prefix.string() + ".safetensors", arrays);
-  OutputFile json(prefix.string() + ".json");
+  OutputFile json(prefix.string() + ".json");  // both files or none
   json.write(dump_json(result));
+  write_arrays(prefix.string() + ".safetensors", arrays);
   json.commit();
   return result;
 }

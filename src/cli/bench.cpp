@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// `espalier bench`: one in-context prompt, several policies in turn, medians. Policies are interleaved, so that a drift of the machine hits
+// all of them alike.
+#include <CLI/App.hpp>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/number_option.h"
+#include "cli/prompt_options.h"
+#include "cli/terminal_progress.h"
+#include "espalier/error.h"
+#include "io/output_file.h"
+
+namespace espalier::cli {
+
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::vector<std::string> policies = {"none", "catp:keep_ratio=2/9", "fastv:keep_ratio=2/9", "random:keep_ratio=2/9"};
+  int shots = 4;
+  int repeat = 5;
+  int64_t new_tokens = 8;
+  std::string json;
+};
+
+// A picture with edges and texture; its content does not matter for speed.
+std::shared_ptr<const Image> synthetic_picture(int seed) {
+  constexpr int kSide = 336;
+  Image image{kSide, kSide, std::vector<uint8_t>(3 * kSide * kSide)};
+  for (int y = 0; y < kSide; ++y)
+    for (int x = 0; x < kSide; ++x)
+      for (int c = 0; c < 3; ++c) {
+        const double wave = std::sin(0.05 * x + seed) + std::cos(0.08 * y - 1.7 * c) + ((x / 40 + y / 56 + seed) % 3 == c);
+        image.rgb[static_cast<size_t>(3 * (y * kSide + x) + c)] = static_cast<uint8_t>(100 + 40 * wave);
+      }
+  return std::make_shared<const Image>(std::move(image));
+}
+
+Chat in_context_prompt(int shots) {
+  std::vector<Example> examples;
+  for (int i = 0; i < shots; ++i)
+    examples.push_back({{.image = synthetic_picture(i), .pins = {}}, "what shape is the object in this image?", "circle"});
+  return in_context_chat(examples, {.image = synthetic_picture(shots), .pins = {}}, "what shape is the object in this image?");
+}
+
+struct Sample {
+  double encode, select, prefill, per_token;
+  double to_first_token() const { return select + prefill; }
+};
+
+struct Series {
+  std::string policy;
+  std::vector<Sample> samples;
+  Stats stats;  // of the last run: counts do not change between runs
+
+  double quantile(double Sample::*field, double q) const {
+    std::vector<double> values;
+    for (const Sample& s : samples) values.push_back(s.*field);
+    return pick(std::move(values), q);
+  }
+  double first_token(double q) const {
+    std::vector<double> values;
+    for (const Sample& s : samples) values.push_back(s.to_first_token());
+    return pick(std::move(values), q);
+  }
+
+ private:
+  static double pick(std::vector<double> values, double q) {
+    std::ranges::sort(values);
+    return values[static_cast<size_t>(std::lround(q * static_cast<double>(values.size() - 1)))];
+  }
+};
+
+Series run_once(const Engine& engine, const Options& options, Series series, bool counts) {
+  Request request{.prompt = in_context_prompt(options.shots), .policy = series.policy, .custom = {}, .options = {}, .trace = false};
+  request.options.max_new_tokens = options.new_tokens;
+  request.options.greedy = true;
+  request.options.ignore_eos = true;
+  Callbacks callbacks;
+  callbacks.should_cancel = [] { return interrupted(); };
+  Result result = engine.generate(request, callbacks);
+  if (result.finish_reason == FinishReason::kCancelled) throw Interrupted();
+  const double later = std::max<double>(1, static_cast<double>(options.new_tokens - 1));
+  if (counts)
+    series.samples.push_back(
+        {result.stats.encode_ms, result.stats.select_ms, result.stats.prefill_ms, result.stats.decode_ms / later});
+  series.stats = std::move(result.stats);
+  return series;
+}
+
+nlohmann::ordered_json to_json(const Series& s, const Options& options) {
+  const auto summary = [&](double Sample::*field) {
+    return nlohmann::ordered_json{
+        {"median", s.quantile(field, 0.5)}, {"min", s.quantile(field, 0)}, {"max", s.quantile(field, 1)}};
+  };
+  return {{"policy", s.policy},
+          {"shots", options.shots},
+          {"repeat", options.repeat},
+          {"prompt_tokens", s.stats.prompt_tokens},
+          {"tokens_per_layer", s.stats.tokens_per_layer},
+          {"time_ms",
+           {{"encode", summary(&Sample::encode)},
+            {"select", summary(&Sample::select)},
+            {"prefill", summary(&Sample::prefill)},
+            {"decode_per_token", summary(&Sample::per_token)},
+            {"first_token", {{"median", s.first_token(0.5)}, {"min", s.first_token(0)}, {"max", s.first_token(1)}}}}},
+          {"prefill_flops", s.stats.prefill_flops},
+          {"prefill_flops_unpruned", s.stats.prefill_flops_unpruned},
+          {"kv_bytes", s.stats.kv_bytes},
+          {"peak_memory_bytes", s.stats.peak_memory_bytes},
+          {"threads", s.stats.threads},
+          {"kernels", s.stats.kernels}};
+}
+
+// speed-up: of select + prefill against the first policy. promise: FLOPs of the first against this one. yield: the first over the second.
+void print_table(const std::vector<Series>& series) {
+  std::printf("%-36s %8s %8s %8s %8s %9s %8s %8s %7s %8s\n", "policy", "tokens", "encode", "select", "prefill", "tok 1 ms", "ms/tok",
+              "speed-up", "promise", "yield");
+  const Series& first = series.front();
+  for (const Series& s : series) {
+    const double speed_up = first.first_token(0.5) / s.first_token(0.5);
+    const double promise = first.stats.prefill_flops / s.stats.prefill_flops;
+    std::printf("%-36s %8ld %8.1f %8.2f %8.1f %9.1f %8.2f %7.2fx %6.2fx %8.3f\n", s.policy.c_str(),
+                static_cast<long>(s.stats.tokens_per_layer.back()), s.quantile(&Sample::encode, 0.5), s.quantile(&Sample::select, 0.5),
+                s.quantile(&Sample::prefill, 0.5), s.first_token(0.5), s.quantile(&Sample::per_token, 0.5), speed_up, promise,
+                speed_up / promise);
+  }
+}
+
+ExitStatus bench(const Options& options) {
+  catch_interrupts();
+  TerminalProgress progress;
+  const Engine engine = load_engine(options.model, progress);
+  progress.clear();
+  std::vector<Series> series;
+  for (const std::string& policy : options.policies) series.push_back({.policy = policy, .samples = {}, .stats = {}});
+  for (int round = -1; round < options.repeat; ++round) {  // the first round warms up
+    for (Series& s : series) s = run_once(engine, options, std::move(s), round >= 0);
+    progress.show("bench", round + 2, options.repeat + 1);
+  }
+  progress.clear();
+  std::printf("%ld prompt tokens, %d shots, %d threads, medians of %d interleaved runs, times in ms\n",
+              static_cast<long>(series[0].stats.prompt_tokens), options.shots, series[0].stats.threads, options.repeat);
+  for (const auto& [op, kernel] : series[0].stats.kernels) std::printf("kernel of %s: %s\n", op.c_str(), kernel.c_str());
+  print_table(series);
+  if (!options.json.empty()) {
+    OutputFile out(options.json);
+    for (const Series& s : series) out.write(to_json(s, options).dump() + "\n");
+    out.commit();
+  }
+  return kDone;
+}
+
+}  // namespace
+
+Run add_bench(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  add_model_options(app, options->model);
+  app.add_option("--policy", options->policies, "policies to compare; the first is what speed-ups refer to (repeatable)");
+  add_integer(app, "--shots", {0, 64}, [=](int64_t n) { options->shots = static_cast<int>(n); }, "in-context examples (default 4)");
+  add_integer(app, "--repeat", {1, 1000}, [=](int64_t n) { options->repeat = static_cast<int>(n); }, "counted runs (default 5)");
+  add_integer(app, "--new-tokens", {1, 4096}, [=](int64_t n) { options->new_tokens = n; }, "tokens to generate (default 8)");
+  app.add_option("--json", options->json, "file that receives one JSON line a policy");
+  return [=] { return bench(*options); };
+}
+
+}  // namespace espalier::cli
