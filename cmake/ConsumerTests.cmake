@@ -23,8 +23,11 @@ set_tests_properties(consumer.configure PROPERTIES FIXTURES_SETUP consumer_confi
 set_tests_properties(consumer.build PROPERTIES FIXTURES_SETUP consumer_build FIXTURES_REQUIRED consumer_configure)
 set_tests_properties(consumer.answer consumer.own_policy PROPERTIES FIXTURES_REQUIRED consumer_build)
 if(TARGET espalier_cli)
-  add_test(NAME consumer.program COMMAND ${folder}/prefix/${CMAKE_INSTALL_BINDIR}/espalier policies)
-  set_tests_properties(consumer.program PROPERTIES FIXTURES_REQUIRED consumer_install)
+  # With the bundled model, which it has to find in the install tree.
+  add_test(NAME consumer.program
+    COMMAND ${folder}/prefix/${CMAKE_INSTALL_BINDIR}/espalier generate --prompt Hello --max-new-tokens 2 --json)
+  set_tests_properties(consumer.program PROPERTIES FIXTURES_REQUIRED consumer_install
+    PASS_REGULAR_EXPRESSION "\"token_ids\"")
 endif()
 
 # A libtorch that is gone, and one of another minor version: refused while configuring, in words.

@@ -35,7 +35,6 @@ void Answer::take(const std::string& piece) {
     cut = std::min(cut, text_.find(stop, from));
   }
   if (cut != std::string::npos) {
-    end_ = cut;
     give_out(cut);
     if (!is_finished()) finish_ = FinishReason::kStopString;
     return;
@@ -45,7 +44,8 @@ void Answer::take(const std::string& piece) {
 
 void Answer::finish(FinishReason reason) {
   take(stream_.finish());
-  if (end_ == std::string::npos) give_out(text_.size());
+  if (is_finished()) return;
+  give_out(text_.size());
   if (!is_finished()) finish_ = reason;
 }
 

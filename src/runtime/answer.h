@@ -22,7 +22,7 @@ class Answer {
   bool is_finished() const { return finish_.has_value(); }
 
   const std::vector<int32_t>& ids() const { return ids_; }
-  std::string text() const { return text_.substr(0, end_); }
+  std::string text() const { return text_.substr(0, given_); }  // the pieces that the callback has seen, joined
   FinishReason finish_reason() const { return *finish_; }
 
  private:

@@ -228,6 +228,9 @@ class Prefill {
     const ops::OptionalTensor window_position =
         config_.sliding_window > 0 ? ops::OptionalTensor(position_id_) : std::nullopt;
     if (layer == 0) note_kernels(qkv, window_position);
+    cache_[layer].set(qkv.key, qkv.value, lengths_);
+    if (config_.sliding_window > 0) cache_[layer].set_positions(position_id_);
+    if (only_last_rows_matter(layer)) return finish_last_rows(w, qkv);
     const auto [attended, lse] =
         ops::attention(qkv.query, qkv.key, qkv.value, query_begin_, key_begin_, key_length_, attention_scale(config_),
                        /*is_causal=*/true, config_.sliding_window, window_position, window_position);
@@ -235,8 +238,6 @@ class Prefill {
       for (size_t s = 0; s < sequences_.size(); ++s)
         hooks_.on_layer({layer, s, sequences_[s].walk.layout(), rows_of(hidden_, s), rows_of(qkv.query, s),
                          rows_of(qkv.key, s), lse.slice(1, begin_[s], begin_[s + 1])});
-    cache_[layer].set(qkv.key, qkv.value, lengths_);
-    if (config_.sliding_window > 0) cache_[layer].set_positions(position_id_);
     keep_traces(layer, qkv, lse);
     act_on_cache(layer);
     hidden_ = add_attention(w, hidden_, attended);
@@ -244,16 +245,43 @@ class Prefill {
     hidden_ = add_mlp(config_, w, hidden_);
   }
 
-  at::Tensor output() {
+  // Behind the last layer nobody reads any row but the last token's: there the others need keys and values, but neither attention nor MLP.
+  bool only_last_rows_matter(int layer) const {
+    return layer + 1 == config_.num_layers && !hooks_.on_layer && !hooks_.on_output &&
+           std::ranges::none_of(sequences_, [](const Sequence& s) { return s.walk.next() != nullptr; });
+  }
+
+  at::Tensor last_rows() const {
     std::vector<int64_t> last;
+    for (size_t s = 0; s < sequences_.size(); ++s) last.push_back(begin_[s + 1] - 1);
+    return at::tensor(last, at::kLong).to(model_.device);
+  }
+
+  // Leaves one row a sequence in hidden_.
+  void finish_last_rows(const DecoderLayerWeights& w, const QueryKeyValue& qkv) {
+    const auto b = static_cast<int64_t>(sequences_.size());
+    const at::Tensor last = last_rows();
+    ops::OptionalTensor query_position, key_position;
+    if (config_.sliding_window > 0) {
+      query_position = position_id_.index_select(0, last);
+      key_position = position_id_;
+    }
+    const auto [attended, unused] =
+        ops::attention(qkv.query.index_select(0, last), qkv.key, qkv.value, at::arange(b + 1, at::kLong), key_begin_,
+                       key_length_, attention_scale(config_), /*is_causal=*/true, config_.sliding_window, query_position,
+                       key_position);
+    hidden_ = add_mlp(config_, w, add_attention(w, hidden_.index_select(0, last), attended));
+    for (int64_t s = 0; s <= b; ++s) begin_[static_cast<size_t>(s)] = s;
+  }
+
+  at::Tensor output() {
     for (size_t s = 0; s < sequences_.size(); ++s) {
-      last.push_back(begin_[s + 1] - 1);
       Sequence& sequence = sequences_[s];
       if (hooks_.on_output) hooks_.on_output(s, sequence.walk.layout(), rows_of(hidden_, s));
       sequence.stats.prefill_flops = prefill_flops(config_, sequence.stats.tokens_per_layer);
       for (const LayerCache& layer : cache_) sequence.stats.kv_tokens_per_layer.push_back(layer.length(s));
     }
-    const at::Tensor rows = hidden_.index_select(0, at::tensor(last, at::kLong).to(hidden_.device()));
+    const at::Tensor rows = hidden_.index_select(0, last_rows());
     return logits(model_.weights.decoder, final_norm(config_, model_.weights.decoder, rows));
   }
 
