@@ -40,6 +40,7 @@ mapfile -t io < <(files src/io)
 mapfile -t model < <(files src/model)
 mapfile -t pruning < <(files src/pruning)
 mapfile -t runtime < <(files src/runtime)
+mapfile -t cli < <(files src/cli)
 mapfile -t training < <(files src/training)
 mapfile -t kernels < <(files kernels)
 mapfile -t examples < <(files examples tests/consumer)
@@ -53,6 +54,7 @@ own_includes 'io knows bytes: io/ and public headers' 'io/|espalier/' "${io[@]}"
 own_includes 'model knows tensors: model/, ops.h, the layout' 'model/|espalier/(ops|error|token_layout)\.h' "${model[@]}"
 own_includes 'pruning knows decisions: pruning/ and public headers' 'pruning/|espalier/' "${pruning[@]}"
 own_includes 'runtime joins io, model, pruning; nothing above it' '(runtime|io|model|pruning|kernels)/|espalier/' "${runtime[@]}"
+own_includes 'cli asks runtime; io for its files' '(cli|runtime|io)/|model/config\.h|espalier/' "${cli[@]}"
 own_includes 'training stands beside runtime' '(training|runtime|io|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/ and ops.h' 'kernels/|espalier/ops\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"
@@ -100,7 +102,7 @@ while read -r document; do
              "$document" | sed -E 's/^([0-9]+):[^A-Za-z.]?/\1:/')
   while IFS=: read -r line path; do
     [ -e "$folder/$path" ] || echo "$document:$line: links to $path, which is not there" >>"$violations"
-  done < <(grep -noE '\]\([^)#: ]+' "$document" | sed -E 's/\]\(//')
+  done < <(grep -noE '\]\([^)]+\)' "$document" | sed -nE '/\]\((#|[a-z]+:)/!s/\]\(([^)#]*).*/\1/p')
 done < <(find . -type d \( -name .git -o -name .deps -o -name build \) -prune -o -name '*.md' -print)
 
 cat "$violations"
