@@ -38,28 +38,36 @@ OrderedJson to_json(const Segment& s) {
   return json;
 }
 
+// Far above any sequence, and small enough that products and memory stay harmless whatever a file says.
+constexpr int64_t kMost = int64_t{1} << 24;
+
 // One object of the file with strict fields; `where` opens every message.
 struct Fields {
   const Json& json;
   std::string where;
 
-  int64_t integer(const char* key) const {
+  int64_t integer(const char* key, int64_t low) const {
     const auto found = json.find(key);
-    if (found == json.end() || !found->is_number_integer()) fail(key, "an integer");
+    if (found == json.end() || !is_between(*found, low)) fail(key, "an integer from " + std::to_string(low));
     return found->get<int64_t>();
   }
-  int64_t integer(const char* key, int64_t fallback) const { return json.contains(key) ? integer(key) : fallback; }
-  GridSize pair(const char* key) const {
+  int64_t integer(const char* key, int64_t low, int64_t fallback) const {
+    return json.contains(key) ? integer(key, low) : fallback;
+  }
+  GridSize pair(const char* key, int64_t low) const {
     const auto found = json.find(key);
-    if (found == json.end() || !found->is_array() || found->size() != 2 || !(*found)[0].is_number_integer() ||
-        !(*found)[1].is_number_integer())
-      fail(key, "[rows, columns]");
+    if (found == json.end() || !found->is_array() || found->size() != 2 || !is_between((*found)[0], low) ||
+        !is_between((*found)[1], low))
+      fail(key, "[rows, columns], each from " + std::to_string(low));
     return {(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
   }
   const Json& list(const char* key) const {
     const auto found = json.find(key);
     if (found == json.end() || !found->is_array()) fail(key, "a list");
     return *found;
+  }
+  static bool is_between(const Json& value, int64_t low) {
+    return value.is_number_integer() && value.get<int64_t>() >= low && value.get<int64_t>() <= kMost;
   }
   [[noreturn]] void fail(const std::string& key, const std::string& expected) const {
     throw Error(where + ": " + key + ": expected " + expected + ", got " +
@@ -84,15 +92,15 @@ Segment read_segment(const Fields& f) {
   } else if (name != "text") {
     f.fail("kind", "text, patches or row_break");
   }
-  s.begin = f.integer("begin");
-  s.end = f.integer("end");
-  s.example = static_cast<int>(f.integer("example", -1));
+  s.begin = f.integer("begin", 0);
+  s.end = f.integer("end", 0);
+  s.example = static_cast<int>(f.integer("example", -1, -1));
   if (s.kind == Segment::Kind::kText) return s;
-  s.image = static_cast<int>(f.integer("image"));
+  s.image = static_cast<int>(f.integer("image", 0));
   if (s.kind == Segment::Kind::kRowBreak) return s;
-  s.crop = static_cast<int>(f.integer("crop", 0));
-  s.grid = f.pair("grid");
-  if (f.json.contains("origin")) s.origin = f.pair("origin");
+  s.crop = static_cast<int>(f.integer("crop", 0, 0));
+  s.grid = f.pair("grid", 1);
+  if (f.json.contains("origin")) s.origin = f.pair("origin", 0);
   return s;
 }
 
@@ -121,11 +129,11 @@ RecordedLayout read_layout(const std::filesystem::path& file) {
   const Json json = read_json_file(file);
   const Fields root = object(json, name);
   auto prompt = std::make_shared<PromptLayout>();
-  prompt->query_example = static_cast<int>(root.integer("query_example"));
+  prompt->query_example = static_cast<int>(root.integer("query_example", -1));
   for (const Json& entry : root.list("images")) {
     const Fields image = object(entry, name + ": images[" + std::to_string(prompt->images.size()) + "]");
-    ImageShape shape{.grid = image.pair("grid"), .tiling = {}};
-    if (entry.contains("tiling")) shape.tiling = image.pair("tiling");
+    ImageShape shape{.grid = image.pair("grid", 1), .tiling = {}};
+    if (entry.contains("tiling")) shape.tiling = image.pair("tiling", 1);
     prompt->images.push_back(shape);
   }
   for (const Json& entry : root.list("segments"))
@@ -136,15 +144,15 @@ RecordedLayout read_layout(const std::filesystem::path& file) {
   } catch (const Error& e) {
     throw Error(name + ": " + e.what());
   }
-  if (prompt->num_tokens != root.integer("num_tokens"))
-    throw Error(name + ": num_tokens is " + std::to_string(root.integer("num_tokens")) + ", but the segments end at " +
+  if (const int64_t expected = root.integer("num_tokens", 1); prompt->num_tokens != expected)
+    throw Error(name + ": num_tokens is " + std::to_string(expected) + ", but the segments end at " +
                 std::to_string(prompt->num_tokens));
   RecordedLayout layout{.prompt = prompt, .model = {}};
   if (!json.contains("model")) root.fail("model", "an object");
   const Fields model = object(json.at("model"), name + ": model");
-  layout.model.num_layers = static_cast<int>(model.integer("num_layers"));
-  layout.model.vision_layers = static_cast<int>(model.integer("vision_layers", 0));
-  layout.model.vision_feature_layer = static_cast<int>(model.integer("vision_feature_layer", 0));
+  layout.model.num_layers = static_cast<int>(model.integer("num_layers", 1));
+  layout.model.vision_layers = static_cast<int>(model.integer("vision_layers", 0, 0));
+  layout.model.vision_feature_layer = static_cast<int>(model.integer("vision_feature_layer", -1, 0));
   return layout;
 }
 

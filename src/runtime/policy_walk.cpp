@@ -107,6 +107,7 @@ struct SignalCheck {
       case Tap::What::kHidden:
       case Tap::What::kFinalNorm:
         if (point.site == Site::kVisionOutput) fail("hidden states, which do not exist before the projector");
+        if (point.site == Site::kCache) fail("hidden states, but a cache has none");
         return;
       case Tap::What::kKey:
         decoder_layer(t.layer, false, "keys");
@@ -211,6 +212,8 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
       throw Error(policy_->spec() + ": at " + describe(point) + ": kept has " +
                   std::to_string(outcome.kept_per_head.size(0)) + " rows for " + std::to_string(model_.num_kv_heads) +
                   " KV heads");
+    for (const at::Tensor& of_head : outcome.kept_per_head.unbind())
+      check_kept(of_head, record.sources.size(0), policy_->spec());
     record.kept_sources =
         record.sources.index_select(0, outcome.kept_per_head.flatten()).view(outcome.kept_per_head.sizes());
   } else {

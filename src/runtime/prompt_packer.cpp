@@ -142,7 +142,7 @@ PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t
   layout.query_example = static_cast<int>(rendered.example_begins.size()) - 1;
   const int64_t n = builder.length();
   if (n == 0) throw Error("prompt: it has no tokens");
-  if (n + new_tokens > model.config.decoder.max_positions)
+  if (new_tokens > model.config.decoder.max_positions - n)
     throw Error("prompt: " + std::to_string(n) + " tokens and up to " + std::to_string(new_tokens) +
                 " new ones pass the model's limit of " + std::to_string(model.config.decoder.max_positions) +
                 " positions");

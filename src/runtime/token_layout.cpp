@@ -61,21 +61,6 @@ at::Tensor competing(const at::Tensor& kind, bool with_row_breaks) {
   return mask.nonzero().squeeze(1);
 }
 
-void check_kept(const at::Tensor& kept, int64_t m, std::string_view who) {
-  const std::string policy(who);
-  if (!kept.defined() || kept.dim() != 1 || kept.scalar_type() != at::kLong)
-    throw Error(policy + ": a verdict's kept must be int64 [k]");
-  if (kept.size(0) > m)
-    throw Error(policy + ": the verdict keeps " + std::to_string(kept.size(0)) + " of " + std::to_string(m) +
-                " image tokens");
-  if (!kept.device().is_cpu()) return;
-  const auto values = kept.accessor<int64_t, 1>();
-  for (int64_t i = 0; i < kept.size(0); ++i)
-    if (values[i] < 0 || values[i] >= m || (i > 0 && values[i] <= values[i - 1]))
-      throw Error(policy + ": a verdict's kept must be ascending ordinals below " + std::to_string(m) + ", but entry " +
-                  std::to_string(i) + " is " + std::to_string(values[i]));
-}
-
 // Row breaks that lost every patch of their row; a row reaches back to the previous row break, the first to the end of
 // the full view.
 std::vector<bool> orphaned_row_breaks(const TokenLayout& layout, const std::vector<bool>& stays) {
@@ -183,6 +168,21 @@ Entering entering_tokens(const TokenLayout& layout, const std::vector<NewTokens>
 }
 
 }  // namespace
+
+void check_kept(const at::Tensor& kept, int64_t m, std::string_view who) {
+  const std::string policy(who);
+  if (!kept.defined() || kept.dim() != 1 || kept.scalar_type() != at::kLong)
+    throw Error(policy + ": a verdict's kept must be int64 [k]");
+  if (kept.size(0) > m)
+    throw Error(policy + ": the verdict keeps " + std::to_string(kept.size(0)) + " of " + std::to_string(m) +
+                " image tokens");
+  if (!kept.device().is_cpu()) return;
+  const auto values = kept.accessor<int64_t, 1>();
+  for (int64_t i = 0; i < kept.size(0); ++i)
+    if (values[i] < 0 || values[i] >= m || (i > 0 && values[i] <= values[i - 1]))
+      throw Error(policy + ": a verdict's kept must be ascending ordinals below " + std::to_string(m) + ", but entry " +
+                  std::to_string(i) + " is " + std::to_string(values[i]));
+}
 
 int64_t PromptLayout::num_patches(int of_image) const {
   return num_image_tokens(of_image, false);

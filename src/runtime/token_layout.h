@@ -27,6 +27,10 @@ struct Applied {
   bool unchanged = false;  // nothing left and nothing entered
 };
 
+// Throws Error (naming `who`) unless `kept` is int64 [k] of ascending ordinals below m; their values are looked at on
+// the CPU only.
+void check_kept(const at::Tensor& kept, int64_t m, std::string_view who);
+
 // Throws Error (naming `who`) when the verdict is not one: indices out of range, not ascending (checked on the CPU
 // only), wrong dtype. Row breaks that do not compete stay while a patch of their row stays.
 Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positions positions, bool row_breaks_compete,
