@@ -6,6 +6,7 @@
 TORCH_LIBRARY(espalier, m) {
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor");
   m.def("rope(Tensor query, Tensor key, Tensor cos, Tensor sin) -> (Tensor, Tensor)");
+  m.def("linear(Tensor x, Tensor weight) -> Tensor");
   m.def("silu_mul(Tensor gate, Tensor up) -> Tensor");
   m.def(
       "attention(Tensor query, Tensor key, Tensor value, Tensor query_begin, Tensor key_begin, Tensor key_length, float scale, "
@@ -22,6 +23,7 @@ TORCH_LIBRARY(espalier, m) {
   m.def(
       "facility_location_greedy(Tensor features, Tensor block_begin, Tensor num_kept, str similarity, float coverage_scale=1.0, "
       "Tensor? modular=None, Tensor? forced=None) -> Tensor");
+  m.def("max_min_select(Tensor features, Tensor block_begin, Tensor num_kept, str distance, Tensor? forced=None) -> Tensor");
   m.def("topk_sorted(Tensor scores, Tensor block_begin, Tensor num_kept) -> Tensor");
   m.def("gather_rows(Tensor x, Tensor index) -> Tensor");
   m.def("compact_kv(Tensor key, Tensor value, Tensor index) -> (Tensor, Tensor)");

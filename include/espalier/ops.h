@@ -28,6 +28,10 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);
 // Rotary embedding, rotate-half form: x·cos + [-x2, x1]·sin. query [n, h, d], key [n, g, d], cos and sin [n, d] in their dtype.
 std::tuple<Tensor, Tensor> rope(const Tensor& query, const Tensor& key, const Tensor& cos, const Tensor& sin);
 
+// A linear layer without bias: x [..., in], weight [out, in] -> [..., out]. One to eight rows on the CPU read the weight once at memory speed
+// (decoding); everything else is the library's product of matrices.
+Tensor linear(const Tensor& x, const Tensor& weight);
+
 // silu(gate) · up, element by element; same shape.
 Tensor silu_mul(const Tensor& gate, const Tensor& up);
 
@@ -84,6 +88,16 @@ enum class Similarity : uint8_t { kAffine, kClamp, kMinmax };
 Tensor facility_location_greedy(const Tensor& features, const Tensor& block_begin, const Tensor& num_kept, Similarity similarity,
                                 double coverage_scale = 1.0, const OptionalTensor& modular = {},
                                 const OptionalTensor& forced = {});
+
+// How far apart two rows are: 1 - cosine (1 where a norm is below 1e-12); sum of |x - y|; root of the sum of (x - y)².
+enum class Distance : uint8_t { kCosine, kL1, kL2 };
+
+// Farthest-first greedy choice for each block of features [m, d] (block_begin and num_kept as above): first the row that is farthest
+// from its nearest neighbour, then again and again the one farthest from all picked ones. `forced` bool [m]: these rows are picked
+// first, in index order. Equal rows have distance 0 exactly; a distance that is not a number counts as 0.
+// -> int64 [sum num_kept]: row numbers (of the whole `features`), block by block, in the order they were picked.
+Tensor max_min_select(const Tensor& features, const Tensor& block_begin, const Tensor& num_kept, Distance distance,
+                      const OptionalTensor& forced = {});
 
 // The num_kept[i] largest of each block of scores float32 [m], as ascending indices into `scores`: int64 [sum num_kept], block by block.
 // NaN ranks below everything.

@@ -4,7 +4,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 
 #include <cmath>
 #include <numbers>
@@ -64,20 +63,20 @@ QueryKeyValue project_qkv(const DecoderConfig& config, const DecoderLayerWeights
                           const Rotary& r) {
   const int64_t n = x.size(0);
   const at::Tensor normed = ops::rms_norm(x, layer.norm1, config.rms_norm_eps);
-  const at::Tensor q = at::linear(normed, layer.q).view({n, config.num_heads, config.head_dim});
-  const at::Tensor k = at::linear(normed, layer.k).view({n, config.num_kv_heads, config.head_dim});
-  const at::Tensor v = at::linear(normed, layer.v).view({n, config.num_kv_heads, config.head_dim});
+  const at::Tensor q = ops::linear(normed, layer.q).view({n, config.num_heads, config.head_dim});
+  const at::Tensor k = ops::linear(normed, layer.k).view({n, config.num_kv_heads, config.head_dim});
+  const at::Tensor v = ops::linear(normed, layer.v).view({n, config.num_kv_heads, config.head_dim});
   auto [query, key] = ops::rope(q, k, r.cos, r.sin);
   return {query, key, v};
 }
 
 at::Tensor add_attention(const DecoderLayerWeights& layer, const at::Tensor& x, const at::Tensor& attended) {
-  return x + at::linear(attended.flatten(1), layer.o);
+  return x + ops::linear(attended.flatten(1), layer.o);
 }
 
 at::Tensor add_mlp(const DecoderConfig& config, const DecoderLayerWeights& layer, const at::Tensor& x) {
   const at::Tensor normed = ops::rms_norm(x, layer.norm2, config.rms_norm_eps);
-  return x + at::linear(ops::silu_mul(at::linear(normed, layer.gate), at::linear(normed, layer.up)), layer.down);
+  return x + ops::linear(ops::silu_mul(ops::linear(normed, layer.gate), ops::linear(normed, layer.up)), layer.down);
 }
 
 at::Tensor final_norm(const DecoderConfig& config, const DecoderWeights& weights, const at::Tensor& x) {
@@ -85,7 +84,7 @@ at::Tensor final_norm(const DecoderConfig& config, const DecoderWeights& weights
 }
 
 at::Tensor logits(const DecoderWeights& weights, const at::Tensor& normed) {
-  return at::linear(normed, weights.head);
+  return ops::linear(normed, weights.head);
 }
 
 double attention_scale(const DecoderConfig& config) {

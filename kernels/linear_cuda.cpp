@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// On CUDA cuBLAS serves any number of rows.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/linear.h>
+#include <torch/library.h>
+
+#include "espalier/ops.h"
+#include "kernels/linear.h"
+
+namespace espalier::ops {
+namespace {
+
+Tensor linear_cuda(const Tensor& x, const Tensor& weight) {
+  kernels::check_linear(x, weight);
+  return at::linear(x, weight);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(espalier, CUDA, m) {
+  m.impl("linear", linear_cuda);
+}
+
+}  // namespace espalier::ops
