@@ -10,6 +10,8 @@ namespace espalier {
 
 PlannedPolicyPtr none_from(const OptionReader& reader);
 PlannedPolicyPtr random_from(const OptionReader& reader);
+PlannedPolicyPtr uniform_from(const OptionReader& reader);
+PlannedPolicyPtr vtw_from(const OptionReader& reader);
 PlannedPolicyPtr fastv_from(const OptionReader& reader);
 PlannedPolicyPtr catp_from(const OptionReader& reader);
 

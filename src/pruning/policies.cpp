@@ -30,6 +30,12 @@ constexpr std::array kRandomOptions = {
     kRowBreaksPool,
 };
 
+constexpr std::array kUniformOptions = {kKeepRatio, kNumKept, kRowBreaksPool};
+
+constexpr std::array kVtwOptions = {
+    PolicyOption{"layer", "", "the paper's K: all image tokens leave before this layer; half the model's depth"},
+};
+
 constexpr std::array kFastvOptions = {
     kKeepRatio,
     kNumKept,
@@ -85,6 +91,12 @@ constexpr std::array kBuiltIns = {
     BuiltIn{{"random", "-", "a random subset of each image, the baseline to beat", kRandomOptions, kProjectorOutput,
              "nothing", any_model},
             random_from},
+    BuiltIn{
+        {"uniform", "-", "evenly spaced tokens of each image", kUniformOptions, kProjectorOutput, "nothing", any_model},
+        uniform_from},
+    BuiltIn{{"vtw", "arXiv 2405.05803", "all image tokens leave in the middle of the decoder", kVtwOptions, kBeforeLayer,
+             "nothing", any_model},
+            vtw_from},
     BuiltIn{{"fastv", "arXiv 2403.06764", "tokens that get the least attention in an early layer leave", kFastvOptions,
              kBeforeLayer, "attention of the last row in one layer",
              [](const ModelFacts& model) { return at_least_layers(model, 2); }},

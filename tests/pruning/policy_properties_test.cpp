@@ -168,8 +168,9 @@ TEST_P(EveryPolicy, FloorsForEachImage) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy,
-                         ::testing::Values("none", "random:@", "fastv:@", "fastv:layer=3,rows=all,pool=image,@",
-                                           "catp:@", "catp:stage1_share=1,@", "catp:stage1_share=0,ranking=per_image,@",
+                         ::testing::Values("none", "random:@", "uniform:@", "fastv:@",
+                                           "fastv:layer=3,rows=all,pool=image,@", "catp:@", "catp:stage1_share=1,@",
+                                           "catp:stage1_share=0,ranking=per_image,@",
                                            "catp:similarity=minmax,delta_norm=minmax,@",
                                            "random:@ + fastv:pool=image,@"),
                          [](const auto& test) {
@@ -183,7 +184,7 @@ INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy,
 TEST(EveryPolicyList, IsComplete) {
   std::string names;
   for (const PolicyEntry& entry : policy_table()) names += std::string(entry.name) + " ";
-  EXPECT_EQ(names, "none random fastv catp ");
+  EXPECT_EQ(names, "none random uniform vtw fastv catp ");
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ TEST(PolicySpec, FractionsAreExact) {
 
 TEST(PolicySpec, MistakesAreNamedInOneLine) {
   EXPECT_EQ(error_of_spec(""), "policy: the spec is empty");
-  EXPECT_EQ(error_of_spec("fastw:layer=2").find("policy: there is no \"fastw\"; there are none, random, fastv, catp"),
+  EXPECT_EQ(error_of_spec("fastw:layer=2").find("policy: there is no \"fastw\"; there are none, random, uniform, "),
             0U);
   EXPECT_EQ(error_of_spec("random:keep_ratio=1/2,sed=1"),
             "random: unknown option \"sed\"; its options are keep_ratio, num_kept, seed, row_breaks, positions, "
