@@ -10,7 +10,7 @@
 #endif
 
 #include "kernels/cpu_level.h"
-#include "kernels/element_type.h"
+#include "kernels/row_dots.h"
 
 namespace espalier::kernels {
 
@@ -33,13 +33,6 @@ struct CoverageObjective {
 // to the objective. The specification's loop, everything in double.
 void facility_location_greedy_plain(const double* features, int64_t size, int64_t d, int64_t num_kept,
                                     const CoverageObjective& objective, int64_t* picks, double* gains);
-
-struct FeatureRows {
-  const void* data;  // [m, d]
-  int64_t stride;    // elements from row to row
-  int64_t d;
-  ElementType type;
-};
 
 // Rows begin .. begin + size of the features, and where their picks go: num_kept <= size row numbers, counted from
 // `begin`.

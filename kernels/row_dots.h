@@ -19,6 +19,13 @@ inline int64_t element_size(ElementType type) {
   return type == ElementType::kFloat32 ? 4 : 2;
 }
 
+struct FeatureRows {
+  const void* data;  // [m, d]
+  int64_t stride;    // elements from row to row
+  int64_t d;
+  ElementType type;
+};
+
 // Up to 48 rows laid side by side, element by element, for products with any number of other rows. Holds its own
 // memory: one per thread.
 class DotPanel {

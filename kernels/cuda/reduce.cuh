@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums and scans over a warp and over a block of whole warps. Every thread of the warp or block must take part. Used by
+// Sums, maxima and scans over a warp and over a block of whole warps. Every thread of the warp or block must take part. Used by
 // .cu only.
 #pragma once
 
@@ -24,6 +24,32 @@ __device__ inline float block_sum(float v) {
   if (lane == 0) parts[threadIdx.x / kWarpSize] = v;
   __syncthreads();
   return warp_sum(lane < blockDim.x / kWarpSize ? parts[lane] : 0.0F);
+}
+
+struct Best {
+  double value;
+  int64_t index;
+};
+
+// The larger value; of equal ones the lower index.
+__device__ inline Best better(Best a, Best b) {
+  return b.value > a.value || (b.value == a.value && b.index < a.index) ? b : a;
+}
+
+// The best of the block, in every thread.
+__device__ inline Best block_best(Best v) {
+  __shared__ Best parts[kMaxWarps];
+  const int lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (int offset = kWarpSize / 2; offset > 0; offset /= 2)
+      v = better(v, {__shfl_xor_sync(0xffffffffU, v.value, offset), __shfl_xor_sync(0xffffffffU, v.index, offset)});
+    if (pass == 1) break;
+    __syncthreads();  // parts may still be read by a call before this one
+    if (lane == 0) parts[threadIdx.x / kWarpSize] = v;
+    __syncthreads();
+    v = parts[lane < warps ? lane : 0];
+  }
+  return v;
 }
 
 struct Scan {
