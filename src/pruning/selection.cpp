@@ -28,6 +28,11 @@ int64_t narrow(Int128 value) {
   return static_cast<int64_t>(value);
 }
 
+int64_t kept_by(const PoolRule& rule, int64_t pool) {
+  const int64_t kept = kept_of(rule.amount, pool, rule.rounding);
+  return rule.at_least_one && rule.amount.keep_ratio ? std::max(kept, std::min<int64_t>(1, pool)) : kept;
+}
+
 at::Tensor block_starts(std::span<const int64_t> sizes) {
   std::vector<int64_t> starts(sizes.size() + 1, 0);
   std::partial_sum(sizes.begin(), sizes.end(), starts.begin() + 1);
@@ -111,7 +116,7 @@ std::vector<int64_t> kept_per_image(const PoolRule& rule, const PromptLayout& pr
   std::vector<int64_t> kept;
   for (int64_t i = 0; i < static_cast<int64_t>(prompt.images.size()); ++i) {
     const int64_t pool = prompt.num_image_tokens(static_cast<int>(i), rule.with_row_breaks);
-    kept.push_back(with_protected(rule.policy, kept_of(rule.amount, pool, rule.rounding), {&i, 1}, prompt, stay));
+    kept.push_back(with_protected(rule.policy, kept_by(rule, pool), {&i, 1}, prompt, stay));
   }
   return kept;
 }
@@ -120,7 +125,7 @@ int64_t kept_of_request(const PoolRule& rule, const PromptLayout& prompt) {
   std::vector<int64_t> images(prompt.images.size());
   std::iota(images.begin(), images.end(), int64_t{0});
   const int64_t pool = prompt.num_image_tokens(rule.with_row_breaks);
-  return with_protected(rule.policy, kept_of(rule.amount, pool, rule.rounding), images, prompt,
+  return with_protected(rule.policy, kept_by(rule, pool), images, prompt,
                         protected_per_image(prompt, rule.with_row_breaks, rule.min_per_image));
 }
 

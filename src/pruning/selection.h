@@ -43,6 +43,7 @@ struct PoolRule {
   Rounding rounding = Rounding::kNearestEven;
   bool with_row_breaks = false;
   int64_t min_per_image = 0;
+  bool at_least_one = false;  // a ratio leaves one token of a pool that has any
 };
 std::vector<int64_t> kept_per_image(const PoolRule& rule, const PromptLayout& prompt);
 int64_t kept_of_request(const PoolRule& rule, const PromptLayout& prompt);

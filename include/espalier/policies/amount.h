@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace espalier {
 
@@ -19,6 +20,14 @@ struct Amount {
   std::optional<Fraction> keep_ratio = {};  // of the unpruned pool, in (0, 1]
   std::optional<int64_t> num_kept = {};     // tokens of the pool; a number above its size keeps the pool
   bool operator==(const Amount&) const = default;
+};
+
+// The same for policies that drop in stages: one of the two, one entry a stage, never rising. A single ratio r is r,
+// r/2, r/4, ….
+struct StageAmounts {
+  std::vector<Fraction> keep_ratio = {};
+  std::vector<int64_t> num_kept = {};
+  bool operator==(const StageAmounts&) const = default;
 };
 
 enum class Rounding : uint8_t {
