@@ -144,6 +144,7 @@ void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hoo
     if (hooks.on_projected) hooks.on_projected(image_tokens);
   }
   sequence.hidden = merge_embeddings(model, sequence, image_tokens);
+  if (hooks.on_embedded) hooks.on_embedded(sequence.walk.layout(), sequence.hidden);
   encoding.stop();
   while (sequence.walk.is_next(Site::kProjectorOutput)) {
     selecting.start();

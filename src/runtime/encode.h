@@ -21,6 +21,8 @@ struct EncodeHooks {
   // For recordings: every vision layer of every image, then the tower's output.
   std::function<void(size_t image, const VisionLayerTrace&)> on_vision_layer;
   std::function<void(const at::Tensor& features, const at::Tensor& classes)> on_vision_output;
+  // The decoder's input embedding, before a policy acts at projector_output.
+  std::function<void(const TokenLayout& layout, const at::Tensor& hidden)> on_embedded;
   std::function<void(const at::Tensor& pixels)> on_pixels;           // float32 [crops, 3, s, s] of each image
   std::function<void(const at::Tensor& image_tokens)> on_projected;  // [patches, d] as the projector leaves them
   at::Tensor pixel_values = {};                                      // [images, 3, s, s] in place of the pictures' own

@@ -58,12 +58,14 @@ class Batch {
     hooks.encode.on_progress = hooks.prefill.on_progress = callbacks_.on_progress;
     try {
       for (Sequence& s : sequences_) encode(model_, s, hooks.encode);
-      take(prefill(model_, sequences_, cache_, hooks.prefill), all());
+      const at::Tensor rows = prefill(model_, sequences_, cache_, hooks.prefill);
+      is_prefilled_ = true;
+      take(rows, all());
       note_cache();
       decode();
     } catch (const Cancelled&) {
       for (Answer& answer : answers_)
-        if (!answer.is_finished()) answer.cancel();
+        if (!is_prefilled_ || !answer.is_finished()) answer.cancel();  // even one that asked for no tokens
     }
     std::vector<Result> results;
     for (size_t i = 0; i < requests_.size(); ++i) results.push_back(result(i));
@@ -148,6 +150,7 @@ class Batch {
   std::vector<Sampler> samplers_;
   std::vector<Answer> answers_;
   KvCache cache_;
+  bool is_prefilled_ = false;
 };
 
 }  // namespace

@@ -31,6 +31,9 @@ class Prefill {
     start();
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       if (hooks_.should_cancel && hooks_.should_cancel()) throw Cancelled();
+      if (hooks_.on_state)
+        for (size_t s = 0; s < sequences_.size(); ++s)
+          hooks_.on_state(layer, sequences_[s].walk.layout(), rows_of(hidden_, s));
       act(Site::kBeforeLayer, layer);
       run_layer(layer);
       if (hooks_.on_progress) hooks_.on_progress("prefill", layer + 1, config_.num_layers);
@@ -245,7 +248,8 @@ class Prefill {
     hidden_ = add_mlp(config_, w, hidden_);
   }
 
-  // Behind the last layer nobody reads any row but the last token's: there the others need keys and values, but neither attention nor MLP.
+  // Behind the last layer nobody reads any row but the last token's: there the others need keys and values, but neither
+  // attention nor MLP.
   bool only_last_rows_matter(int layer) const {
     return layer + 1 == config_.num_layers && !hooks_.on_layer && !hooks_.on_output &&
            std::ranges::none_of(sequences_, [](const Sequence& s) { return s.walk.next() != nullptr; });
@@ -266,10 +270,9 @@ class Prefill {
       query_position = position_id_.index_select(0, last);
       key_position = position_id_;
     }
-    const auto [attended, unused] =
-        ops::attention(qkv.query.index_select(0, last), qkv.key, qkv.value, at::arange(b + 1, at::kLong), key_begin_,
-                       key_length_, attention_scale(config_), /*is_causal=*/true, config_.sliding_window, query_position,
-                       key_position);
+    const auto [attended, unused] = ops::attention(
+        qkv.query.index_select(0, last), qkv.key, qkv.value, at::arange(b + 1, at::kLong), key_begin_, key_length_,
+        attention_scale(config_), /*is_causal=*/true, config_.sliding_window, query_position, key_position);
     hidden_ = add_mlp(config_, w, add_attention(w, hidden_.index_select(0, last), attended));
     for (int64_t s = 0; s <= b; ++s) begin_[static_cast<size_t>(s)] = s;
   }

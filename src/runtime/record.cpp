@@ -83,6 +83,14 @@ class Recorder {
       add("vision.output", features);
       add("vision.cls_output", classes);
     };
+    // States are what reaches a point, whose policy judges tokens that it then drops; hidden.0 is that of
+    // projector_output.
+    hooks.encode.on_embedded = [this](const TokenLayout& layout, const at::Tensor& hidden) {
+      state(0, layout, hidden);
+    };
+    hooks.prefill.on_state = [this](int layer, const TokenLayout& layout, const at::Tensor& hidden) {
+      if (layer > 0) state(layer, layout, hidden);
+    };
     hooks.prefill.on_layer = [this](const LayerView& view) { decoder_layer(view); };
     hooks.prefill.on_output = [this](size_t, const TokenLayout& layout, const at::Tensor& hidden) {
       state(model_.config.decoder.num_layers, layout, hidden);
@@ -117,7 +125,6 @@ class Recorder {
   void decoder_layer(const LayerView& view) {
     const std::string layer = std::to_string(view.layer);
     const int64_t n = view.layout.prompt->num_tokens;
-    state(view.layer, view.layout, view.hidden);
     add_tokens("query." + layer, view.query.transpose(0, 1), 1, view.layout);
     add_tokens("key." + layer, view.key.transpose(0, 1), 1, view.layout);
     if (!wanted_("attention." + layer)) return;

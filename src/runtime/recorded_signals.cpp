@@ -6,7 +6,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
+#include <algorithm>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "espalier/error.h"
 #include "espalier/ops.h"
@@ -22,11 +25,29 @@ at::Tensor copy_of(const TensorView& view) {
   return t;
 }
 
-// The dimension of an array that counts tokens; -1 for those that count patches, crops or text segments.
-int64_t token_dimension(const std::string& name) {
-  if (name.starts_with("hidden.") || name.starts_with("final_norm.")) return 0;
-  if (name.starts_with("attention.") || name.starts_with("query.") || name.starts_with("key.")) return 1;
-  return -1;
+// The shape that an array has for n tokens and m patches, -1 where any size will do; empty for a name that means
+// nothing here.
+std::vector<int64_t> expected_shape(const std::string& name, int64_t n, int64_t m) {
+  const auto is = [&](const char* family) { return name.starts_with(family); };
+  if (is("hidden.") || is("final_norm.")) return {n, -1};
+  if (is("attention.")) return {-1, n, n};
+  if (is("query.") || is("key.")) return {-1, n, -1};
+  if (is("vision.cls_attention.")) return {-1, m};
+  if (is("vision.cls_attention_joint.")) return {m};
+  if (is("vision.key.") || name == "vision.output" || name == "clip.image") return {m, -1};
+  if (name == "vision.cls_output" || name == "clip.text") return {-1, -1};
+  return {};
+}
+
+bool fits(const std::vector<int64_t>& shape, const std::vector<int64_t>& expected) {
+  return std::ranges::equal(shape, expected, [](int64_t size, int64_t wanted) { return wanted < 0 || size == wanted; });
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t size : shape)
+    text += (text.empty() ? "" : ", ") + (size < 0 ? std::string("any") : std::to_string(size));
+  return "[" + text + "]";
 }
 
 at::Tensor reduce_heads(const at::Tensor& per_head, AttentionProbe::Heads heads) {  // [h, ...]
@@ -47,10 +68,9 @@ RecordedSignals::RecordedSignals(const std::filesystem::path& file, const Prompt
   for (const auto& [name, view] : recorded.tensors()) {
     if (view.dtype != Dtype::kF32)
       throw Error(file_ + ": " + name + ": expected F32, got " + std::string(name_of(view.dtype)));
-    const int64_t dimension = token_dimension(name);
-    if (dimension >= 0 && (std::ssize(view.shape) <= dimension || view.shape[dimension] != prompt.num_tokens))
-      throw Error(file_ + ": " + name + ": expected " + std::to_string(prompt.num_tokens) + " tokens in dimension " +
-                  std::to_string(dimension));
+    const std::vector<int64_t> expected = expected_shape(name, prompt.num_tokens, prompt.num_image_tokens(false));
+    if (!expected.empty() && !fits(view.shape, expected))
+      throw Error(file_ + ": " + name + ": expected shape " + shape_text(expected) + ", got " + shape_text(view.shape));
     arrays_.emplace(name, copy_of(view));
   }
 }

@@ -2,10 +2,12 @@
 // Tensors to and from safetensors files in tests.
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -57,7 +59,8 @@ inline at::Tensor tensor_of(const TensorView& view) {
 
 inline Arrays read_arrays(const std::filesystem::path& file) {
   Arrays arrays;
-  for (const auto& [name, view] : SafetensorsFile::open(file).tensors()) arrays[name] = tensor_of(view);
+  const SafetensorsFile opened = SafetensorsFile::open(file);
+  for (const auto& [name, view] : opened.tensors()) arrays[name] = tensor_of(view);
   return arrays;
 }
 
