@@ -24,6 +24,7 @@ TORCH_LIBRARY(espalier, m) {
       "facility_location_greedy(Tensor features, Tensor block_begin, Tensor num_kept, str similarity, float coverage_scale=1.0, "
       "Tensor? modular=None, Tensor? forced=None) -> Tensor");
   m.def("max_min_select(Tensor features, Tensor block_begin, Tensor num_kept, str distance, Tensor? forced=None) -> Tensor");
+  m.def("greedy_dpp(Tensor features, Tensor relevance, Tensor block_begin, Tensor num_kept, Tensor? forced=None) -> Tensor");
   m.def("topk_sorted(Tensor scores, Tensor block_begin, Tensor num_kept) -> Tensor");
   m.def("gather_rows(Tensor x, Tensor index) -> Tensor");
   m.def("compact_kv(Tensor key, Tensor value, Tensor index) -> (Tensor, Tensor)");

@@ -99,6 +99,14 @@ enum class Distance : uint8_t { kCosine, kL1, kL2 };
 Tensor max_min_select(const Tensor& features, const Tensor& block_begin, const Tensor& num_kept, Distance distance,
                       const OptionalTensor& forced = {});
 
+// Greedy MAP of a determinantal point process for each block of features [m, d] (block_begin and num_kept as above): each pick raises the
+// determinant of L_ij = r_i · cos(x_i, x_j) · r_j over the picked rows most; r = relevance float32 [m], 0 where it is not finite. Rows of
+// norm below 1e-12 add nothing. Once no row adds more than 1e-6 of the largest L_ii, the rest comes by falling relevance.
+// `forced` bool [m]: these rows are picked first, in index order.
+// -> int64 [sum num_kept]: row numbers (of the whole `features`), block by block, in the order they were picked.
+Tensor greedy_dpp(const Tensor& features, const Tensor& relevance, const Tensor& block_begin, const Tensor& num_kept,
+                  const OptionalTensor& forced = {});
+
 // The num_kept[i] largest of each block of scores float32 [m], as ascending indices into `scores`: int64 [sum num_kept], block by block.
 // NaN ranks below everything.
 Tensor topk_sorted(const Tensor& scores, const Tensor& block_begin, const Tensor& num_kept);
