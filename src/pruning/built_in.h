@@ -14,5 +14,9 @@ PlannedPolicyPtr uniform_from(const OptionReader& reader);
 PlannedPolicyPtr vtw_from(const OptionReader& reader);
 PlannedPolicyPtr fastv_from(const OptionReader& reader);
 PlannedPolicyPtr catp_from(const OptionReader& reader);
+PlannedPolicyPtr divprune_from(const OptionReader& reader);
+PlannedPolicyPtr cdpruner_from(const OptionReader& reader);
+PlannedPolicyPtr m3_from(const OptionReader& reader);
+PlannedPolicyPtr hired_from(const OptionReader& reader);
 
 }  // namespace espalier

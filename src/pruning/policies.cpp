@@ -68,6 +68,37 @@ constexpr std::array kCatpOptions = {
     kRowBreaksFollow,
 };
 
+constexpr std::array kDivpruneOptions = {
+    kKeepRatio,
+    kNumKept,
+    PolicyOption{"distance", "cosine", "how far apart two tokens are: cosine, l1, l2"},
+    kRowBreaksPool,
+};
+
+constexpr std::array kCdprunerOptions = {
+    kKeepRatio,
+    kNumKept,
+    PolicyOption{"relevance", "",
+                 "clip; embedding, against the query's text; none; clip where there is a text tower, else embedding"},
+    PolicyOption{"sign", "", "of the relevance, 1 or -1; -1 for clip, else 1"},
+};
+
+constexpr std::array kM3Options = {
+    PolicyOption{"keep_ratio", "", "1 over the square of a cell; this or num_kept"},
+    PolicyOption{"num_kept", "", "cells of a whole crop; this or keep_ratio"},
+};
+
+constexpr std::array kHiredOptions = {
+    kKeepRatio,
+    PolicyOption{"num_kept", "", "of each image, all its crops together; this or keep_ratio"},
+    PolicyOption{"alpha", "1/2", "part of an image's budget that its full view gets"},
+    PolicyOption{"allocation", "mass",
+                 "budget of a tile: mass, the attention on its region; count_strips, as the released code does"},
+    PolicyOption{"layer_init", "0", "vision layer whose class attention divides the budget"},
+    PolicyOption{"layer_final", "", "vision layer whose class attention ranks; the one the projector reads"},
+};
+
+constexpr std::array kVisionOutput = {Site::kVisionOutput};
 constexpr std::array kProjectorOutput = {Site::kProjectorOutput};
 constexpr std::array kBeforeLayer = {Site::kBeforeLayer};
 constexpr std::array kProjectorAndLayers = {Site::kProjectorOutput, Site::kBeforeLayer};
@@ -79,6 +110,10 @@ std::string any_model(const ModelFacts&) {
 std::string at_least_layers(const ModelFacts& model, int layers) {
   if (model.num_layers >= layers) return {};
   return "needs " + std::to_string(layers) + " decoder layers, the model has " + std::to_string(model.num_layers);
+}
+
+std::string needs_class_token(const ModelFacts& model) {
+  return model.has_class_token ? std::string() : "needs a vision tower with a class token, this one has none";
 }
 
 struct BuiltIn {
@@ -94,8 +129,8 @@ constexpr std::array kBuiltIns = {
     BuiltIn{
         {"uniform", "-", "evenly spaced tokens of each image", kUniformOptions, kProjectorOutput, "nothing", any_model},
         uniform_from},
-    BuiltIn{{"vtw", "arXiv 2405.05803", "all image tokens leave in the middle of the decoder", kVtwOptions, kBeforeLayer,
-             "nothing", any_model},
+    BuiltIn{{"vtw", "arXiv 2405.05803", "all image tokens leave in the middle of the decoder", kVtwOptions,
+             kBeforeLayer, "nothing", any_model},
             vtw_from},
     BuiltIn{{"fastv", "arXiv 2403.06764", "tokens that get the least attention in an early layer leave", kFastvOptions,
              kBeforeLayer, "attention of the last row in one layer",
@@ -106,6 +141,18 @@ constexpr std::array kBuiltIns = {
              kProjectorAndLayers, "embeddings, attention of the last row in two layers, hidden states of two layers",
              [](const ModelFacts& model) { return at_least_layers(model, 4); }},
             catp_from},
+    BuiltIn{{"divprune", "arXiv 2503.02175", "each image keeps the tokens that lie farthest apart", kDivpruneOptions,
+             kProjectorOutput, "projected tokens", any_model},
+            divprune_from},
+    BuiltIn{{"cdpruner", "arXiv 2506.10967", "each crop keeps tokens that differ and matter to the question",
+             kCdprunerOptions, kProjectorOutput, "projected tokens and embeddings, or CLIP's", any_model},
+            cdpruner_from},
+    BuiltIn{{"m3", "arXiv 2405.17430", "square cells of the grid become their means; for models trained with it",
+             kM3Options, kProjectorOutput, "projected tokens", any_model},
+            m3_from},
+    BuiltIn{{"hired", "arXiv 2408.10945", "a budget over full view and tiles, spent on what the class token looks at",
+             kHiredOptions, kVisionOutput, "class attention of one or two vision layers", needs_class_token},
+            hired_from},
 };
 
 constexpr auto kEntries = [] {

@@ -103,16 +103,20 @@ TEST_P(EveryPolicy, OneTokenAndSixteenImages) {
 TEST_P(EveryPolicy, EqualDuplicateAndZeroStates) {
   for (const double value : {0.0, 1.0}) {
     Request equal = request({{2, 4}, {2, 4}}, 6);
-    for (auto& [layer, m] : equal.signals.hidden) std::fill(m.values.begin(), m.values.end(), value);
+    for (const auto array :
+         {&ArraySignals::hidden, &ArraySignals::final_norm, &ArraySignals::key, &ArraySignals::class_attention})
+      for (auto& [layer, m] : equal.signals.*array) std::fill(m.values.begin(), m.values.end(), value);
     for (auto& [layer, heads] : equal.signals.attention)
       for (Matrix& a : heads) a = testing::causal_softmax(a.rows, [](int64_t, int64_t) { return 0.0; });
     EXPECT_EQ(kept(spec("keep_ratio=1/2"), equal.prompt, equal.signals).size(),
               std::string(GetParam()) == "none" ? 16U : 8U);
   }
   Request duplicates = request({{2, 4}, {2, 4}}, 7);
-  for (auto& [layer, m] : duplicates.signals.hidden)
-    for (int64_t t = 3; t < 10; t += 2)
-      for (int64_t c = 0; c < m.cols; ++c) m.at(t, c) = m.at(t - 1, c);
+  for (const auto array :
+       {&ArraySignals::hidden, &ArraySignals::final_norm, &ArraySignals::key, &ArraySignals::class_attention})
+    for (auto& [layer, m] : duplicates.signals.*array)
+      for (int64_t t = 3; t < 10; t += 2)
+        for (int64_t c = 0; c < m.cols; ++c) m.at(t, c) = m.at(t - 1, c);
   EXPECT_EQ(kept(spec("keep_ratio=1/2"), duplicates.prompt, duplicates.signals).size(),
             std::string(GetParam()) == "none" ? 16U : 8U);
 }
@@ -126,9 +130,11 @@ TEST_P(EveryPolicy, SwappingTwoImagesSwapsTheVerdict) {
   std::iota(where.begin(), where.end(), 0);
   for (int64_t t = 0; t < length; ++t) std::swap(where[first + t], where[first + length + t]);
   ArraySignals swapped = signals;
-  for (auto& [layer, m] : swapped.hidden)
-    for (int64_t t = 0; t < m.rows; ++t)
-      for (int64_t c = 0; c < m.cols; ++c) m.at(where[t], c) = signals.hidden.at(layer).at(t, c);
+  for (const auto array :
+       {&ArraySignals::hidden, &ArraySignals::final_norm, &ArraySignals::key, &ArraySignals::class_attention})
+    for (auto& [layer, m] : swapped.*array)
+      for (int64_t t = 0; t < m.rows; ++t)
+        for (int64_t c = 0; c < m.cols; ++c) m.at(where[t], c) = (signals.*array).at(layer).at(t, c);
   for (auto& [layer, heads] : swapped.attention)
     for (size_t h = 0; h < heads.size(); ++h)
       for (int64_t q = 0; q < heads[h].rows; ++q)
@@ -171,8 +177,9 @@ INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy,
                          ::testing::Values("none", "random:@", "uniform:@", "fastv:@",
                                            "fastv:layer=3,rows=all,pool=image,@", "catp:@", "catp:stage1_share=1,@",
                                            "catp:stage1_share=0,ranking=per_image,@",
-                                           "catp:similarity=minmax,delta_norm=minmax,@",
-                                           "random:@ + fastv:pool=image,@"),
+                                           "catp:similarity=minmax,delta_norm=minmax,@", "divprune:@",
+                                           "divprune:distance=l1,@", "cdpruner:@", "cdpruner:relevance=none,@",
+                                           "hired:@", "random:@ + fastv:pool=image,@"),
                          [](const auto& test) {
                            std::string name = test.param;
                            for (char& c : name)
@@ -180,11 +187,11 @@ INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy,
                            return name;
                          });
 
-// The table lists no policy that the properties above leave out.
+// The table lists no policy that the properties above leave out, but for m3, whose amounts are squares (m3_test.cpp).
 TEST(EveryPolicyList, IsComplete) {
   std::string names;
   for (const PolicyEntry& entry : policy_table()) names += std::string(entry.name) + " ";
-  EXPECT_EQ(names, "none random uniform vtw fastv catp ");
+  EXPECT_EQ(names, "none random uniform vtw fastv catp divprune cdpruner m3 hired ");
 }
 
 }  // namespace

@@ -214,8 +214,10 @@ INSTANTIATE_TEST_SUITE_P(Sites, MaskedRunTest, testing::ValuesIn(point_lists()),
 
 TEST(MaskedRun, BuiltInPolicies) {
   for (const char* spec :
-       {"none", "random:keep_ratio=1/4,seed=3", "uniform:keep_ratio=1/4", "vtw:layer=5", "vtw:min_per_image=2", "fastv:keep_ratio=1/4,layer=3", "fastv:num_kept=5,layer=1,rows=all",
-        "catp:keep_ratio=2/9", "catp:keep_ratio=1/3,k=4,stage1_share=0", "catp:keep_ratio=1/9,stage1_share=1"}) {
+       {"none", "random:keep_ratio=1/4,seed=3", "uniform:keep_ratio=1/4", "vtw:layer=5", "vtw:min_per_image=2",
+        "fastv:keep_ratio=1/4,layer=3", "fastv:num_kept=5,layer=1,rows=all", "catp:keep_ratio=2/9",
+        "catp:keep_ratio=1/3,k=4,stage1_share=0", "catp:keep_ratio=1/9,stage1_share=1", "divprune:keep_ratio=1/3",
+        "cdpruner:keep_ratio=1/4", "hired:keep_ratio=1/4"}) {
     SCOPED_TRACE(spec);
     const Prompt prompt = test::in_context_prompt(4);
     std::vector<Sequence> sequences;

@@ -75,43 +75,90 @@ inline std::vector<double> mean_of(const Matrix& m, const std::vector<int64_t>& 
 struct ArraySignals {
   std::map<int, Matrix> hidden;                  // by layer entered: [n, d]
   std::map<int, Matrix> final_norm;              // the same
+  std::map<int, Matrix> class_attention;         // by vision layer: [n, heads], of the class row of each patch's crop
+  std::map<int, Matrix> joint_attention;         // the same with all heads as one: [n, 1]
+  std::map<int, Matrix> vision_key;              // by vision layer: [n, d_v], heads behind each other
+  Matrix vision_output, vision_class;            // [n, d_v]; [crops, d_v]
   std::map<int, std::vector<Matrix>> attention;  // by layer: [heads] of [n, n]
+  std::map<int, Matrix> key;                     // by layer: [n, KV heads · head size], heads behind each other
+  int64_t kv_heads = 2;
 
   // A signal at a point, on the tokens of `layout`.
   at::Tensor answer(const Signal& signal, const ActPoint& point, const TokenLayout& layout) const {
     const std::vector<int64_t> source = to_vector(layout.source_index), columns = to_vector(layout.image_tokens);
+    if (const auto* probe = std::get_if<AttentionProbe>(&signal);
+        probe && probe->rows == AttentionProbe::Rows::kClass) {
+      const bool is_joint = probe->heads == AttentionProbe::Heads::kJoint;
+      return rows_of((is_joint ? joint_attention : class_attention).at(probe->layer), patches_of(layout)).mean(1);
+    }
     if (const auto* probe = std::get_if<AttentionProbe>(&signal)) return answer_probe(*probe, source, columns);
     if (const auto* growth = std::get_if<AttentionGrowth>(&signal))
       return answer_growth(*growth, point, source, columns);
     const auto& tap = std::get<Tap>(signal);
-    if (tap.what != Tap::What::kHidden && tap.what != Tap::What::kFinalNorm) throw std::logic_error("no such array");
-    const int layer = point.site == Site::kProjectorOutput ? 0 : point.layer;
-    const Matrix& m = (tap.what == Tap::What::kHidden ? hidden : final_norm).at(layer);
+    if (tap.what == Tap::What::kVisionOutput) return rows_of(vision_output, patches_of(layout));
+    if (tap.what == Tap::What::kVisionKey) return rows_of(vision_key.at(tap.layer), patches_of(layout));
+    if (tap.what == Tap::What::kVisionClass)
+      return to_floats(vision_class.values, {vision_class.rows, vision_class.cols});
+    const bool is_key = tap.what == Tap::What::kKey;
+    if (!is_key && tap.what != Tap::What::kHidden && tap.what != Tap::What::kFinalNorm)
+      throw std::logic_error("no such array");
+    const int layer = is_key ? tap.layer : point.site == Site::kProjectorOutput ? 0 : point.layer;
+    const Matrix& m = (is_key ? key : tap.what == Tap::What::kHidden ? hidden : final_norm).at(layer);
     std::vector<double> values;
     for (const int64_t s : source)
       for (int64_t c = 0; c < m.cols; ++c) values.push_back(m.at(s, c));
-    return to_floats(values, {static_cast<int64_t>(source.size()), m.cols});
+    const at::Tensor rows = to_floats(values, {static_cast<int64_t>(source.size()), m.cols});
+    return is_key ? rows.view({rows.size(0), kv_heads, -1}) : rows;
   }
 
  private:
+  // Source indices of the patches, in the order of the sequence.
+  static std::vector<int64_t> patches_of(const TokenLayout& layout) {
+    const std::vector<int64_t> source = to_vector(layout.source_index), kind = to_vector(layout.kind);
+    std::vector<int64_t> patches;
+    for (size_t i = 0; i < source.size(); ++i)
+      if (kind[i] == static_cast<int64_t>(Segment::Kind::kPatches)) patches.push_back(source[i]);
+    return patches;
+  }
+  static at::Tensor rows_of(const Matrix& m, const std::vector<int64_t>& rows) {
+    std::vector<double> values;
+    for (const int64_t r : rows)
+      for (int64_t c = 0; c < m.cols; ++c) values.push_back(m.at(r, c));
+    return to_floats(values, {static_cast<int64_t>(rows.size()), m.cols});
+  }
+
   at::Tensor answer_probe(const AttentionProbe& probe, const std::vector<int64_t>& source,
                           const std::vector<int64_t>& image_tokens) const {
     const std::vector<Matrix>& heads = attention.at(probe.layer);
-    if (probe.heads != AttentionProbe::Heads::kMean || !probe.reduce_rows) throw std::logic_error("not needed so far");
+    if (!probe.reduce_rows) throw std::logic_error("not needed so far");
     std::vector<std::pair<std::vector<int64_t>, std::vector<int64_t>>> groups;
     if (probe.rows == AttentionProbe::Rows::kLastToken)
       groups = {{{static_cast<int64_t>(source.size()) - 1}, image_tokens}};
     for (const auto& group : probe.groups)
       groups.emplace_back(to_vector(group.rows), group.columns.defined() ? to_vector(group.columns) : image_tokens);
+    const bool is_each = probe.heads == AttentionProbe::Heads::kEach;
+    std::vector<std::vector<Matrix>> reductions = {heads};  // heads that are reduced together
+    if (is_each) {
+      reductions.clear();
+      for (const Matrix& a : heads) reductions.push_back({a});
+    }
     std::vector<double> out;
-    for (const auto& [rows, columns] : groups)
-      for (const int64_t c : columns) {
-        double sum = 0;
-        for (const int64_t r : rows)
-          for (const Matrix& a : heads) sum += a.at(source[r], source[c]);
-        out.push_back(sum / static_cast<double>(rows.size() * heads.size()));
-      }
-    return to_floats(out, {static_cast<int64_t>(out.size())});
+    for (const std::vector<Matrix>& together : reductions)
+      for (const auto& [rows, columns] : groups)
+        for (const int64_t c : columns) {
+          double sum = 0;
+          for (const int64_t r : rows) {
+            double all = 0, largest = 0;
+            for (const Matrix& a : together) {
+              all += a.at(source[r], source[c]);
+              largest = std::max(largest, a.at(source[r], source[c]));
+            }
+            sum += probe.heads == AttentionProbe::Heads::kMax ? largest : all / static_cast<double>(together.size());
+          }
+          out.push_back(sum / static_cast<double>(rows.size()));
+        }
+    const auto total = static_cast<int64_t>(out.size()), h = static_cast<int64_t>(reductions.size());
+    return is_each ? to_floats(out, {h, total / h}) : to_floats(out, {total});
   }
 
   at::Tensor answer_growth(const AttentionGrowth& growth, const ActPoint& point, const std::vector<int64_t>& source,
@@ -160,9 +207,19 @@ inline Matrix random_matrix(int64_t rows, int64_t cols, uint64_t seed) {
 // States and attention of every layer, without near-ties.
 inline ArraySignals random_signals(int64_t n, int num_layers, int heads, int64_t width, uint64_t seed) {
   ArraySignals signals;
+  signals.vision_output = random_matrix(n, width, seed + 7001);
+  signals.vision_class = random_matrix(32, width, seed + 7002);  // as many crops as a test may have
+  for (int layer = 0; layer < 4; ++layer) {
+    signals.vision_key[layer] = random_matrix(n, width, seed + 7010 + static_cast<uint64_t>(layer));
+    signals.class_attention[layer] = random_matrix(n, 2, seed + 7020 + static_cast<uint64_t>(layer));
+    signals.joint_attention[layer] = random_matrix(n, 1, seed + 7030 + static_cast<uint64_t>(layer));
+    for (auto* attention : {&signals.class_attention[layer], &signals.joint_attention[layer]})
+      for (double& a : attention->values) a = std::exp(a) / static_cast<double>(n);
+  }
   for (int layer = 0; layer <= num_layers; ++layer) {
     signals.hidden[layer] = random_matrix(n, width, seed + static_cast<uint64_t>(100 * layer));
     signals.final_norm[layer] = random_matrix(n, width, seed + static_cast<uint64_t>(100 * layer + 1));
+    signals.key[layer] = random_matrix(n, width, seed + static_cast<uint64_t>(100 * layer + 99));
     for (int h = 0; h < heads; ++h) {
       const Matrix logits = random_matrix(n, n, seed + static_cast<uint64_t>(100 * layer + 2 + h));
       signals.attention[layer].push_back(causal_softmax(n, [&](int64_t q, int64_t k) { return logits.at(q, k); }));
@@ -243,6 +300,11 @@ inline ModelFacts facts(int num_layers) {
   model.hidden_size = 8;
   model.num_heads = model.num_kv_heads = 2;
   model.head_dim = 4;
+  model.vision_layers = 4;
+  model.vision_feature_layer = 2;
+  model.vision_heads = 2;
+  model.vision_hidden_size = 6;
+  model.has_class_token = true;
   return model;
 }
 
