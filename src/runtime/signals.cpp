@@ -7,6 +7,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 
@@ -98,15 +99,20 @@ class DecoderSignal {
     return s_.config.sliding_window > 0 ? ops::OptionalTensor(s_.layout.position_id) : std::nullopt;
   }
 
-  // A layer that has not run has no log-sum-exp: one query row against all keys gives it.
+  // A layer that has not run has no log-sum-exp. The last row's takes one query row against all keys; other rows the
+  // whole pass.
   at::Tensor look_ahead(const AttentionProbe& probe, Blocks& blocks) const {
     const LayerTrace t = s_.look_ahead(probe.layer);
-    const int64_t n = s_.layout.num_tokens();
-    const ops::OptionalTensor p = position();
-    const auto [unused, lse] = ops::attention(t.query, t.key, t.key, offsets({0, n}), offsets({0}), offsets({n}),
-                                              scale(), true, s_.config.sliding_window, p, p);
+    const int64_t n = s_.layout.num_tokens(), window = s_.config.sliding_window;
+    const int64_t first = probe.rows == AttentionProbe::Rows::kLastToken ? n - 1 : 0;
+    ops::OptionalTensor key_position = position(), query_position = key_position;
+    if (query_position) query_position = query_position->slice(0, first);
+    const at::Tensor seen =
+        std::get<1>(ops::attention(t.query.slice(0, first), t.key, t.key, offsets({0, n - first}), offsets({0}),
+                                   offsets({n}), scale(), true, window, query_position, key_position));
+    const at::Tensor lse = first == 0 ? seen : at::cat({at::zeros({seen.size(0), first}, seen.options()), seen}, 1);
     return ops::attention_probe(t.query, t.key, lse, blocks.rows, blocks.row_begin, blocks.columns, blocks.column_begin,
-                                scale(), true, reduction(probe.heads), probe.reduce_rows, s_.config.sliding_window, p);
+                                scale(), true, reduction(probe.heads), probe.reduce_rows, window, key_position);
   }
 
   const DecoderState& s_;
