@@ -18,5 +18,11 @@ PlannedPolicyPtr divprune_from(const OptionReader& reader);
 PlannedPolicyPtr cdpruner_from(const OptionReader& reader);
 PlannedPolicyPtr m3_from(const OptionReader& reader);
 PlannedPolicyPtr hired_from(const OptionReader& reader);
+PlannedPolicyPtr attention_from(const OptionReader& reader);
+PlannedPolicyPtr pyramiddrop_from(const OptionReader& reader);
+PlannedPolicyPtr dart_from(const OptionReader& reader);
+PlannedPolicyPtr plphp_from(const OptionReader& reader);
+PlannedPolicyPtr sparsevlm_from(const OptionReader& reader);
+PlannedPolicyPtr fitprune_from(const OptionReader& reader);
 
 }  // namespace espalier

@@ -68,10 +68,46 @@ constexpr std::array kCatpOptions = {
     kRowBreaksFollow,
 };
 
+constexpr std::array kAttentionOptions = {
+    kKeepRatio,
+    kNumKept,
+    PolicyOption{"layer", "", "acts before this layer, ranking by the attention of the one before; needed"},
+    PolicyOption{"rows", "last",
+                 "whose attention, averaged: all; last; own_text, text of the image; query_text, of the query example"},
+    kRowBreaksPool,
+};
+
+constexpr PolicyOption kNumKeptList{"num_kept", "", "numbers that stay, one for each layer; these or keep_ratio"};
+
+constexpr std::array kPyramiddropOptions = {
+    PolicyOption{"keep_ratio", "1/2", "part that stays of each image, one for each layer; r: r, r/2, r/4, …"},
+    kNumKeptList,
+    PolicyOption{"layers", "", "acts before these layers; 8:16:24 of 32, in proportion to the depth"},
+    PolicyOption{"rank", "next", "whose attention of the last row: next, the layer itself; previous, the one before"},
+    kRowBreaksPool,
+};
+
 constexpr std::array kDivpruneOptions = {
     kKeepRatio,
     kNumKept,
     PolicyOption{"distance", "cosine", "how far apart two tokens are: cosine, l1, l2"},
+    kRowBreaksPool,
+};
+
+constexpr std::array kDartOptions = {
+    kKeepRatio,
+    PolicyOption{"num_kept", "", "number that stays of each image; this or keep_ratio"},
+    PolicyOption{"layer", "2", "acts before this layer, on the state that enters it and the keys of the one before"},
+    PolicyOption{"image_pivots", "4", "tokens with the largest keys, of each image; they stay"},
+    PolicyOption{"text_pivots", "4", "of the text behind the last image, shared by all images; they only vote"},
+    kRowBreaksPool,
+};
+
+constexpr std::array kPlphpOptions = {
+    PolicyOption{"keep_ratio", "2/5", "part of all image tokens that a layer's cache keeps, rounded down"},
+    PolicyOption{"delta", "3/10", "more where attention on images is above alpha, less where below beta"},
+    PolicyOption{"alpha", "0.25", "attention mass of the last row on images, mean over heads"},
+    PolicyOption{"beta", "0.1", "the same"},
     kRowBreaksPool,
 };
 
@@ -88,6 +124,23 @@ constexpr std::array kM3Options = {
     PolicyOption{"num_kept", "", "cells of a whole crop; this or keep_ratio"},
 };
 
+constexpr std::array kSparsevlmOptions = {
+    PolicyOption{"keep_ratio", "", "part of all image tokens that stays, one for each layer; r: r, r/2, r/4, …"},
+    kNumKeptList,
+    PolicyOption{"layers", "", "acts before these layers; 3:7:16 of 32, in proportion to the depth"},
+    PolicyOption{"recycle", "true", "part of what leaves comes back as averages of clusters, beside the amount"},
+    PolicyOption{"tau", "3/10", "part of what leaves that is clustered"},
+    PolicyOption{"theta", "1/10", "clusters for each of these"},
+    kRowBreaksPool,
+};
+
+constexpr std::array kFitpruneOptions = {
+    PolicyOption{"recipe", "",
+                 "how many tokens leave in each layer: llava15-7b-10, -20, -30, -40, -50, -55, -60, -70, -80, -90, "
+                 "llavanext-7b-40, -60; needed"},
+    kRowBreaksPool,
+};
+
 constexpr std::array kHiredOptions = {
     kKeepRatio,
     PolicyOption{"num_kept", "", "of each image, all its crops together; this or keep_ratio"},
@@ -101,6 +154,8 @@ constexpr std::array kHiredOptions = {
 constexpr std::array kVisionOutput = {Site::kVisionOutput};
 constexpr std::array kProjectorOutput = {Site::kProjectorOutput};
 constexpr std::array kBeforeLayer = {Site::kBeforeLayer};
+constexpr std::array kCache = {Site::kCache};
+constexpr std::array kAfterAttention = {Site::kAfterAttention};
 constexpr std::array kProjectorAndLayers = {Site::kProjectorOutput, Site::kBeforeLayer};
 
 std::string any_model(const ModelFacts&) {
@@ -153,6 +208,38 @@ constexpr std::array kBuiltIns = {
     BuiltIn{{"hired", "arXiv 2408.10945", "a budget over full view and tiles, spent on what the class token looks at",
              kHiredOptions, kVisionOutput, "class attention of one or two vision layers", needs_class_token},
             hired_from},
+    BuiltIn{{"attention", "-", "tokens that get the least attention leave, in each image by itself", kAttentionOptions,
+             kBeforeLayer, "attention of chosen rows in one layer",
+             [](const ModelFacts& model) { return at_least_layers(model, 2); }},
+            attention_from},
+    BuiltIn{{"pyramiddrop", "arXiv 2410.17247", "images are cut in stages by the attention of the layer that follows",
+             kPyramiddropOptions, kBeforeLayer, "attention of the last row in a few layers",
+             [](const ModelFacts& model) { return at_least_layers(model, 4); }},
+            pyramiddrop_from},
+    BuiltIn{{"dart", "arXiv 2502.11494", "a few pivots stay, and the tokens least like them", kDartOptions,
+             kBeforeLayer, "the state before one layer and the keys of the one before",
+             [](const ModelFacts& model) { return at_least_layers(model, 2); }},
+            dart_from},
+    BuiltIn{{"plphp", "arXiv 2502.14504", "each layer's cache keeps image tokens at its own rate, each KV head its own",
+             kPlphpOptions, kCache, "attention of the last row in every layer; no sliding window",
+             [](const ModelFacts& model) {
+               return model.sliding_window > 0 ? std::string("a cache with a sliding window cannot be pruned")
+                                               : std::string();
+             }},
+            plphp_from},
+    BuiltIn{
+        {"sparsevlm", "arXiv 2410.04417", "tokens that telling words look at least leave in stages, some as averages",
+         kSparsevlmOptions, kProjectorAndLayers, "embeddings, attention of chosen text rows and states of a few layers",
+         [](const ModelFacts& model) { return at_least_layers(model, 8); }},
+        sparsevlm_from},
+    BuiltIn{{"fitprune", "arXiv 2409.10197", "a fitted number of tokens leaves inside each layer", kFitpruneOptions,
+             kAfterAttention, "attention of all rows behind the first image in most layers; 32 decoder layers",
+             [](const ModelFacts& model) {
+               return model.num_layers == 32 ? std::string()
+                                             : "the published recipes are for 32 layers, the model has " +
+                                                   std::to_string(model.num_layers);
+             }},
+            fitprune_from},
 };
 
 constexpr auto kEntries = [] {
