@@ -18,6 +18,7 @@
 #include <random>
 #include <vector>
 
+#include "espalier/policies/fitprune.h"
 #include "espalier/pruning.h"
 #include "model/decoder.h"
 #include "runtime/decode.h"
@@ -213,11 +214,27 @@ TEST_P(MaskedRunTest, DroppingAllEqualsMaskingAll) {
 INSTANTIATE_TEST_SUITE_P(Sites, MaskedRunTest, testing::ValuesIn(point_lists()), name_of_points);
 
 TEST(MaskedRun, BuiltInPolicies) {
-  for (const char* spec :
-       {"none", "random:keep_ratio=1/4,seed=3", "uniform:keep_ratio=1/4", "vtw:layer=5", "vtw:min_per_image=2",
-        "fastv:keep_ratio=1/4,layer=3", "fastv:num_kept=5,layer=1,rows=all", "catp:keep_ratio=2/9",
-        "catp:keep_ratio=1/3,k=4,stage1_share=0", "catp:keep_ratio=1/9,stage1_share=1", "divprune:keep_ratio=1/3",
-        "cdpruner:keep_ratio=1/4", "hired:keep_ratio=1/4"}) {
+  for (const char* spec : {"none",
+                           "random:keep_ratio=1/4,seed=3",
+                           "uniform:keep_ratio=1/4",
+                           "vtw:layer=5",
+                           "vtw:min_per_image=2",
+                           "attention:keep_ratio=1/3,layer=2,rows=own_text",
+                           "pyramiddrop",
+                           "sparsevlm:keep_ratio=1/2,recycle=false",
+                           "dart:keep_ratio=1/3",
+                           "dart:num_kept=2,layer=5,text_pivots=1",
+                           "plphp",
+                           "plphp:keep_ratio=1/2,alpha=0.02,beta=0.01,min_per_image=3",
+                           "pyramiddrop:num_kept=20:3,layers=2:6,rank=previous",
+                           "fastv:keep_ratio=1/4,layer=3",
+                           "fastv:num_kept=5,layer=1,rows=all",
+                           "catp:keep_ratio=2/9",
+                           "catp:keep_ratio=1/3,k=4,stage1_share=0",
+                           "catp:keep_ratio=1/9,stage1_share=1",
+                           "divprune:keep_ratio=1/3",
+                           "cdpruner:keep_ratio=1/4",
+                           "hired:keep_ratio=1/4"}) {
     SCOPED_TRACE(spec);
     const Prompt prompt = test::in_context_prompt(4);
     std::vector<Sequence> sequences;
@@ -225,6 +242,14 @@ TEST(MaskedRun, BuiltInPolicies) {
     const std::vector<Answered> runs = run_packed(sequences, 17);
     expect_equals_masked_run(prompt, sequences[0], runs[0]);
   }
+}
+
+TEST(MaskedRun, FitpruneRecipe) {
+  const Prompt prompt = test::in_context_prompt(2);
+  std::vector<Sequence> sequences;
+  sequences.push_back(sequence_for(prompt, make_fitprune({.recipe = {"made-up", 16, {3, 0, 4, 2, 0, 1, 3, 2}}})));
+  const std::vector<Answered> runs = run_packed(sequences, 17);
+  expect_equals_masked_run(prompt, sequences[0], runs[0]);
 }
 
 // Different prompts, image counts and policies in one packed prefill and one decode loop.
