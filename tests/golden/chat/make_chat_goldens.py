@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes cases.json: chat templates, messages, and the text that Transformers' Jinja environment renders from them.
 
-    python make_chat_goldens.py [FOLDER-OF-TINY-CHECKPOINTS]
+    python make_chat_goldens.py FOLDER-OF-TINY-CHECKPOINTS
 
 The four families' templates are read from the tiny checkpoints; published forms and pieces of Jinja are below.
 "rejects": Jinja itself raises. "begins": byte offsets of the user turns, found by searching the text for the words that the
@@ -192,7 +192,9 @@ def family(folder):
 
 
 def main():
-    checkpoints = Path(sys.argv[1] if len(sys.argv) > 1 else "/work/scratch/CK")
+    if len(sys.argv) != 2:
+        sys.exit("usage: make_chat_goldens.py CHECKPOINTS (the folder that make_tiny_checkpoints.py wrote)")
+    checkpoints = Path(sys.argv[1])
     full = {name: (family(checkpoints / name), header) for name, header in
             [("llava15", "USER: "), ("llava_next_vicuna", "USER: "), ("llava_next_mistral", "[INST] "),
              ("qwen25vl", "<|im_start|>user\n"), ("qwen25vl_tied", "<|im_start|>user\n")]}

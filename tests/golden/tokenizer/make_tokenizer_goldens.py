@@ -120,8 +120,9 @@ def variants(llama, metaspace):
 
 
 def main():
-    checkpoints = Path(sys.argv[1] if len(sys.argv) > 1 else "/work/scratch/CK")
-    goldens = Path(sys.argv[2] if len(sys.argv) > 2 else "/work/scratch/GOLD")
+    if len(sys.argv) != 3:
+        sys.exit("usage: make_tokenizer_goldens.py CHECKPOINTS GOLDENS (folders of make_tiny_checkpoints.py and make_goldens.py)")
+    checkpoints, goldens = Path(sys.argv[1]), Path(sys.argv[2])
     raw = {}
     for seed, (name, kind) in enumerate([("llava15", "llama"), ("llava_next_vicuna", "llama"), ("qwen25vl", "qwen")]):
         file = checkpoints / name / "tokenizer.json"
