@@ -20,8 +20,8 @@ struct Region {  // pixels of the original picture; x1, y1 exclusive
   int x0, y0, x1, y1;
 };
 
-// One picture of a prompt. Tokens that touch a pinned region are never dropped by the built-in policies; a policy of the
-// caller's own reads them from TokenLayout::pinned.
+// One picture of a prompt. Tokens that touch a pinned region are never dropped by the built-in policies; a policy of
+// the caller's own reads them from TokenLayout::pinned.
 struct ImagePart {
   std::shared_ptr<const Image> image;
   bool pin_all = false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums, maxima and scans over a warp and over a block of whole warps. Every thread of the warp or block must take part. Used by
-// .cu only.
+// Sums, maxima and scans over a warp and over a block of whole warps. Every thread of the warp or block must take part.
+// Used by .cu only.
 #pragma once
 
 #include <cstdint>

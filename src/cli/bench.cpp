@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `espalier bench`: one in-context prompt, several policies in turn, medians. Policies are interleaved, so that a drift of the machine hits
-// all of them alike.
+// `espalier bench`: one in-context prompt, several policies in turn, medians. Policies are interleaved, so that a drift
+// of the machine hits all of them alike.
 #include <CLI/App.hpp>
 #include <algorithm>
 #include <array>
@@ -38,7 +38,8 @@ std::shared_ptr<const Image> synthetic_picture(int seed) {
   for (int y = 0; y < kSide; ++y)
     for (int x = 0; x < kSide; ++x)
       for (int c = 0; c < 3; ++c) {
-        const double wave = std::sin(0.05 * x + seed) + std::cos(0.08 * y - 1.7 * c) + ((x / 40 + y / 56 + seed) % 3 == c);
+        const double wave =
+            std::sin(0.05 * x + seed) + std::cos(0.08 * y - 1.7 * c) + ((x / 40 + y / 56 + seed) % 3 == c);
         image.rgb[static_cast<size_t>(3 * (y * kSide + x) + c)] = static_cast<uint8_t>(100 + 40 * wave);
       }
   return std::make_shared<const Image>(std::move(image));
@@ -47,8 +48,10 @@ std::shared_ptr<const Image> synthetic_picture(int seed) {
 Chat in_context_prompt(int shots) {
   std::vector<Example> examples;
   for (int i = 0; i < shots; ++i)
-    examples.push_back({{.image = synthetic_picture(i), .pins = {}}, "what shape is the object in this image?", "circle"});
-  return in_context_chat(examples, {.image = synthetic_picture(shots), .pins = {}}, "what shape is the object in this image?");
+    examples.push_back(
+        {{.image = synthetic_picture(i), .pins = {}}, "what shape is the object in this image?", "circle"});
+  return in_context_chat(examples, {.image = synthetic_picture(shots), .pins = {}},
+                         "what shape is the object in this image?");
 }
 
 struct Sample {
@@ -80,7 +83,8 @@ struct Series {
 };
 
 Series run_once(const Engine& engine, const Options& options, Series series, bool counts) {
-  Request request{.prompt = in_context_prompt(options.shots), .policy = series.policy, .custom = {}, .options = {}, .trace = false};
+  Request request{
+      .prompt = in_context_prompt(options.shots), .policy = series.policy, .custom = {}, .options = {}, .trace = false};
   request.options.max_new_tokens = options.new_tokens;
   request.options.greedy = true;
   request.options.ignore_eos = true;
@@ -120,18 +124,19 @@ nlohmann::ordered_json to_json(const Series& s, const Options& options) {
           {"kernels", s.stats.kernels}};
 }
 
-// speed-up: of select + prefill against the first policy. promise: FLOPs of the first against this one. yield: the first over the second.
+// speed-up: of select + prefill against the first policy. promise: FLOPs of the first against this one. yield: the
+// first over the second.
 void print_table(const std::vector<Series>& series) {
-  std::printf("%-36s %8s %8s %8s %8s %9s %8s %8s %7s %8s\n", "policy", "tokens", "encode", "select", "prefill", "tok 1 ms", "ms/tok",
-              "speed-up", "promise", "yield");
+  std::printf("%-36s %8s %8s %8s %8s %9s %8s %8s %7s %8s\n", "policy", "tokens", "encode", "select", "prefill",
+              "tok 1 ms", "ms/tok", "speed-up", "promise", "yield");
   const Series& first = series.front();
   for (const Series& s : series) {
     const double speed_up = first.first_token(0.5) / s.first_token(0.5);
     const double promise = first.stats.prefill_flops / s.stats.prefill_flops;
     std::printf("%-36s %8ld %8.1f %8.2f %8.1f %9.1f %8.2f %7.2fx %6.2fx %8.3f\n", s.policy.c_str(),
-                static_cast<long>(s.stats.tokens_per_layer.back()), s.quantile(&Sample::encode, 0.5), s.quantile(&Sample::select, 0.5),
-                s.quantile(&Sample::prefill, 0.5), s.first_token(0.5), s.quantile(&Sample::per_token, 0.5), speed_up, promise,
-                speed_up / promise);
+                static_cast<long>(s.stats.tokens_per_layer.back()), s.quantile(&Sample::encode, 0.5),
+                s.quantile(&Sample::select, 0.5), s.quantile(&Sample::prefill, 0.5), s.first_token(0.5),
+                s.quantile(&Sample::per_token, 0.5), speed_up, promise, speed_up / promise);
   }
 }
 
@@ -149,7 +154,8 @@ ExitStatus bench(const Options& options) {
   progress.clear();
   std::printf("%ld prompt tokens, %d shots, %d threads, medians of %d interleaved runs, times in ms\n",
               static_cast<long>(series[0].stats.prompt_tokens), options.shots, series[0].stats.threads, options.repeat);
-  for (const auto& [op, kernel] : series[0].stats.kernels) std::printf("kernel of %s: %s\n", op.c_str(), kernel.c_str());
+  for (const auto& [op, kernel] : series[0].stats.kernels)
+    std::printf("kernel of %s: %s\n", op.c_str(), kernel.c_str());
   print_table(series);
   if (!options.json.empty()) {
     OutputFile out(options.json);
@@ -164,10 +170,16 @@ ExitStatus bench(const Options& options) {
 Run add_bench(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   add_model_options(app, options->model);
-  app.add_option("--policy", options->policies, "policies to compare; the first is what speed-ups refer to (repeatable)");
-  add_integer(app, "--shots", {0, 64}, [=](int64_t n) { options->shots = static_cast<int>(n); }, "in-context examples (default 4)");
-  add_integer(app, "--repeat", {1, 1000}, [=](int64_t n) { options->repeat = static_cast<int>(n); }, "counted runs (default 5)");
-  add_integer(app, "--new-tokens", {1, 4096}, [=](int64_t n) { options->new_tokens = n; }, "tokens to generate (default 8)");
+  app.add_option("--policy", options->policies,
+                 "policies to compare; the first is what speed-ups refer to (repeatable)");
+  add_integer(
+      app, "--shots", {0, 64}, [=](int64_t n) { options->shots = static_cast<int>(n); },
+      "in-context examples (default 4)");
+  add_integer(
+      app, "--repeat", {1, 1000}, [=](int64_t n) { options->repeat = static_cast<int>(n); },
+      "counted runs (default 5)");
+  add_integer(
+      app, "--new-tokens", {1, 4096}, [=](int64_t n) { options->new_tokens = n; }, "tokens to generate (default 8)");
   app.add_option("--json", options->json, "file that receives one JSON line a policy");
   return [=] { return bench(*options); };
 }

@@ -38,7 +38,14 @@ TEST(Policies, TextNamesThemAll) {
 }
 
 TEST(Policies, SaysWhatAModelCanRun) {
-  for (const auto& [name, policy] : policies_of({"--model", kModel})) EXPECT_TRUE(policy["runs"]) << name;
+  for (const auto& [name, policy] : policies_of({"--model", kModel})) {
+    if (name == "fitprune") {  // its published recipes are for 32 layers, and this model has 8
+      EXPECT_FALSE(policy["runs"]);
+      EXPECT_NE(policy["refusal"].get<std::string>().find("32 layers"), std::string::npos) << policy["refusal"];
+    } else {
+      EXPECT_TRUE(policy["runs"]) << name;
+    }
+  }
   const TemporaryFolder shallow;
   json config = read_json(kModel / "config.json");
   config["text_config"]["num_hidden_layers"] = 1;
