@@ -72,8 +72,7 @@ class Attention final : public PlannedPolicy {
 
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
                  State*) const override {
-    Blocks images{tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt)};
-    for (size_t i = 0; i < images.sizes.size(); ++i) images.num_kept[i] = std::min(images.num_kept[i], images.sizes[i]);
+    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt));
     const at::Tensor pinned = layout.pinned.index_select(0, layout.image_tokens);
     return {.kept = keep_best(signals[0], pinned, images), .scores = signals[0]};
   }

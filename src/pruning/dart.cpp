@@ -133,8 +133,7 @@ Dart::Voting Dart::choose_pivots(const TokenLayout& layout, const at::Tensor& ke
 
 // All images vote at once: in round r, pivot r of each image takes its share of the image's candidates.
 Verdict Dart::decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals, State*) const {
-  Blocks images{tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt)};
-  for (size_t i = 0; i < images.sizes.size(); ++i) images.num_kept[i] = std::min(images.num_kept[i], images.sizes[i]);
+  const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt));
   Voting voting = choose_pivots(layout, signals[1], images);
   size_t rounds = 0;
   for (const std::vector<int64_t>& order : voting.order) rounds = std::max(rounds, order.size());

@@ -76,9 +76,8 @@ class Fastv final : public PlannedPolicy {
     std::vector<int64_t> image_sizes, stay;
     if (is_per_image || has_floor) image_sizes = tokens_per_image(layout, row_breaks_compete());
     if (has_floor) stay = protected_per_image(*layout.prompt, row_breaks_compete(), common().min_per_image);
-    Blocks pools{is_per_image ? image_sizes : std::vector<int64_t>{layout.num_image_tokens()},
-                 num_kept(*layout.prompt)};
-    for (size_t i = 0; i < pools.sizes.size(); ++i) pools.num_kept[i] = std::min(pools.num_kept[i], pools.sizes[i]);
+    const Blocks pools = blocks_within(is_per_image ? image_sizes : std::vector<int64_t>{layout.num_image_tokens()},
+                                       num_kept(*layout.prompt));
     const at::Tensor pinned = layout.pinned.index_select(0, layout.image_tokens);
     return {.kept = keep_best(signals[0], pinned, pools, stay, image_sizes), .scores = signals[0]};
   }

@@ -77,9 +77,9 @@ class Pyramiddrop final : public PlannedPolicy {
                  State* state) const override {
     auto& mine = dynamic_cast<PyramiddropState&>(*state);
     const auto stage = std::find(mine.layers.begin(), mine.layers.end(), point.layer) - mine.layers.begin();
-    Blocks images{mine.left_per_image, num_kept(static_cast<size_t>(stage), *layout.prompt)};
-    if (images.sizes.empty()) images.sizes = tokens_per_image(layout, row_breaks_compete());
-    for (size_t i = 0; i < images.sizes.size(); ++i) images.num_kept[i] = std::min(images.num_kept[i], images.sizes[i]);
+    const Blocks images = blocks_within(
+        mine.left_per_image.empty() ? tokens_per_image(layout, row_breaks_compete()) : mine.left_per_image,
+        num_kept(static_cast<size_t>(stage), *layout.prompt));
     mine.left_per_image = images.num_kept;
     const at::Tensor pinned = layout.pinned.index_select(0, layout.image_tokens);
     return {.kept = keep_best(signals[0], pinned, images), .scores = signals[0]};

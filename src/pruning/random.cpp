@@ -53,11 +53,10 @@ class Random final : public PlannedPolicy {
   std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
 
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    Blocks images{tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt)};
+    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt));
     at::Tensor scores = at::empty({layout.num_image_tokens()}, at::kFloat);
     float* of_image = scores.data_ptr<float>();
     for (size_t i = 0; i < images.sizes.size(); ++i) {
-      images.num_kept[i] = std::min(images.num_kept[i], images.sizes[i]);
       const std::vector<int64_t> order = draw_order(images.sizes[i], options_.seed, i);
       for (size_t rank = 0; rank < order.size(); ++rank) of_image[order[rank]] = -static_cast<float>(rank);
       of_image += images.sizes[i];

@@ -142,6 +142,11 @@ std::vector<int64_t> tokens_per_image(const TokenLayout& layout, bool with_row_b
   return numbers;
 }
 
+Blocks blocks_within(std::vector<int64_t> sizes, std::vector<int64_t> wanted) {
+  for (size_t i = 0; i < sizes.size(); ++i) wanted[i] = std::min(wanted[i], sizes[i]);
+  return {std::move(sizes), std::move(wanted)};
+}
+
 at::Tensor int64_tensor(std::span<const int64_t> values) {
   at::Tensor tensor = at::empty({static_cast<int64_t>(values.size())}, at::kLong);
   std::copy(values.begin(), values.end(), tensor.data_ptr<int64_t>());

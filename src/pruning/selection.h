@@ -63,6 +63,9 @@ struct Blocks {
   std::vector<int64_t> num_kept;
 };
 
+// Blocks that keep what is wanted of each, or all where an earlier policy left less.
+Blocks blocks_within(std::vector<int64_t> sizes, std::vector<int64_t> wanted);
+
 // The best of each block as ascending ordinals, int64 [sum of num_kept]; ties to the lower one. scores float32 [m].
 // `always` bool [m]: tokens that stay whatever their score. `protected_tokens` (one number an image, none: empty) of
 // the best of each image stay as well; the caller has made room for both, and gives the images' sizes with them.

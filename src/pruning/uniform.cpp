@@ -40,10 +40,9 @@ class Uniform final : public PlannedPolicy {
 
   // The host spaces the picks over the tokens that are not pinned; their rank among these finds them on the device.
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    Blocks images{tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt)};
+    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt));
     std::vector<int64_t> is_picked;  // of the tokens that are not pinned, image by image
     for (size_t i = 0; i < images.sizes.size(); ++i) {
-      images.num_kept[i] = std::min(images.num_kept[i], images.sizes[i]);
       const int64_t pinned = layout.prompt->pinned_per_image[i], first = std::ssize(is_picked);
       const int64_t n = images.sizes[i] - pinned, k = images.num_kept[i] - pinned;
       is_picked.resize(first + n, 0);

@@ -49,12 +49,11 @@ class Vtw final : public PlannedPolicy {
   std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
 
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    std::vector<int64_t> stay = protected_per_image(*layout.prompt, false, common().min_per_image);
+    const std::vector<int64_t> stay = protected_per_image(*layout.prompt, false, common().min_per_image);
     const auto longs = layout.image_tokens.options();
     if (std::all_of(stay.begin(), stay.end(), [](int64_t number) { return number == 0; }))
       return {.kept = at::zeros({0}, longs)};
-    Blocks images{tokens_per_image(layout, false), stay};
-    for (size_t i = 0; i < stay.size(); ++i) images.num_kept[i] = std::min(stay[i], images.sizes[i]);
+    const Blocks images = blocks_within(tokens_per_image(layout, false), stay);
     const at::Tensor alike = at::zeros({layout.num_image_tokens()}, longs.dtype(at::kFloat));
     return {.kept = keep_best(alike, layout.pinned.index_select(0, layout.image_tokens), images)};
   }
