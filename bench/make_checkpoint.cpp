@@ -28,6 +28,7 @@
 #include "io/safetensors.h"
 #include "model/config.h"
 #include "model/weights.h"
+#include "synth/demo_tokenizer.h"
 
 namespace espalier {
 namespace {
@@ -50,104 +51,6 @@ constexpr std::array<Size, 5> kSizes = {{
     {"1b", 2048, 5504, 20, 16, 512, 2048, 8, 8, 336, 14, 32064},
     {"7b", 4096, 11008, 32, 32, 1024, 4096, 24, 16, 336, 14, 32064},
 }};
-
-const char* const kWords[] = {
-    "what",  "which",  "where",  "how",    "many",    "is",    "the",    "this",   "that",  "a",     "in",
-    "image", "shape",  "colour", "object", "objects", "count", "name",   "called", "of",    "red",   "green",
-    "blue",  "yellow", "purple", "orange", "white",   "black", "circle", "square", "star",  "cross", "triangle",
-    "ring",  "left",   "right",  "top",    "bottom",  "one",   "two",    "three",  "four",  "dax",   "wug",
-    "blick", "toma",   "fep",    "zorp",   "yes",     "no",    "and",    "are",    "there", "small", "large"};
-
-// ---- tokenizer: Llama's pipeline, byte fallback, one chain of merges for each word ----
-
-struct Vocabulary {
-  std::vector<std::string> pieces;
-  std::vector<std::array<std::string, 2>> merges;
-
-  void add(const std::string& piece) {
-    if (std::ranges::find(pieces, piece) == pieces.end()) pieces.push_back(piece);
-  }
-  // Every prefix of the word becomes a piece: "▁r", "▁re", "▁red".
-  void add_word(const std::string& word) {
-    std::string prefix = "\u2581";
-    for (const char c : word) {
-      const std::string letter(1, c), longer = prefix + letter;
-      if (std::ranges::find(pieces, longer) == pieces.end()) merges.push_back({prefix, letter});
-      add(longer);
-      prefix = longer;
-    }
-  }
-};
-
-Vocabulary make_vocabulary() {
-  Vocabulary v;
-  for (const char* special : {"<unk>", "<s>", "</s>"}) v.add(special);
-  for (int byte = 0; byte < 256; ++byte) {
-    char name[8];
-    std::snprintf(name, sizeof name, "<0x%02X>", byte);
-    v.add(name);
-  }
-  v.add("\u2581");
-  for (char c = '!'; c <= '~'; ++c) v.add(std::string(1, c));
-  for (const char* word : kWords) v.add_word(word);
-  for (const char* word : {"USER", "ASSISTANT"}) v.add_word(word);
-  return v;
-}
-
-constexpr const char* kTemplate =
-    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'].upper() + ': ' }}{% endif %}"
-    "{% for c in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] + ' ' }}{% endfor %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}";
-
-Json tokenizer_json(const Vocabulary& v, int64_t image_id) {
-  const auto special = [](int64_t id, const char* content) {
-    return Json{{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
-                {"rstrip", false}, {"normalized", false}, {"special", true}};
-  };
-  Json vocab = Json::object();
-  for (size_t i = 0; i < v.pieces.size(); ++i) vocab[v.pieces[i]] = i;
-  const Json bos = {{"id", "<s>"}, {"type_id", 0}};
-  return {{"version", "1.0"},
-          {"truncation", nullptr},
-          {"padding", nullptr},
-          {"added_tokens",
-           {special(0, "<unk>"), special(1, "<s>"), special(2, "</s>"), special(image_id, "<image>"),
-            special(image_id + 1, "<pad>")}},
-          {"normalizer",
-           {{"type", "Sequence"},
-            {"normalizers",
-             {{{"type", "Prepend"}, {"prepend", "\u2581"}},
-              {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}}}}}},
-          {"pre_tokenizer", nullptr},
-          {"post_processor",
-           {{"type", "TemplateProcessing"},
-            {"single", {{{"SpecialToken", bos}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
-            {"pair",
-             {{{"SpecialToken", bos}},
-              {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
-              {{"SpecialToken", {{"id", "<s>"}, {"type_id", 1}}}},
-              {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}}},
-            {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {1}}, {"tokens", {"<s>"}}}}}}}},
-          {"decoder",
-           {{"type", "Sequence"},
-            {"decoders",
-             {{{"type", "Replace"}, {"pattern", {{"String", "\u2581"}}}, {"content", " "}},
-              {{"type", "ByteFallback"}},
-              {{"type", "Fuse"}},
-              {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
-          {"model",
-           {{"type", "BPE"},
-            {"dropout", nullptr},
-            {"unk_token", "<unk>"},
-            {"continuing_subword_prefix", nullptr},
-            {"end_of_word_suffix", nullptr},
-            {"fuse_unk", true},
-            {"byte_fallback", true},
-            {"ignore_merges", false},
-            {"vocab", vocab},
-            {"merges", v.merges}}}};
-}
 
 Json config_json(const Size& s, const std::string& dtype, int64_t image_id, int64_t vocab) {
   return {{"architectures", {"LlavaForConditionalGeneration"}},
@@ -199,29 +102,6 @@ Json preprocessor_json(const Size& s) {
           {"resample", 3},
           {"rescale_factor", 0.00392156862745098},
           {"size", {{"shortest_edge", s.image}}}};
-}
-
-Json tokenizer_config_json(const Json& tokenizer) {
-  Json added = Json::object();
-  for (const Json& token : tokenizer.at("added_tokens")) {
-    Json entry = token;
-    entry.erase("id");
-    added[std::to_string(token.at("id").get<int64_t>())] = entry;
-  }
-  return {{"add_bos_token", true},
-          {"add_eos_token", false},
-          {"added_tokens_decoder", added},
-          {"bos_token", "<s>"},
-          {"eos_token", "</s>"},
-          {"image_token", "<image>"},
-          {"extra_special_tokens", {{"image_token", "<image>"}}},
-          {"legacy", true},
-          {"model_max_length", 4096},
-          {"pad_token", "<pad>"},
-          {"padding_side", "left"},
-          {"processor_class", "LlavaProcessor"},
-          {"tokenizer_class", "LlamaTokenizer"},
-          {"unk_token", "<unk>"}};
 }
 
 // ---- weights ----
@@ -337,27 +217,26 @@ void write_weights(const std::filesystem::path& folder, const ModelConfig& confi
               static_cast<double>(bytes.size()) / 1e6);
 }
 
-void write_json(const std::filesystem::path& file, const Json& json, int indent = 2) {
+void write_text(const std::filesystem::path& file, const std::string& text) {
   OutputFile out(file);
-  out.write(json.dump(indent) + "\n");
+  out.write(text);
   out.commit();
+}
+
+void write_json(const std::filesystem::path& file, const Json& json) {
+  write_text(file, json.dump(2) + "\n");
 }
 
 void make_checkpoint(const std::filesystem::path& folder, const Size& size, const std::string& dtype_name,
                      uint64_t seed) {
   const bool is_f32 = dtype_name == "f32", is_f16 = dtype_name == "f16";
   const Dtype dtype = is_f32 ? Dtype::kF32 : is_f16 ? Dtype::kF16 : Dtype::kBF16;
-  const Vocabulary vocabulary = make_vocabulary();
-  const int64_t image_id = std::ssize(vocabulary.pieces), tokens = image_id + 2;
-  const int64_t vocab = std::max(size.vocab, (tokens + 63) / 64 * 64);
+  const synth::DemoTokenizer tokenizer = synth::demo_tokenizer();
+  const int64_t image_id = tokenizer.image;
+  const int64_t vocab = std::max<int64_t>(size.vocab, (tokenizer.size + 63) / 64 * 64);
   const Json config = config_json(size, is_f32 ? "float32" : is_f16 ? "float16" : "bfloat16", image_id, vocab);
   std::filesystem::create_directories(folder);
-  const Json tokenizer = tokenizer_json(vocabulary, image_id);
-  write_json(folder / "tokenizer.json", tokenizer, 1);
-  write_json(folder / "tokenizer_config.json", tokenizer_config_json(tokenizer));
-  write_json(folder / "special_tokens_map.json",
-             {{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"pad_token", "<pad>"}, {"unk_token", "<unk>"}});
-  write_json(folder / "chat_template.json", {{"chat_template", kTemplate}});
+  for (const synth::FolderFile& file : tokenizer.files) write_text(folder / file.name, file.text);
   write_json(folder / "preprocessor_config.json", preprocessor_json(size));
   write_json(folder / "processor_config.json", {{"image_token", "<image>"},
                                                 {"num_additional_image_tokens", 1},

@@ -40,6 +40,7 @@ mapfile -t io < <(files src/io)
 mapfile -t model < <(files src/model)
 mapfile -t pruning < <(files src/pruning)
 mapfile -t runtime < <(files src/runtime)
+mapfile -t synth < <(files src/synth)
 mapfile -t cli < <(files src/cli)
 mapfile -t training < <(files src/training)
 mapfile -t kernels < <(files kernels)
@@ -54,14 +55,16 @@ own_includes 'io knows bytes: io/ and public headers' 'io/|espalier/' "${io[@]}"
 own_includes 'model knows tensors: model/, ops.h, the layout' 'model/|espalier/(ops|error|token_layout)\.h' "${model[@]}"
 own_includes 'pruning knows decisions: pruning/ and public headers' 'pruning/|espalier/' "${pruning[@]}"
 own_includes 'runtime joins io, model, pruning; nothing above it' '(runtime|io|model|pruning|kernels)/|espalier/' "${runtime[@]}"
-own_includes 'cli asks runtime; io for its files' '(cli|runtime|io)/|model/config\.h|espalier/' "${cli[@]}"
-own_includes 'training stands beside runtime' '(training|runtime|io|model|pruning|kernels)/|espalier/' "${training[@]}"
+own_includes 'synth draws and words: synth/, io for its files, the random generator' \
+  '(synth|io)/|pruning/split_mix64\.h|espalier/' "${synth[@]}"
+own_includes 'cli asks runtime; io for its files' '(cli|runtime|io|synth)/|model/config\.h|espalier/' "${cli[@]}"
+own_includes 'training stands beside runtime' '(training|synth|runtime|io|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/ and ops.h' 'kernels/|espalier/ops\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"
 
 # ---- who sees libtorch and the other libraries ----
 readonly torch='#include <(ATen|c10|torch)/'
-forbid 'io has no tensors' "$torch" "${io[@]}"
+forbid 'io and synth have no tensors' "$torch" "${io[@]}" "${synth[@]}"
 forbid 'torch/torch.h only in training and tests' '#include <torch/(torch|all)\.h>' "${not_training[@]}"
 forbid 'per-operator headers, not ATen/ATen.h' '#include <ATen/(ATen|Functions)\.h>' "${library[@]}"
 forbid 'users need libtorch alone' '#include <(nlohmann|spdlog|CLI|fmt|pcre2|Eigen)' "${public[@]}"
