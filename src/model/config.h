@@ -13,7 +13,7 @@ namespace espalier {
 enum class Family : uint8_t { kLlava, kLlavaNext, kQwen25Vl };
 enum class Activation : uint8_t { kQuickGelu, kGelu, kGeluTanh, kRelu, kSilu };
 
-struct VisionConfig {  // CLIP ViT
+struct VisionConfig {  // CLIP ViT, or Qwen2.5-VL's
   int64_t hidden_size = 768;
   int64_t intermediate_size = 3072;
   int num_layers = 12;
@@ -23,6 +23,11 @@ struct VisionConfig {  // CLIP ViT
   int64_t channels = 3;
   Activation activation = Activation::kQuickGelu;
   double layer_norm_eps = 1e-5;
+  // Qwen2.5-VL: pictures have their own sizes, and a cell of merge_size x merge_size patches is one image token.
+  int64_t merge_size = 1;
+  int64_t temporal_patch_size = 1;
+  int64_t window_size = 0;                 // side of an attention window in pixels
+  std::vector<int> full_attention_layers;  // which see the whole picture
 
   int64_t grid() const { return image_size / patch_size; }
   int64_t num_patches() const { return grid() * grid(); }
@@ -39,7 +44,7 @@ struct RopeScaling {
   int64_t original_max_positions = 8192;  // kLlama3
 };
 
-struct DecoderConfig {  // Llama, Mistral
+struct DecoderConfig {  // Llama, Mistral, Qwen2
   int64_t hidden_size = 4096;
   int64_t intermediate_size = 11008;
   int num_layers = 32;
@@ -52,7 +57,16 @@ struct DecoderConfig {  // Llama, Mistral
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;
+  // M-RoPE: how many of the head_dim / 2 frequencies turn with time, height and width; empty: plain position ids.
+  std::vector<int64_t> mrope_section;
+  bool qkv_bias = false;
   bool tied_head = false;
+};
+
+struct Pinpoint {  // pixels that the tiles of an any-resolution picture can fill together
+  int64_t height = 0;
+  int64_t width = 0;
+  bool operator==(const Pinpoint&) const = default;
 };
 
 struct ModelConfig {
@@ -63,6 +77,7 @@ struct ModelConfig {
   bool projector_bias = true;
   std::vector<int> vision_feature_layers = {-2};  // as written: -2 is the output of the last layer but one
   bool keeps_class_token = false;                 // vision_feature_select_strategy "full"
+  std::vector<Pinpoint> grid_pinpoints;           // LLaVA-NeXT
   int32_t image_token_id = 32000;
   std::string dtype = "float32";  // of the stored weights, as the file says
 

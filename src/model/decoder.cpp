@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <numbers>
+#include <vector>
 
 #include "espalier/ops.h"
 
@@ -46,11 +47,31 @@ at::Tensor inverse_frequencies(const DecoderConfig& config) {
   return frequencies;
 }
 
+// float32 [n, d_h / 2]. With three-part ids each section of the frequencies turns with a part of its own.
+at::Tensor half_angles(const DecoderConfig& config, const at::Tensor& position_id) {
+  const at::Tensor frequencies = inverse_frequencies(config).to(position_id.device());
+  const at::Tensor all = position_id.to(at::kFloat).unsqueeze(-1) * frequencies;
+  if (position_id.dim() == 1) return all;
+  std::vector<at::Tensor> sections;
+  int64_t begin = 0;
+  for (size_t part = 0; part < config.mrope_section.size(); ++part) {
+    const int64_t end = begin + config.mrope_section[part];
+    sections.push_back(all.select(0, static_cast<int64_t>(part)).slice(1, begin, end));
+    begin = end;
+  }
+  return at::cat(sections, 1);
+}
+
+at::Tensor biased(const at::Tensor& x, const at::Tensor& bias) {
+  return bias.defined() ? x + bias : x;
+}
+
 }  // namespace
 
 Rotary rotary(const DecoderConfig& config, const at::Tensor& position_id, at::ScalarType dtype) {
-  const at::Tensor frequencies = inverse_frequencies(config).to(position_id.device());
-  const at::Tensor half = position_id.to(at::kFloat).unsqueeze(1) * frequencies;
+  TORCH_CHECK(position_id.dim() == 1 || (position_id.size(0) == 3 && config.mrope_section.size() == 3),
+              "rotary: position ids of shape ", position_id.sizes(), " for ", config.mrope_section.size(), " sections");
+  const at::Tensor half = half_angles(config, position_id);
   const at::Tensor angles = at::cat({half, half}, 1);
   return {angles.cos().to(dtype), angles.sin().to(dtype)};
 }
@@ -63,9 +84,11 @@ QueryKeyValue project_qkv(const DecoderConfig& config, const DecoderLayerWeights
                           const Rotary& r) {
   const int64_t n = x.size(0);
   const at::Tensor normed = ops::rms_norm(x, layer.norm1, config.rms_norm_eps);
-  const at::Tensor q = ops::linear(normed, layer.q).view({n, config.num_heads, config.head_dim});
-  const at::Tensor k = ops::linear(normed, layer.k).view({n, config.num_kv_heads, config.head_dim});
-  const at::Tensor v = ops::linear(normed, layer.v).view({n, config.num_kv_heads, config.head_dim});
+  const at::Tensor q = biased(ops::linear(normed, layer.q), layer.q_bias).view({n, config.num_heads, config.head_dim});
+  const at::Tensor k =
+      biased(ops::linear(normed, layer.k), layer.k_bias).view({n, config.num_kv_heads, config.head_dim});
+  const at::Tensor v =
+      biased(ops::linear(normed, layer.v), layer.v_bias).view({n, config.num_kv_heads, config.head_dim});
   auto [query, key] = ops::rope(q, k, r.cos, r.sin);
   return {query, key, v};
 }

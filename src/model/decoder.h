@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Llama decoder as steps that the runtime strings together: prefill and decode differ only in where keys and values
+// The decoder of Llama, Mistral and Qwen2 as steps that the runtime strings together: prefill and decode differ only in where keys and values
 // come from, and a policy acts between the steps. Differentiable (every op on this path is).
 #pragma once
 
@@ -12,7 +12,8 @@
 
 namespace espalier {
 
-// cos and sin of the rotary embedding, [n, d_h] in `dtype`, for position ids int64 [n]. Angles are float32.
+// cos and sin of the rotary embedding, [n, d_h] in `dtype`, for position ids int64 [n], or [3, n] (time, height, width)
+// with M-RoPE, where [n] stands for three equal parts. Angles are float32.
 struct Rotary {
   at::Tensor cos, sin;
 };

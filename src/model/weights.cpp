@@ -36,6 +36,26 @@ VisionWeights bind_vision(const VisionConfig& c, const WeightSource& source) {
   return w;
 }
 
+QwenVisionWeights bind_qwen_vision(const VisionConfig& c, const WeightSource& source) {
+  const int64_t d = c.hidden_size, f = c.intermediate_size;
+  QwenVisionWeights w;
+  w.patch_embedding =
+      source("vision.patch_embed.proj.weight", {d, c.channels, c.temporal_patch_size, c.patch_size, c.patch_size});
+  if (w.patch_embedding.defined()) w.patch_embedding = w.patch_embedding.flatten(1);
+  for (int i = 0; i < c.num_layers; ++i) {
+    const std::string layer = "vision.blocks." + std::to_string(i) + ".";
+    w.layers.push_back({.norm1 = source(layer + "norm1.weight", {d}),
+                        .norm2 = source(layer + "norm2.weight", {d}),
+                        .qkv = bind_linear(source, layer + "attn.qkv", 3 * d, d),
+                        .out = bind_linear(source, layer + "attn.proj", d, d),
+                        .gate = bind_linear(source, layer + "mlp.gate_proj", f, d),
+                        .up = bind_linear(source, layer + "mlp.up_proj", f, d),
+                        .down = bind_linear(source, layer + "mlp.down_proj", d, f)});
+  }
+  w.merger_norm = source("vision.merger.ln_q.weight", {d});
+  return w;
+}
+
 DecoderWeights bind_decoder(const DecoderConfig& c, const WeightSource& source) {
   const int64_t d = c.hidden_size, q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim,
                 f = c.intermediate_size;
@@ -43,6 +63,9 @@ DecoderWeights bind_decoder(const DecoderConfig& c, const WeightSource& source) 
   w.embed_tokens = source("decoder.embed_tokens.weight", {c.vocab_size, d});
   for (int i = 0; i < c.num_layers; ++i) {
     const std::string layer = "decoder.layers." + std::to_string(i) + ".";
+    const auto bias = [&](const char* name, int64_t size) {
+      return c.qkv_bias ? source(layer + "self_attn." + name + ".bias", {size}) : at::Tensor();
+    };
     w.layers.push_back({.norm1 = source(layer + "input_layernorm.weight", {d}),
                         .norm2 = source(layer + "post_attention_layernorm.weight", {d}),
                         .q = source(layer + "self_attn.q_proj.weight", {q, d}),
@@ -51,7 +74,10 @@ DecoderWeights bind_decoder(const DecoderConfig& c, const WeightSource& source) 
                         .o = source(layer + "self_attn.o_proj.weight", {d, q}),
                         .gate = source(layer + "mlp.gate_proj.weight", {f, d}),
                         .up = source(layer + "mlp.up_proj.weight", {f, d}),
-                        .down = source(layer + "mlp.down_proj.weight", {d, f})});
+                        .down = source(layer + "mlp.down_proj.weight", {d, f}),
+                        .q_bias = bias("q_proj", q),
+                        .k_bias = bias("k_proj", kv),
+                        .v_bias = bias("v_proj", kv)});
   }
   w.norm = source("decoder.norm.weight", {d});
   w.head = c.tied_head ? w.embed_tokens : source("lm_head.weight", {c.vocab_size, d});
@@ -61,13 +87,20 @@ DecoderWeights bind_decoder(const DecoderConfig& c, const WeightSource& source) 
 }  // namespace
 
 ModelWeights bind_weights(const ModelConfig& config, const WeightSource& source) {
+  const int64_t d = config.decoder.hidden_size;
   ModelWeights w;
-  w.vision = bind_vision(config.vision, source);
-  const int64_t in = config.vision.hidden_size * static_cast<int64_t>(config.vision_feature_layers.size());
-  w.projector.linear1 =
-      bind_linear(source, "projector.linear_1", config.decoder.hidden_size, in, config.projector_bias);
-  w.projector.linear2 = bind_linear(source, "projector.linear_2", config.decoder.hidden_size,
-                                    config.decoder.hidden_size, config.projector_bias);
+  if (config.family == Family::kQwen25Vl) {
+    const int64_t cell = config.vision.merge_size * config.vision.merge_size * config.vision.hidden_size;
+    w.qwen_vision = bind_qwen_vision(config.vision, source);
+    w.projector.linear1 = bind_linear(source, "vision.merger.mlp.0", cell, cell);
+    w.projector.linear2 = bind_linear(source, "vision.merger.mlp.2", d, cell);
+  } else {
+    const int64_t in = config.vision.hidden_size * static_cast<int64_t>(config.vision_feature_layers.size());
+    w.vision = bind_vision(config.vision, source);
+    w.projector.linear1 = bind_linear(source, "projector.linear_1", d, in, config.projector_bias);
+    w.projector.linear2 = bind_linear(source, "projector.linear_2", d, d, config.projector_bias);
+  }
+  if (config.family == Family::kLlavaNext) w.image_newline = source("image_newline", {config.decoder.hidden_size});
   w.decoder = bind_decoder(config.decoder, source);
   return w;
 }

@@ -36,14 +36,27 @@ struct VisionWeights {
   std::vector<VisionLayerWeights> layers;  // as many as the checkpoint has; the features need all but the last
 };
 
+struct QwenVisionLayerWeights {
+  at::Tensor norm1, norm2;  // [d]
+  Linear qkv, out;          // [3·d, d], [d, d]
+  Linear gate, up, down;
+};
+
+struct QwenVisionWeights {
+  at::Tensor patch_embedding;  // [d, 3·t·p·p]
+  std::vector<QwenVisionLayerWeights> layers;
+  at::Tensor merger_norm;  // [d]; the merger's MLP is the projector
+};
+
 struct ProjectorWeights {
   Linear linear1, linear2;
 };
 
 struct DecoderLayerWeights {
-  at::Tensor norm1, norm2;    // [d]
-  at::Tensor q, k, v, o;      // [h·d_h, d], [g·d_h, d] twice, [d, h·d_h]
-  at::Tensor gate, up, down;  // [f, d] twice, [d, f]
+  at::Tensor norm1, norm2;            // [d]
+  at::Tensor q, k, v, o;              // [h·d_h, d], [g·d_h, d] twice, [d, h·d_h]
+  at::Tensor gate, up, down;          // [f, d] twice, [d, f]
+  at::Tensor q_bias, k_bias, v_bias;  // [h·d_h], [g·d_h] twice; undefined where there are none
 };
 
 struct DecoderWeights {
@@ -54,8 +67,10 @@ struct DecoderWeights {
 };
 
 struct ModelWeights {
-  VisionWeights vision;
+  VisionWeights vision;           // of LLaVA's families,
+  QwenVisionWeights qwen_vision;  // or Qwen2.5-VL's; the other is empty
   ProjectorWeights projector;
+  at::Tensor image_newline;  // [d] of each row break; LLaVA-NeXT
   DecoderWeights decoder;
 };
 
