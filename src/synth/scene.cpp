@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <numeric>
 #include <utility>
 
 #include "synth/draws.h"
@@ -333,16 +332,14 @@ Scene group_scene(uint64_t seed, const Difficulty& difficulty, int count, std::s
       .seed = seed, .background = draw_background(draws), .clutter = {}, .distractor = {}, .objects = {}, .spot = {}};
   const std::vector<Shape> shapes = distinct(draws, kNumShapes, count, wanted, &WantedObject::shape);
   const std::vector<Colour> colours = distinct(draws, kNumColours, count, wanted, &WantedObject::colour);
-  std::array<int, kNumPlaces> quarters{};
-  std::iota(quarters.begin(), quarters.end(), 0);
-  draws.shuffle(quarters);
+  const std::vector<Place> places = distinct(draws, kNumPlaces, count, wanted, &WantedObject::place);
   constexpr int kHalf = kExtent / 2;
   for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
     Object object;
     object.shape = shapes[i];
     object.colour = colours[i];
     object.radius = draws.between(kMinRadius, kMaxRadius);
-    const int quarter = quarters[i];
+    const int quarter = static_cast<int>(places[i]);
     object.centre = point_within(draws, quarter % 2 * kHalf, quarter / 2 * kHalf, kHalf, object.radius + kUnit / 2);
     object.paint = paint_of(draws, object.colour);
     scene.objects.push_back(object);

@@ -80,13 +80,14 @@ struct Scene {
 struct WantedObject {
   std::optional<Shape> shape;
   std::optional<Colour> colour;
+  std::optional<Place> place;  // in group scenes
 };
 
 // One object anywhere and a spot away from it.
 Scene solo_scene(uint64_t seed, const Difficulty& difficulty, const WantedObject& wanted = {},
                  std::optional<Colour> spot = {});
 // `count` objects (1-4), one a quarter, no shape and no colour twice, no spot. The wanted ones come first in
-// Scene::objects; where they stand is drawn.
+// Scene::objects.
 Scene group_scene(uint64_t seed, const Difficulty& difficulty, int count, std::span<const WantedObject> wanted = {});
 
 // ---- drawing ----
@@ -106,7 +107,8 @@ struct Drawing {
 Drawing draw(const Scene& scene, int side = kDefaultSide);
 
 // What each cell of a rows x cols grid over the picture shows, row by row: the object or spot that covers most of it,
-// if that is at least a tenth of its pixels; else distractor or clutter by the same rule; else background.
+// if that is at least a tenth of its pixels; else by the same rule the distractor, else
+// clutter, else background.
 std::vector<Cover> patch_covers(const Drawing& drawing, int rows, int cols);
 
 }  // namespace espalier::synth
