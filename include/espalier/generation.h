@@ -49,6 +49,8 @@ struct PointTrace {
   std::vector<std::vector<int64_t>> kept_per_head;  // at "cache", in place of `kept`
   std::vector<int64_t> candidates;                  // what the point judged
   std::vector<float> scores;                        // one a candidate; empty where the method has none
+  // Other numbers of the decision, by name: thresholds, masses.
+  std::vector<std::pair<std::string, std::vector<float>>> notes;
 };
 
 struct Stats {

@@ -126,9 +126,10 @@ using Signal = std::variant<AttentionProbe, AttentionGrowth, Tap>;
 // Vectors that enter the sequence in place of what a policy took out.
 struct NewTokens {
   enum class Where : uint8_t {
-    kInPlace,  // at the place of the token they stand at
-    kFront,    // before the first token of their crop
-    kBehind,   // behind the last token of their crop, in the given order
+    kInPlace,      // at the place of the token they stand at
+    kFront,        // before the first token of their crop
+    kBehind,       // behind the last token of their crop, in the given order
+    kBehindImage,  // behind the last token of their image, in the given order
   };
   Where where = Where::kInPlace;
   at::Tensor vectors;  // [r, d]: at kVisionOutput of the tower's width, else of the decoder's
@@ -137,14 +138,24 @@ struct NewTokens {
   at::Tensor position_from;  // int64 [r] ordinal of the token whose position id, image, crop and example each takes
 };
 
+// Numbers of a decision that are not scores (thresholds, masses), for traces only.
+struct Note {
+  std::string name;
+  at::Tensor values;  // float32 [any]
+};
+
 struct Verdict {
   // Ascending ordinals into TokenLayout::image_tokens that stay as they are, int64 [k]; at kCache [g, k] for a choice
   // per KV head, or [k].
   at::Tensor kept;
   std::vector<NewTokens> added = {};  // not at kCache
+  // Image tokens leave the point image by image and crop by crop, and row breaks leave altogether: the order in which
+  // merged tokens of an any-resolution image enter the decoder. False: what stays keeps the order of the sequence.
+  bool crop_by_crop = false;
   // For traces and replay results only; both on ordinals of image_tokens.
   at::Tensor scores = {};  // float32 [m]
   at::Tensor judged = {};  // bool [m]; undefined: all
+  std::vector<Note> notes = {};
 };
 
 // ---- policies ----
@@ -175,6 +186,10 @@ class PruningPolicy {
   // patch of its row does.
   virtual bool row_breaks_compete() const { return false; }
 
+  // Asked for each image before its pixels are prepared: `shape` is what the model would make of the picture, the
+  // answer what the policy wants (resize): as many rows and columns or fewer, as many tiles or fewer. Only grid and
+  // tiling count.
+  virtual ImageShape wanted_shape(const ModelFacts& model, const ImageShape& shape) const { return shape; }
   // Where the policy acts for this request, in the order of the data. Throws Error when the model or the request cannot
   // serve it.
   virtual std::vector<ActPoint> points(const ModelFacts& model, const PromptLayout& prompt) const = 0;
@@ -194,8 +209,26 @@ class PruningPolicy {
 
 using PolicyPtr = std::shared_ptr<const PruningPolicy>;
 
-// A policy from its spec string, `name` or `name:option=value,option=value` (policy table: `espalier policies`). Files
-// that options name are read here. Throws Error on an unknown policy or option, a value out of range, a missing amount.
+struct AtpWeights;      // policies/atp.h
+struct FitpruneRecipe;  // policies/fitprune.h
+struct KeptSets;        // policies/keepmask.h
+struct VtwRecipe;       // policies/vtw.h
+
+// Reads the files that a spec names; policies open none themselves. Each throws Error naming the file and what is wrong
+// in it: what comes back is whole and of the right types, shapes and ranges.
+class PolicyFiles {
+ public:
+  virtual ~PolicyFiles() = default;
+  virtual AtpWeights atp_weights(const std::string& file) const = 0;
+  virtual FitpruneRecipe fitprune_recipe(const std::string& file) const = 0;
+  virtual KeptSets kept_sets(const std::string& file) const = 0;
+  virtual VtwRecipe vtw_recipe(const std::string& file) const = 0;
+};
+
+// A policy from its spec string, `name` or `name:option=value,option=value` (policy table: `espalier policies`); files
+// that options name are read from disk, or by `files`. Throws Error on an unknown policy or option, a value out of
+// range, a missing amount.
 PolicyPtr make_policy(std::string_view spec);
+PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files);
 
 }  // namespace espalier

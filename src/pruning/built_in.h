@@ -24,5 +24,7 @@ PlannedPolicyPtr dart_from(const OptionReader& reader);
 PlannedPolicyPtr plphp_from(const OptionReader& reader);
 PlannedPolicyPtr sparsevlm_from(const OptionReader& reader);
 PlannedPolicyPtr fitprune_from(const OptionReader& reader);
+PlannedPolicyPtr keepmask_from(const OptionReader& reader);
+PlannedPolicyPtr atp_from(const OptionReader& reader);
 
 }  // namespace espalier

@@ -57,6 +57,10 @@ constexpr std::array kPublished = {
                                         83, 57,  56,  58,  24,  42,  0,   2,   1,  5,  0,  0, 0, 0, 0,  0}},
 };
 
+bool is_published(std::string_view name) {
+  return std::ranges::any_of(kPublished, [&](const Published& recipe) { return recipe.name == name; });
+}
+
 class Fitprune final : public PlannedPolicy {
  public:
   explicit Fitprune(const FitpruneOptions& options)
@@ -159,7 +163,8 @@ PlannedPolicyPtr fitprune_from(const OptionReader& reader) {
   FitpruneOptions options;
   const auto name = reader.text("recipe");
   if (!name) throw Error("fitprune: recipe is needed");
-  options.recipe = published_fitprune_recipe(*name);
+  options.recipe =
+      is_published(*name) ? published_fitprune_recipe(*name) : reader.files().fitprune_recipe(std::string(*name));
   options.row_breaks_compete = reader.row_breaks_compete(options.row_breaks_compete);
   options.common = reader.common();
   return std::make_shared<Fitprune>(options);

@@ -34,6 +34,7 @@ constexpr std::array kUniformOptions = {kKeepRatio, kNumKept, kRowBreaksPool};
 
 constexpr std::array kVtwOptions = {
     PolicyOption{"layer", "", "the paper's K: all image tokens leave before this layer; half the model's depth"},
+    PolicyOption{"recipe", "", "in place of layer: a file that espalier fit wrote"},
 };
 
 constexpr std::array kFastvOptions = {
@@ -137,8 +138,25 @@ constexpr std::array kSparsevlmOptions = {
 constexpr std::array kFitpruneOptions = {
     PolicyOption{"recipe", "",
                  "how many tokens leave in each layer: llava15-7b-10, -20, -30, -40, -50, -55, -60, -70, -80, -90, "
-                 "llavanext-7b-40, -60; needed"},
+                 "llavanext-7b-40, -60, or a file that espalier fit wrote; needed"},
     kRowBreaksPool,
+};
+
+constexpr std::array kKeepmaskOptions = {
+    PolicyOption{"file", "", "kept sets in the form of a replay result; needed"},
+    PolicyOption{"row_breaks", "follow", "pool: the sets list row breaks too; follow: each stays with its row"},
+};
+
+constexpr std::array kAtpOptions = {
+    PolicyOption{"weights", "", "trained modules, safetensors with a .json of the same name beside it"},
+    PolicyOption{"theta_r", "", "without weights: threshold of the redundancy score, one value or one for each layer"},
+    PolicyOption{"theta_s", "", "without weights: threshold of the spatial score, the same"},
+    PolicyOption{"layers", "", "modules act before these layers; 4:14:24 of 32, in proportion to the depth"},
+    PolicyOption{"strides", "2:4:8", "of the regular samplings of the grid"},
+    PolicyOption{"lambda_sample", "3", "a token that stride s samples scores 1 - lambda_sample / s^2"},
+    PolicyOption{"norm", "minmax", "of the redundancy score over a crop: minmax, none, max, sigmoid, rank"},
+    PolicyOption{"min_keep", "1", "tokens that stay of each crop"},
+    PolicyOption{"strategy", "both", "which score may keep a token: both, redundant, spatial"},
 };
 
 constexpr std::array kHiredOptions = {
@@ -187,6 +205,8 @@ constexpr std::array kBuiltIns = {
     BuiltIn{{"vtw", "arXiv 2405.05803", "all image tokens leave in the middle of the decoder", kVtwOptions,
              kBeforeLayer, "nothing", any_model},
             vtw_from},
+    BuiltIn{{"keepmask", "-", "kept sets made elsewhere are applied", kKeepmaskOptions, {}, "nothing", any_model},
+            keepmask_from},
     BuiltIn{{"fastv", "arXiv 2403.06764", "tokens that get the least attention in an early layer leave", kFastvOptions,
              kBeforeLayer, "attention of the last row in one layer",
              [](const ModelFacts& model) { return at_least_layers(model, 2); }},
@@ -240,6 +260,10 @@ constexpr std::array kBuiltIns = {
                                                    std::to_string(model.num_layers);
              }},
             fitprune_from},
+    BuiltIn{{"atp", "arXiv 2412.00447", "modules between layers set thresholds for each crop; the number kept adapts",
+             kAtpOptions, kBeforeLayer, "attention of each crop's own rows and of text behind it in a few layers",
+             [](const ModelFacts& model) { return at_least_layers(model, 4); }},
+            atp_from},
 };
 
 constexpr auto kEntries = [] {
@@ -248,10 +272,10 @@ constexpr auto kEntries = [] {
   return entries;
 }();
 
-PlannedPolicyPtr make_one(const PolicySpec& spec) {
+PlannedPolicyPtr make_one(const PolicySpec& spec, const PolicyFiles& files) {
   std::string known;
   for (const BuiltIn& policy : kBuiltIns) {
-    if (policy.entry.name == spec.name) return policy.from(OptionReader(spec, policy.entry));
+    if (policy.entry.name == spec.name) return policy.from(OptionReader(spec, policy.entry, &files));
     known += (known.empty() ? "" : ", ") + std::string(policy.entry.name);
   }
   throw Error("policy: there is no \"" + spec.name + "\"; there are " + known);
@@ -267,9 +291,9 @@ std::span<const PolicyOption> common_policy_options() {
   return kCommon;
 }
 
-PolicyPtr make_policy(std::string_view spec) {
+PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files) {
   std::vector<PlannedPolicyPtr> policies;
-  for (const PolicySpec& one : parse_policy_spec(spec)) policies.push_back(make_one(one));
+  for (const PolicySpec& one : parse_policy_spec(spec)) policies.push_back(make_one(one, files));
   if (policies.size() == 1) return policies.front();
   return make_pipeline(std::move(policies));
 }

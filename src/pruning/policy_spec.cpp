@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <numeric>
 #include <system_error>
 
@@ -35,6 +36,18 @@ std::optional<T> parse_number(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (text.empty() || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return value;
+}
+
+// A fraction, a decimal or anything else that reads as a finite double.
+std::optional<double> parse_finite(std::string_view text) {
+  if (const auto exact = parse_fraction(text)) return static_cast<double>(exact->num) / static_cast<double>(exact->den);
+  const auto parsed = parse_number<double>(text);
+  return parsed && std::isfinite(*parsed) ? parsed : std::nullopt;
+}
+
+std::string shortest(double value) {
+  std::array<char, 32> digits;
+  return {digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr};
 }
 
 Fraction reduced(int64_t num, int64_t den) {
@@ -97,7 +110,8 @@ std::string to_string(Fraction fraction) {
   return f.den == 1 ? std::to_string(f.num) : std::to_string(f.num) + "/" + std::to_string(f.den);
 }
 
-OptionReader::OptionReader(PolicySpec spec, const PolicyEntry& entry) : spec_(std::move(spec)) {
+OptionReader::OptionReader(PolicySpec spec, const PolicyEntry& entry, const PolicyFiles* files)
+    : spec_(std::move(spec)), files_(files) {
   std::vector<std::string_view> known;
   for (const PolicyOption& option : entry.options) known.push_back(option.name);
   for (const PolicyOption& option : common_policy_options()) known.push_back(option.name);
@@ -111,6 +125,11 @@ OptionReader::OptionReader(PolicySpec spec, const PolicyEntry& entry) : spec_(st
     if (std::any_of(spec_.options.begin(), option, [&](const auto& earlier) { return earlier.first == name; }))
       throw Error(spec_.name + ": option " + name + " is given twice");
   }
+}
+
+const PolicyFiles& OptionReader::files() const {
+  if (!files_) throw Error(spec_.name + ": its options name a file, and nothing here reads files");
+  return *files_;
 }
 
 std::string OptionReader::wrong(std::string_view name, const std::string& why) const {
@@ -156,11 +175,21 @@ Fraction OptionReader::fraction(std::string_view name, Fraction default_value) c
 double OptionReader::number(std::string_view name, double default_value) const {
   const auto value = text(name);
   if (!value) return default_value;
-  if (const auto exact = parse_fraction(*value))
-    return static_cast<double>(exact->num) / static_cast<double>(exact->den);
-  const auto parsed = parse_number<double>(*value);
-  if (!parsed || !(*parsed - *parsed == 0.0)) throw Error(wrong(name, "is not a finite number"));
+  const auto parsed = parse_finite(*value);
+  if (!parsed) throw Error(wrong(name, "is not a finite number"));
   return *parsed;
+}
+
+std::optional<std::vector<double>> OptionReader::numbers(std::string_view name) const {
+  const auto value = text(name);
+  if (!value) return std::nullopt;
+  std::vector<double> list;
+  for (const std::string_view part : split(*value, ":")) {
+    const auto parsed = parse_finite(part);
+    if (!parsed) throw Error(wrong(name, "is not a list of finite numbers joined by colons"));
+    list.push_back(*parsed);
+  }
+  return list;
 }
 
 std::optional<std::vector<int64_t>> OptionReader::integers(std::string_view name) const {
@@ -219,10 +248,13 @@ SpecWriter& SpecWriter::add(std::string_view name, int64_t value, int64_t defaul
 }
 
 SpecWriter& SpecWriter::add(std::string_view name, double value, double default_value) {
-  if (value == default_value) return *this;
-  std::array<char, 32> shortest;
-  const auto end = std::to_chars(shortest.data(), shortest.data() + shortest.size(), value).ptr;
-  return add(name, std::string_view(shortest.data(), static_cast<size_t>(end - shortest.data())));
+  return value == default_value ? *this : add(name, shortest(value));
+}
+
+SpecWriter& SpecWriter::add(std::string_view name, std::span<const double> values) {
+  std::string list;
+  for (const double value : values) list += (list.empty() ? "" : ":") + shortest(value);
+  return list.empty() ? *this : add(name, list);
 }
 
 SpecWriter& SpecWriter::add(std::string_view name, Fraction value, Fraction default_value) {

@@ -41,7 +41,10 @@ using ValueNames = std::array<std::pair<std::string_view, E>, n>;
 class OptionReader {
  public:
   // Throws Error for an option that neither the entry nor common_policy_options() lists, and for one given twice.
-  OptionReader(PolicySpec spec, const PolicyEntry& entry);
+  OptionReader(PolicySpec spec, const PolicyEntry& entry, const PolicyFiles* files = nullptr);
+
+  // Reads the files that options name.
+  const PolicyFiles& files() const;
 
   std::optional<std::string_view> text(std::string_view name) const;
   bool boolean(std::string_view name, bool default_value) const;
@@ -52,6 +55,7 @@ class OptionReader {
   double number(std::string_view name, double default_value) const;
   std::optional<std::vector<int64_t>> integers(std::string_view name) const;    // joined by colons
   std::optional<std::vector<Fraction>> fractions(std::string_view name) const;  // joined by colons
+  std::optional<std::vector<double>> numbers(std::string_view name) const;      // joined by colons
 
   template <typename E, size_t n>
   E choice(std::string_view name, E default_value, const ValueNames<E, n>& names) const {
@@ -73,6 +77,7 @@ class OptionReader {
   std::string wrong(std::string_view name, const std::string& why) const;  // "fastv: layer=x …"
 
   PolicySpec spec_;
+  const PolicyFiles* files_;
 };
 
 // A spec string from options: those that differ from their defaults, in the order written.
@@ -85,6 +90,7 @@ class SpecWriter {
   SpecWriter& add(std::string_view name, int64_t value, int64_t default_value);
   SpecWriter& add(std::string_view name, double value, double default_value);
   SpecWriter& add(std::string_view name, Fraction value, Fraction default_value);
+  SpecWriter& add(std::string_view name, std::span<const double> values);  // nothing where there are none
   SpecWriter& amount(const Amount& amount);
   SpecWriter& common(const CommonOptions& common);
   SpecWriter& row_breaks(bool compete, bool default_value);

@@ -43,6 +43,15 @@ std::vector<std::vector<int64_t>> text_of_each_image(const PromptLayout& prompt)
   return texts;
 }
 
+std::vector<std::vector<int64_t>> text_behind_each_image(const PromptLayout& prompt) {
+  std::vector<std::vector<int64_t>> texts(prompt.images.size());
+  for_each_segment(prompt, [&](const Segment& s, int64_t begin, int64_t end) {
+    if (s.kind != kText) texts[s.image].clear();
+    for (auto& text : texts) append(text, begin, end);
+  });
+  return texts;
+}
+
 std::vector<int64_t> text_behind_last_image(const PromptLayout& prompt) {
   std::vector<int64_t> ordinals;
   for_each_segment(prompt, [&](const Segment& s, int64_t begin, int64_t end) {

@@ -16,6 +16,8 @@ namespace espalier {
 // Ordinals among the request's text tokens, ascending.
 // For each image: text behind it, before the next image, of the same example.
 std::vector<std::vector<int64_t>> text_of_each_image(const PromptLayout& prompt);
+// For each image: all text behind it, of whatever example.
+std::vector<std::vector<int64_t>> text_behind_each_image(const PromptLayout& prompt);
 std::vector<int64_t> text_behind_last_image(const PromptLayout& prompt);
 std::vector<int64_t> text_of_example(const PromptLayout& prompt, int example);
 

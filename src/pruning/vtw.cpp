@@ -4,7 +4,7 @@
 // the image tokens, L -> the model's depth. Differences from the released code: every image of the request is
 // withdrawn, found by the layout (the code knows one span); row breaks leave with their rows; pinned tokens and the
 // floor of each image, lowest ordinals first, stay. The default is half the depth, which is what others call VTW's
-// default (16 of 32); K from a calibration (section 3) comes in through `layer`.
+// default (16 of 32); K from a calibration (section 3) comes in through `layer` or a recipe.
 #include "espalier/policies/vtw.h"
 
 #include <ATen/ops/zeros.h>
@@ -26,16 +26,21 @@ class Vtw final : public PlannedPolicy {
   explicit Vtw(const VtwOptions& options) : PlannedPolicy("vtw", options.common, false), options_(options) {
     if (options.layer && *options.layer < 0)
       throw Error("vtw: layer=" + std::to_string(*options.layer) + " is below 0");
+    if (options.layer && options.recipe) throw Error("vtw: give layer or recipe, not both");
   }
 
   std::string spec() const override {
     SpecWriter writer("vtw");
     if (options_.layer) writer.add("layer", std::to_string(*options_.layer));
+    if (options_.recipe) writer.add("recipe", options_.recipe->file);
     return writer.common(common()).text();
   }
 
   std::vector<PlannedPoint> plan(const ModelFacts& model, const PromptLayout& prompt) const override {
-    const int layer = options_.layer.value_or(model.num_layers / 2);
+    if (options_.recipe && options_.recipe->num_layers != model.num_layers)
+      throw Error("vtw: recipe " + options_.recipe->file + " is for " + std::to_string(options_.recipe->num_layers) +
+                  " layers, but the model has " + std::to_string(model.num_layers));
+    const int layer = options_.recipe ? options_.recipe->layer : options_.layer.value_or(model.num_layers / 2);
     if (layer > model.num_layers)
       throw Error("vtw: layer=" + std::to_string(layer) + ", but the model has " + std::to_string(model.num_layers) +
                   " layers");
@@ -70,6 +75,7 @@ PolicyPtr make_vtw(const VtwOptions& options) {
 
 PlannedPolicyPtr vtw_from(const OptionReader& reader) {
   VtwOptions options;
+  if (const auto file = reader.text("recipe")) options.recipe = reader.files().vtw_recipe(std::string(*file));
   if (reader.text("layer")) options.layer = static_cast<int>(reader.integer("layer", 0, 0, 1 << 20));
   options.common = reader.common();
   return std::make_shared<Vtw>(options);

@@ -17,6 +17,7 @@ nlohmann::ordered_json to_json(const PointTrace& point) {
     json["candidates"] = point.candidates;
     json["scores"] = point.scores;
   }
+  for (const auto& [name, values] : point.notes) json["notes"][name] = values;
   return json;
 }
 

@@ -200,6 +200,7 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
                 .kept_sources = {},
                 .scores = verdict.scores,
                 .judged = verdict.judged,
+                .notes = verdict.notes,
                 .merged = {}};
   Outcome outcome;
   if (point.site == Site::kCache) {
@@ -218,17 +219,12 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
         record.sources.index_select(0, outcome.kept_per_head.flatten()).view(outcome.kept_per_head.sizes());
   } else {
     outcome.applied = apply_verdict(layout_, verdict, positions_, row_breaks_compete_, policy_->spec());
-    layout_ = outcome.applied.layout;
+    const TokenLayout before = std::exchange(layout_, outcome.applied.layout);
     // Tokens that stay as themselves; one that stays with a new vector in its place is reported as merged.
     record.kept_sources = record.sources.index_select(0, verdict.kept);
-    if (outcome.applied.has_new_tokens) {
-      std::vector<at::Tensor> source;
-      for (const NewTokens& added : verdict.added) {
-        const at::Tensor place = record.sources.index_select(0, added.stands_at.clamp_min(0));
-        source.push_back(place.masked_fill(added.stands_at < 0, -1));
-      }
-      record.merged = Merged{outcome.applied.new_vectors, at::cat(source)};
-    }
+    if (outcome.applied.has_new_tokens)
+      record.merged = Merged{outcome.applied.index.index_select(0, layout_.image_tokens), outcome.applied.new_vectors,
+                             layout_.source_index.index_select(0, layout_.image_tokens), before};
   }
   records_.push_back(std::move(record));
   first_readable_layer_ = point.site < Site::kBeforeLayer    ? 0
@@ -249,6 +245,8 @@ std::vector<PointTrace> PolicyWalk::trace(bool with_scores) const {
       for (int64_t g = 0; g < r.kept_sources.size(0); ++g) t.kept_per_head.push_back(to_host(r.kept_sources[g]));
     } else {
       t.kept = to_host(r.kept_sources);
+      std::erase_if(t.kept, [](int64_t source) { return source < 0; });  // merged tokens without a place
+      std::ranges::sort(t.kept);  // where images went crop by crop, the sequence is not in the sources' order
     }
     if (with_scores && r.scores.defined()) {
       const at::Tensor judged = r.judged.defined() ? r.judged.nonzero().squeeze(1) : at::Tensor();
@@ -259,15 +257,24 @@ std::vector<PointTrace> PolicyWalk::trace(bool with_scores) const {
       const at::Tensor scores = of_judged(r.scores).to(at::kFloat).cpu().contiguous();
       t.scores.assign(scores.const_data_ptr<float>(), scores.const_data_ptr<float>() + scores.numel());
     }
+    for (const Note& note : with_scores ? r.notes : std::vector<Note>{}) {
+      const at::Tensor values = note.values.to(at::kFloat).cpu().contiguous();
+      t.notes.emplace_back(note.name, std::vector<float>(values.const_data_ptr<float>(),
+                                                         values.const_data_ptr<float>() + values.numel()));
+    }
     points.push_back(std::move(t));
   }
   return points;
 }
 
+// What the last point that shortened the sequence left as it was: a merged token is none that survived.
 std::vector<int64_t> PolicyWalk::kept_sources() const {
-  std::vector<int64_t> kept;
-  for (const int64_t source : to_host(layout_.source_index.index_select(0, layout_.image_tokens)))
-    if (source >= 0) kept.push_back(source);
+  const auto last = std::ranges::find_if(records_.rbegin(), records_.rend(),
+                                         [](const Record& r) { return r.point.site != Site::kCache; });
+  std::vector<int64_t> kept = to_host(
+      last != records_.rend() ? last->kept_sources : layout_.source_index.index_select(0, layout_.image_tokens));
+  std::erase_if(kept, [](int64_t source) { return source < 0; });
+  std::ranges::sort(kept);
   return kept;
 }
 

@@ -42,10 +42,12 @@ class PolicyWalk {
   // Everything that happened so far, copied to the host.
   std::vector<PointTrace> trace(bool with_scores) const;
   std::vector<int64_t> kept_sources() const;
-  // New vectors of point i (as given) and the source index each stands at, -1 for none; undefined when the point added
-  // none.
+  // What left a point that brought new vectors: for each image token behind it, in the new order, its row among the
+  // tokens before the point or, from n on, n + the number of a new vector; the new vectors; and the source index each
+  // token stands at, -1 for none. Nothing when point i added none.
   struct Merged {
-    at::Tensor vectors, source;
+    at::Tensor index, vectors, source;
+    TokenLayout before;
   };
   std::optional<Merged> merged(size_t i) const { return records_[i].merged; }
 
@@ -55,6 +57,7 @@ class PolicyWalk {
     at::Tensor sources;       // [m] of the image tokens before
     at::Tensor kept_sources;  // [k] after, or [g, k]
     at::Tensor scores, judged;
+    std::vector<Note> notes;
     std::optional<Merged> merged;
   };
   void ask_needs();

@@ -164,6 +164,9 @@ at::Tensor RecordedSignals::tap(const Tap& t, const ActPoint& point, const Token
 }
 
 at::Tensor RecordedSignals::compute(const Signal& signal, const ActPoint& point, const TokenLayout& layout) const {
+  if (layout.num_tokens() > 0 && layout.source_index.min().item<int64_t>() < 0)
+    throw Error(file_ + ": merged tokens without a place of their own reach " + std::string(name_of(point.site)) +
+                ", and nothing is recorded of them");
   if (const auto* p = std::get_if<AttentionProbe>(&signal)) return probe(*p, layout);
   if (const auto* g = std::get_if<AttentionGrowth>(&signal)) return growth(*g, point, layout);
   return tap(std::get<Tap>(signal), point, layout);

@@ -10,7 +10,10 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <map>
+#include <numeric>
 #include <string>
+#include <utility>
 
 #include "espalier/error.h"
 
@@ -84,15 +87,16 @@ std::vector<bool> orphaned_row_breaks(const TokenLayout& layout, const std::vect
 }
 
 // Ascending indices of the tokens that stay.
-at::Tensor surviving(const TokenLayout& layout, const at::Tensor& kept, bool row_breaks_compete) {
+at::Tensor surviving(const TokenLayout& layout, const at::Tensor& kept, bool crop_by_crop, bool row_breaks_compete) {
   const int64_t n = layout.num_tokens();
   const auto longs = layout.image_tokens.options();
-  bool has_following_breaks = false;
-  if (!row_breaks_compete)
-    for (const Segment& s : layout.prompt->segments) has_following_breaks |= s.kind == Kind::kRowBreak;
+  bool has_row_breaks = false;
+  for (const Segment& s : layout.prompt->segments) has_row_breaks |= s.kind == Kind::kRowBreak;
+  const bool has_following_breaks = has_row_breaks && !row_breaks_compete;
   at::Tensor mask = at::ones({n}, longs.dtype(at::kBool));
   mask.index_fill_(0, layout.image_tokens, false);
   mask.index_fill_(0, layout.image_tokens.index_select(0, kept), true);
+  if (crop_by_crop && has_row_breaks) return (mask & (layout.kind != as_int(Kind::kRowBreak))).nonzero().squeeze(1);
   if (has_following_breaks) {
     const at::Tensor host = mask.cpu();
     const bool* begin = host.const_data_ptr<bool>();
@@ -113,28 +117,60 @@ at::Tensor select_positions(const at::Tensor& position_id, const at::Tensor& ind
   return position_id.index_select(-1, index);
 }
 
-// The place of each new token among the survivors: sort keys 2·index for survivors and odd or extreme keys for what
-// enters.
+// New tokens with their places among the survivors: sort keys 3·place + 1 for survivors, one less or more for what
+// enters in front or behind.
 struct Entering {
   at::Tensor vectors, stands_at, position_from, sort_key;
 };
 
-// First (or last) index of the tokens of the crop to which each of `tokens` belongs.
-at::Tensor crop_edge(const TokenLayout& layout, const at::Tensor& tokens, bool last) {
-  const at::Tensor image = layout.image.cpu(), crop = layout.crop.cpu(), of = tokens.cpu();
+// Place of each token in the order of the new sequence, were all of them there: its index, or where the tokens of an
+// image go crop by crop, its place then. int64 [n]. Images must stand behind each other.
+at::Tensor places_of(const TokenLayout& layout, bool crop_by_crop) {
+  const int64_t n = layout.num_tokens();
+  const at::Tensor index = at::arange(n, layout.image_tokens.options());
+  if (!crop_by_crop) return index;
+  // Tokens of an image sort by crop within the image's places; row breaks, of crop -1, leave anyway.
+  const at::Tensor image = layout.image.cpu(), crop = layout.crop.cpu();
   const auto images = image.accessor<int64_t, 1>(), crops = crop.accessor<int64_t, 1>();
-  std::vector<int64_t> edges;
-  for (int64_t i = 0; i < of.size(0); ++i) {
-    const int64_t token = of.const_data_ptr<int64_t>()[i];
-    int64_t edge = token;
-    for (int64_t t = 0; t < layout.num_tokens(); ++t)
-      if (images[t] == images[token] && crops[t] == crops[token] && (last ? t > edge : t < edge)) edge = t;
-    edges.push_back(edge);
+  std::vector<int64_t> order(static_cast<size_t>(n)), place(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  for (int64_t first = 0, last = 0; first < n; first = last) {
+    while (last < n && images[last] == images[first]) ++last;
+    if (images[first] >= 0)
+      std::stable_sort(order.begin() + first, order.begin() + last,
+                       [&](int64_t a, int64_t b) { return crops[a] < crops[b]; });
   }
-  return to_tensor(edges, tokens.device());
+  for (int64_t i = 0; i < n; ++i) place[static_cast<size_t>(order[static_cast<size_t>(i)])] = i;
+  return to_tensor(place, index.device());
 }
 
-Entering entering_tokens(const TokenLayout& layout, const std::vector<NewTokens>& added, std::string_view who) {
+enum class Edge : uint8_t { kFirstOfCrop, kLastOfCrop, kLastOfImage };
+
+// Place of the first or last token of the crop or image to which each of `tokens` belongs. A row break belongs to no
+// crop: it is its own edge.
+at::Tensor edge_places(const TokenLayout& layout, const at::Tensor& places, const at::Tensor& tokens, Edge which) {
+  const at::Tensor image = layout.image.cpu(), crop = layout.crop.cpu(), of = tokens.cpu(), host = places.cpu();
+  const auto images = image.accessor<int64_t, 1>(), crops = crop.accessor<int64_t, 1>(),
+             place = host.accessor<int64_t, 1>();
+  using Group = std::pair<int64_t, int64_t>;  // image and crop
+  const auto group_of = [&](int64_t t) { return Group{images[t], which == Edge::kLastOfImage ? 0 : crops[t]}; };
+  std::map<Group, int64_t> edges;
+  for (int64_t t = 0; t < layout.num_tokens(); ++t) {
+    const auto [edge, is_first] = edges.try_emplace(group_of(t), place[t]);
+    if (!is_first)
+      edge->second = which == Edge::kFirstOfCrop ? std::min(edge->second, place[t]) : std::max(edge->second, place[t]);
+  }
+  std::vector<int64_t> found;
+  for (int64_t i = 0; i < of.size(0); ++i) {
+    const int64_t token = of.const_data_ptr<int64_t>()[i];
+    const bool is_alone = which != Edge::kLastOfImage && crops[token] < 0;
+    found.push_back(is_alone ? place[token] : edges.at(group_of(token)));
+  }
+  return to_tensor(found, tokens.device());
+}
+
+Entering entering_tokens(const TokenLayout& layout, const at::Tensor& places, const std::vector<NewTokens>& added,
+                         std::string_view who) {
   std::vector<at::Tensor> vectors, stands_at, position_from, keys;
   for (const NewTokens& group : added) {
     const int64_t r = group.vectors.size(0);
@@ -149,13 +185,16 @@ Entering entering_tokens(const TokenLayout& layout, const std::vector<NewTokens>
       case NewTokens::Where::kInPlace:
         if ((group.stands_at < 0).any().item<bool>())
           throw Error(std::string(who) + ": a new token in place must stand at a token");
-        key = place * 3 + 1;
+        key = places.index_select(0, place) * 3 + 1;
         break;
       case NewTokens::Where::kFront:
-        key = crop_edge(layout, from, false) * 3;
+        key = edge_places(layout, places, from, Edge::kFirstOfCrop) * 3;
         break;
       case NewTokens::Where::kBehind:
-        key = crop_edge(layout, from, true) * 3 + 2;
+        key = edge_places(layout, places, from, Edge::kLastOfCrop) * 3 + 2;
+        break;
+      case NewTokens::Where::kBehindImage:
+        key = edge_places(layout, places, from, Edge::kLastOfImage) * 3 + 2;
         break;
     }
     const at::Tensor source = layout.source_index.index_select(0, place);
@@ -208,6 +247,21 @@ int PromptLayout::example_of_image(int of_image) const {
   return -1;
 }
 
+std::optional<PixelBox> PromptLayout::pixel_box(int64_t source_index) const {
+  const auto behind = std::ranges::upper_bound(segments, source_index, {}, &Segment::begin);
+  if (source_index < 0 || behind == segments.begin()) return std::nullopt;
+  const Segment& s = *(behind - 1);
+  if (s.kind != Kind::kPatches || source_index >= s.end) return std::nullopt;
+  const ImageShape& image = images[s.image];
+  if (s.crop >= std::ssize(image.crop_boxes)) return std::nullopt;
+  const PixelBox& box = image.crop_boxes[s.crop];
+  const double width = (box.x1 - box.x0) / double(image.grid.cols),
+               height = (box.y1 - box.y0) / double(image.grid.rows);
+  const double x = box.x0 + width * double(s.origin.cols + (source_index - s.begin) % s.grid.cols),
+               y = box.y0 + height * double(s.origin.rows + (source_index - s.begin) / s.grid.cols);
+  return PixelBox{x, y, x + width, y + height};
+}
+
 void finish_prompt_layout(PromptLayout& layout, at::Device device) {
   int64_t n = 0;
   for (const Segment& s : layout.segments) {
@@ -258,19 +312,23 @@ Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positio
                       std::string_view who) {
   check_kept(verdict.kept, layout.num_image_tokens(), who);
   Applied applied;
-  if (verdict.added.empty() && verdict.kept.size(0) == layout.num_image_tokens()) {
+  if (verdict.added.empty() && !verdict.crop_by_crop && verdict.kept.size(0) == layout.num_image_tokens()) {
     applied.layout = layout;
     applied.unchanged = true;
     return applied;
   }
-  at::Tensor index = surviving(layout, verdict.kept, row_breaks_compete);
+  const at::Tensor places = places_of(layout, verdict.crop_by_crop);
+  at::Tensor index = surviving(layout, verdict.kept, verdict.crop_by_crop, row_breaks_compete);
+  if (verdict.crop_by_crop)
+    index = index.index_select(0, places.index_select(0, index).argsort(/*stable=*/true, 0, false));
   at::Tensor fact_index = index;  // whose facts each token of the new sequence takes
   at::Tensor source = layout.source_index.index_select(0, index);
   at::Tensor is_new;
   if (!verdict.added.empty()) {
-    const Entering entering = entering_tokens(layout, verdict.added, who);
+    const Entering entering = entering_tokens(layout, places, verdict.added, who);
     const int64_t r = entering.vectors.size(0), n = layout.num_tokens(), stayed = index.size(0);
-    const at::Tensor order = at::cat({index * 3 + 1, entering.sort_key}).argsort(/*stable=*/true, 0, false);
+    const at::Tensor order =
+        at::cat({places.index_select(0, index) * 3 + 1, entering.sort_key}).argsort(/*stable=*/true, 0, false);
     index = at::cat({index, at::arange(n, n + r, index.options())}).index_select(0, order);
     fact_index = at::cat({fact_index, entering.position_from}).index_select(0, order);
     source = at::cat({source, entering.stands_at}).index_select(0, order);

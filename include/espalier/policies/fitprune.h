@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // FitPrune (arXiv 2409.10197): a recipe says how many image tokens leave inside each decoder layer; those that text and
-// other image tokens look at least go. Applies recipes; fitting one is not done here.
+// other image tokens look at least go. Applies recipes; `espalier fit` makes them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 namespace espalier {
 
 struct FitpruneRecipe {
-  std::string name;        // as option `recipe` names it
+  std::string name;        // as option `recipe` names it: a published one, or a file
   int64_t num_visual = 0;  // image tokens that it was fitted for; counts are scaled to the request's, rounded down
   std::vector<int64_t> deleted;  // by layer, one entry for each of the model's
 };
