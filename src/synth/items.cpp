@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "espalier/error.h"
 #include "synth/draws.h"
 #include "synth/sha256.h"
 
@@ -60,7 +61,7 @@ class ItemMaker {
  public:
   ItemMaker(const Cell& cell, Split split, uint64_t seed, uint64_t index, const Difficulty& difficulty)
       : cell_(cell), split_(split), index_(index), difficulty_(difficulty), draws_(0) {
-    const uint64_t list = hash_of(cell.suite + "/" + cell.name) ^ Draws(2 * seed + static_cast<uint64_t>(split)).next();
+    const uint64_t list = hash_of(cell.full_name()) ^ Draws(2 * seed + static_cast<uint64_t>(split)).next();
     draws_ = Draws(Draws::of_stream(list, index).next());
     scenes_ = draws_.next();
   }
@@ -97,8 +98,12 @@ class ItemMaker {
     return solo({}, static_cast<Colour>(value));
   }
 
-  void add(Scene scene, std::string question, std::string_view answer) {
-    item_.turns.push_back({std::move(scene), std::move(question), std::string(answer)});
+  void add(Scene scene, std::string question, std::string_view answer, std::optional<Cover> asked) {
+    item_.turns.push_back({std::move(scene), std::move(question), std::string(answer), asked});
+  }
+  static Cover cover_of(size_t index) { return {Cover::By::kObject, static_cast<uint8_t>(index)}; }
+  static Cover shown_by(Attribute attribute) {
+    return attribute == Attribute::kSpot ? Cover{Cover::By::kSpot} : cover_of(0);
   }
 
   void single() {
@@ -106,20 +111,21 @@ class ItemMaker {
     const auto colour = static_cast<Colour>(balanced(kNumColours));
     switch (cell_.task) {
       case Task::kShape:
-        add(solo_of(Attribute::kShape, balanced(kNumShapes)), ask(Attribute::kShape), name_of(shape));
+        add(solo_of(Attribute::kShape, balanced(kNumShapes)), ask(Attribute::kShape), name_of(shape), cover_of(0));
         item_.choices = as_choices(kShapeNames);
         break;
       case Task::kColour:
-        add(solo_of(Attribute::kColour, balanced(kNumColours)), ask(Attribute::kColour), name_of(colour));
+        add(solo_of(Attribute::kColour, balanced(kNumColours)), ask(Attribute::kColour), name_of(colour), cover_of(0));
         item_.choices = as_choices(kColourNames);
         break;
       case Task::kSpot:
-        add(solo_of(Attribute::kSpot, balanced(kNumColours)), ask(Attribute::kSpot), name_of(colour));
+        add(solo_of(Attribute::kSpot, balanced(kNumColours)), ask(Attribute::kSpot), name_of(colour),
+            shown_by(Attribute::kSpot));
         item_.choices = as_choices(kColourNames);
         break;
       case Task::kCount: {
         const int count = 1 + balanced(kMaxObjects);
-        add(group_scene(next_seed(), difficulty_, count), ask_count(), name_of_count(count));
+        add(group_scene(next_seed(), difficulty_, count), ask_count(), name_of_count(count), std::nullopt);
         item_.choices = as_choices(kNumberNames);
         break;
       }
@@ -138,13 +144,13 @@ class ItemMaker {
     const Scene scene = group_scene(next_seed(), difficulty_, draws_.between(2, kMaxObjects), {&wanted, 1});
     const Object& object = scene.objects.front();
     if (cell_.task == Task::kPosition) {
-      add(scene, ask_place_of(name_of(object.shape)), name_of(place));
+      add(scene, ask_place_of(name_of(object.shape)), name_of(place), cover_of(0));
       item_.choices = as_choices(kPlaceNames);
     } else if (cell_.task == Task::kColourOf) {
-      add(scene, ask_colour_of(name_of(object.shape)), name_of(colour));
+      add(scene, ask_colour_of(name_of(object.shape)), name_of(colour), cover_of(0));
       item_.choices = as_choices(kColourNames);
     } else {
-      add(scene, ask_shape_of(name_of(object.colour)), name_of(shape));
+      add(scene, ask_shape_of(name_of(object.colour)), name_of(shape), cover_of(0));
       item_.choices = as_choices(kShapeNames);
     }
   }
@@ -189,7 +195,7 @@ class ItemMaker {
   void add_examples(const std::vector<int>& values) {
     for (const int c : draw_order())
       add(solo_of(cell_.attribute, values[static_cast<size_t>(c)]), ask_name(cell_.attribute),
-          words_[static_cast<size_t>(c)]);
+          words_[static_cast<size_t>(c)], shown_by(cell_.attribute));
   }
 
   void bind() {
@@ -198,7 +204,8 @@ class ItemMaker {
     const std::vector<int> values = different(cell_.classes, kNumClasses, value, asked);
     words_ = draw_words();
     add_examples(values);
-    add(solo_of(cell_.attribute, value), ask_name(cell_.attribute), words_[static_cast<size_t>(asked)]);
+    add(solo_of(cell_.attribute, value), ask_name(cell_.attribute), words_[static_cast<size_t>(asked)],
+        shown_by(cell_.attribute));
     item_.choices = words_;
   }
 
@@ -221,7 +228,7 @@ class ItemMaker {
     if (cell_.task == Task::kDefinedPosition) wanted[asked].place = static_cast<Place>(answer);
     const Scene scene = group_scene(next_seed(), difficulty_, 3, wanted);
     for (size_t i = 0; i < wanted.size(); ++i) item_.choices.emplace_back(answer_about(scene.objects[i]));
-    add(scene, question_about(words_[asked]), item_.choices[asked]);
+    add(scene, question_about(words_[asked]), item_.choices[asked], cover_of(asked));
   }
 
   std::string question_about(const std::string& word) const {
@@ -267,6 +274,23 @@ Image picture_of(const Turn& turn, int side) {
 std::span<const Cell> all_cells() {
   static const std::vector<Cell> cells = make_cells();
   return cells;
+}
+
+std::vector<Cell> select_cells(std::span<const std::string> names) {
+  const auto matches = [](const Cell& cell, const std::string& name) {
+    return name == cell.suite || name == cell.full_name();
+  };
+  for (const std::string& name : names)
+    if (std::ranges::none_of(all_cells(), [&](const Cell& cell) { return matches(cell, name); })) {
+      std::string known;
+      for (const std::string_view suite : kSuites) known += (known.empty() ? "" : ", ") + std::string(suite);
+      throw Error("suite \"" + name + "\": expected one of " + known + ", or a cell of one, such as bind/shape-2x1");
+    }
+  std::vector<Cell> selected;
+  for (const Cell& cell : all_cells())
+    if (names.empty() || std::ranges::any_of(names, [&](const std::string& name) { return matches(cell, name); }))
+      selected.push_back(cell);
+  return selected;
 }
 
 Item make_item(const Cell& cell, Split split, uint64_t seed, uint64_t index, const Difficulty& difficulty) {

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,7 +22,8 @@ struct Turn {
   Scene scene;
   std::string question;
   std::string answer;
-  bool is_blank = false;  // the picture is one grey: a control
+  std::optional<Cover> asked;  // the thing that the question is about; none: all objects (counting)
+  bool is_blank = false;       // the picture is one grey: a control
 };
 
 // The picture of a turn.
@@ -55,11 +57,16 @@ struct Cell {
   bool has_unseen_words = false;  // words that training never used for this attribute
 
   int num_turns() const { return classes * shots + 1; }
+  std::string full_name() const { return suite + "/" + name; }
 };
 
 // In a fixed order.
 std::span<const Cell> all_cells();
 inline constexpr std::array<std::string_view, 4> kSuites = {"single", "detail", "bind", "define"};
+
+// Those that the names ask for, suites ("bind") or cells ("bind/shape-2x1"), in the order of all_cells(); all of them
+// without names. Throws Error for a name that is neither.
+std::vector<Cell> select_cells(std::span<const std::string> names);
 
 struct Item {
   std::vector<Turn> turns;           // the last is the query

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <string>
 #include <utility>
 
+#include "espalier/error.h"
 #include "synth/draws.h"
 
 namespace espalier::synth {
@@ -300,6 +302,13 @@ uint64_t scene_seed(Split split, uint64_t stream, uint64_t index) {
   const uint64_t mixed =
       SplitMix64::of_stream(SplitMix64::of_stream(stream, static_cast<uint64_t>(split)).next(), index).next();
   return mixed >> 1 | static_cast<uint64_t>(split) << 63;
+}
+
+Difficulty difficulty_named(std::string_view name) {
+  const auto found = std::ranges::find(kDifficultyNames, name) - kDifficultyNames.begin();
+  if (found == std::ssize(kDifficultyNames))
+    throw Error("difficulty \"" + std::string(name) + "\": expected plain, clutter, distractor or hard");
+  return {.clutter = (found & 1) != 0, .distractor = (found & 2) != 0};
 }
 
 Place Object::place() const {

@@ -6,9 +6,11 @@
 // Lengths in a Scene are kUnit-ths of a pixel of a 56 x 56 picture, whatever the side it is drawn at.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "espalier/image.h"
@@ -30,6 +32,8 @@ struct Difficulty {
   bool clutter = false;     // 4-8 dull strokes behind everything
   bool distractor = false;  // a grey object of a shape that no coloured object has; questions are about coloured ones
 };
+inline constexpr std::array<std::string_view, 4> kDifficultyNames = {"plain", "clutter", "distractor", "hard"};
+Difficulty difficulty_named(std::string_view name);  // "hard" is both; throws Error for another name
 
 struct Point {
   int x = 0, y = 0;

@@ -75,6 +75,22 @@ TEST(Items, AnswersFollowFromScenesAndExamples) {
       }
 }
 
+// What a turn is about shows the answer: the spot its colour, an object its shape, colour or place.
+TEST(Items, TheAskedThingShowsTheAnswer) {
+  for (const Cell& cell : all_cells())
+    for (uint64_t i = 0; i < 30; ++i)
+      for (const Turn& turn : make_item(cell, Split::kTest, 0, i, kHard).turns) {
+        EXPECT_EQ(turn.asked.has_value(), cell.task != Cell::Task::kCount);
+        if (!turn.asked) continue;
+        const bool is_about_spot = turn.question.find("spot") != std::string::npos;
+        EXPECT_EQ(turn.asked->by, is_about_spot ? Cover::By::kSpot : Cover::By::kObject);
+        if (is_about_spot || turn.question.starts_with("name")) continue;
+        const Object& o = turn.scene.objects.at(turn.asked->object);
+        EXPECT_TRUE(turn.answer == name_of(o.shape) || turn.answer == name_of(o.colour) ||
+                    turn.answer == name_of(o.place()));
+      }
+}
+
 TEST(Items, QueryClassesAreBalanced) {
   constexpr uint64_t kItems = 240;
   for (const Cell& cell : all_cells()) {

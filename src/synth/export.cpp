@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "synth/export.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <system_error>
+#include <utility>
+
+#include "espalier/error.h"
+#include "io/image_encode.h"
+#include "io/output_file.h"
+
+namespace espalier::synth {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+// A folder under another name beside its place, moved there by commit(), else removed with all that is in it.
+class OutputFolder {
+ public:
+  explicit OutputFolder(const fs::path& path) : path_(fs::absolute(path).lexically_normal()) {
+    if (!path_.has_filename()) path_ = path_.parent_path();
+    std::error_code code;
+    if (fs::exists(path_, code) && !(fs::is_directory(path_, code) && fs::is_empty(path_, code)))
+      throw Error(path.string() + ": is there already; name a new folder");
+    temporary_ = path_.parent_path() / ("." + path_.filename().string() + ".partial-" + std::to_string(::getpid()));
+    fs::remove_all(temporary_, code);
+    fs::create_directories(temporary_, code);
+    if (code) throw Error(path.string() + ": cannot be written: " + code.message());
+  }
+  ~OutputFolder() {
+    std::error_code code;
+    if (!temporary_.empty()) fs::remove_all(temporary_, code);
+  }
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+
+  const fs::path& path() const { return temporary_; }
+
+  void commit() {
+    std::error_code code;
+    fs::rename(temporary_, path_, code);  // replaces an empty folder
+    if (code) throw Error(path_.string() + ": cannot be written: " + code.message());
+    temporary_.clear();
+  }
+
+ private:
+  fs::path path_, temporary_;
+};
+
+void write(const fs::path& file, std::span<const std::byte> bytes) {
+  OutputFile out(file);
+  out.write(bytes);
+  out.commit();
+}
+void write(const fs::path& file, const std::string& text) {
+  write(file, std::as_bytes(std::span(text)));
+}
+
+std::string picture_name(size_t turn) {
+  return std::to_string(turn) + ".png";
+}
+
+Json messages_json(const Item& item) {
+  Json messages = Json::array();
+  const auto text = [](const std::string& words) { return Json{{"type", "text"}, {"text", words}}; };
+  for (size_t i = 0; i < item.turns.size(); ++i) {
+    const Json image = {{"type", "image"}, {"path", picture_name(i)}};
+    messages.push_back({{"role", "user"}, {"content", Json::array({image, text(item.turns[i].question)})}});
+    if (i + 1 < item.turns.size())
+      messages.push_back({{"role", "assistant"}, {"content", Json::array({text(item.turns[i].answer)})}});
+  }
+  return messages;
+}
+
+Json patches_of(const std::vector<Cover>& covers, Cover wanted) {
+  Json patches = Json::array();
+  for (size_t i = 0; i < covers.size(); ++i)
+    if (covers[i] == wanted) patches.push_back(i);
+  return patches;
+}
+
+Json turn_json(const Turn& turn, const std::vector<Cover>& covers) {
+  const Scene& scene = turn.scene;
+  Json objects = Json::array();
+  for (size_t i = 0; i < scene.objects.size(); ++i) {
+    const Object& o = scene.objects[i];
+    objects.push_back({{"shape", name_of(o.shape)},
+                       {"colour", name_of(o.colour)},
+                       {"place", name_of(o.place())},
+                       {"patches", patches_of(covers, {Cover::By::kObject, static_cast<uint8_t>(i)})}});
+  }
+  Json json = {{"question", turn.question}, {"answer", turn.answer}, {"scene_seed", scene.seed}};
+  if (turn.asked) json["asked_patches"] = patches_of(covers, *turn.asked);
+  json["objects"] = objects;
+  if (scene.spot)
+    json["spot"] = {{"colour", name_of(scene.spot->colour)}, {"patches", patches_of(covers, {Cover::By::kSpot})}};
+  if (scene.distractor)
+    json["distractor"] = {{"shape", name_of(scene.distractor->shape)},
+                          {"patches", patches_of(covers, {Cover::By::kDistractor})}};
+  if (!scene.clutter.empty()) json["clutter"] = {{"patches", patches_of(covers, {Cover::By::kClutter})}};
+  return json;
+}
+
+// Writes the item's folder; returns its line of the index.
+std::string export_item(const Item& item, const Cell& cell, int64_t index, const ExportOptions& options,
+                        const fs::path& folder) {
+  char number[24];
+  std::snprintf(number, sizeof number, "%06lld", static_cast<long long>(index));
+  const std::string name = cell.full_name() + "/" + number;
+  fs::create_directories(folder / name);
+  Json turns = Json::array();
+  for (size_t i = 0; i < item.turns.size(); ++i) {
+    const Drawing drawing = draw(item.turns[i].scene, options.side);
+    write(folder / name / picture_name(i), encode_png(drawing.image));
+    turns.push_back(turn_json(item.turns[i], patch_covers(drawing, options.grid, options.grid)));
+  }
+  write(folder / name / "messages.json", messages_json(item).dump(1) + "\n");
+  return Json{{"item", name},
+              {"suite", cell.suite},
+              {"cell", cell.name},
+              {"split", options.split == Split::kTest ? "test" : "train"},
+              {"seed", options.seed},
+              {"index", index},
+              {"messages", name + "/messages.json"},
+              {"answer", item.query().answer},
+              {"choices", item.choices},
+              {"grid", {options.grid, options.grid}},
+              {"turns", turns}}
+             .dump() +
+         "\n";
+}
+
+}  // namespace
+
+std::vector<ExportedCell> export_items(const ExportOptions& options, const ExportProgress& progress) {
+  OutputFolder folder(options.folder);
+  OutputFile index(folder.path() / "index.jsonl");
+  std::vector<ExportedCell> exported;
+  const int64_t total = options.items * std::ssize(options.cells);
+  for (const Cell& cell : options.cells) {
+    ItemDigest digest;
+    for (int64_t i = 0; i < options.items; ++i) {
+      if (progress.should_cancel && progress.should_cancel()) return {};
+      const Item item = make_item(cell, options.split, options.seed, static_cast<uint64_t>(i), options.difficulty);
+      index.write(export_item(item, cell, i, options, folder.path()));
+      digest.add(item);
+      if (progress.show) progress.show(std::ssize(exported) * options.items + i + 1, total);
+    }
+    exported.push_back({cell.full_name(), options.items, digest.finish()});
+  }
+  index.commit();
+  folder.commit();
+  return exported;
+}
+
+}  // namespace espalier::synth
