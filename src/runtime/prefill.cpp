@@ -11,11 +11,10 @@
 #include <algorithm>
 
 #include "espalier/ops.h"
-#include "kernels/attention_arguments.h"
 #include "model/decoder.h"
+#include "runtime/device_stopwatch.h"
 #include "runtime/flops.h"
 #include "runtime/signals.h"
-#include "runtime/stopwatch.h"
 
 namespace espalier {
 
@@ -24,10 +23,15 @@ namespace {
 class Prefill {
  public:
   Prefill(const LoadedModel& model, std::span<Sequence> sequences, KvCache& cache, const PrefillHooks& hooks)
-      : model_(model), config_(model.config.decoder), sequences_(sequences), cache_(cache), hooks_(hooks) {}
+      : model_(model),
+        config_(model.config.decoder),
+        sequences_(sequences),
+        cache_(cache),
+        hooks_(hooks),
+        selecting_(model.device, Stopwatch::kStopped) {}
 
   at::Tensor run() {
-    Stopwatch total;
+    DeviceStopwatch total(model_.device);
     start();
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       if (hooks_.should_cancel && hooks_.should_cancel()) throw Cancelled();
@@ -39,10 +43,12 @@ class Prefill {
       if (hooks_.on_progress) hooks_.on_progress("prefill", layer + 1, config_.num_layers);
     }
     const at::Tensor logits_of_last = output();
+    if (hooks_.on_logits) hooks_.on_logits(logits_of_last);
     total.stop();
+    const double select_ms = selecting_.milliseconds(), prefill_ms = total.milliseconds() - select_ms;
     for (Sequence& s : sequences_) {
-      s.stats.select_ms += selecting_.milliseconds();
-      s.stats.prefill_ms += total.milliseconds() - selecting_.milliseconds();
+      s.stats.select_ms += select_ms;
+      s.stats.prefill_ms += prefill_ms;
     }
     return logits_of_last;
   }
@@ -203,25 +209,8 @@ class Prefill {
       sequence.stats.tokens_per_layer.push_back(lengths_[s]);
       sequence.image_of_tokens.push_back(layout.image.index_select(0, layout.image_tokens));
       sequence.next_position[layer] =
-          sequence.walk.positions() == Positions::kCompact ? lengths_[s] : sequence.prompt.layout->num_tokens;
+          sequence.walk.positions() == Positions::kCompact ? lengths_[s] : sequence.prompt.next_position;
     }
-  }
-
-  void note_kernels(const QueryKeyValue& qkv, const ops::OptionalTensor& window_position) {
-    const ops::AttentionInputs inputs{qkv.query,
-                                      qkv.key,
-                                      qkv.value,
-                                      query_begin_,
-                                      key_begin_,
-                                      key_length_,
-                                      attention_scale(config_),
-                                      true,
-                                      config_.sliding_window,
-                                      window_position,
-                                      window_position,
-                                      {}};
-    const std::string name(ops::attention_kernel_name(inputs));
-    for (Sequence& s : sequences_) s.stats.kernels = {{"attention", name}};
   }
 
   void run_layer(int layer) {
@@ -230,7 +219,6 @@ class Prefill {
     const QueryKeyValue qkv = project_qkv(config_, w, hidden_, rotary_);
     const ops::OptionalTensor window_position =
         config_.sliding_window > 0 ? ops::OptionalTensor(position_id_) : std::nullopt;
-    if (layer == 0) note_kernels(qkv, window_position);
     cache_[layer].set(qkv.key, qkv.value, lengths_);
     if (config_.sliding_window > 0) cache_[layer].set_positions(position_id_);
     if (only_last_rows_matter(layer)) return finish_last_rows(w, qkv);
@@ -305,7 +293,7 @@ class Prefill {
   std::vector<int64_t> lengths_, begin_;
   at::Tensor query_begin_, key_begin_, key_length_;
   std::vector<PendingCache> pending_cache_;
-  Stopwatch selecting_{Stopwatch::kStopped};
+  DeviceStopwatch selecting_;
 };
 
 }  // namespace

@@ -29,6 +29,7 @@ struct PrefillHooks {
   std::function<void(int layer, const TokenLayout& layout, const at::Tensor& hidden)> on_state;
   // After the last layer: the residual stream of one sequence, before the final norm.
   std::function<void(size_t sequence, const TokenLayout& layout, const at::Tensor& hidden)> on_output;
+  std::function<void(const at::Tensor& logits)> on_logits;  // what prefill() returns
 };
 
 // Runs encoded sequences through all layers and fills the cache, traces and statistics. Returns the logits of each
