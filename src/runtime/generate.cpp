@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/generate.h"
 
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <sys/resource.h>
@@ -8,8 +9,10 @@
 #include <algorithm>
 
 #include "espalier/error.h"
+#include "kernels/chosen_kernels.h"
 #include "runtime/answer.h"
 #include "runtime/decode.h"
+#include "runtime/device_stopwatch.h"
 #include "runtime/sampler.h"
 #include "runtime/stopwatch.h"
 
@@ -17,7 +20,11 @@ namespace espalier {
 
 namespace {
 
-int64_t peak_memory_of_process() {
+int64_t peak_memory(at::Device device) {
+  if (!device.is_cpu()) {
+    const auto stats = at::accelerator::getDeviceStats(device.has_index() ? device.index() : 0);
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss * int64_t{1024};
@@ -54,6 +61,8 @@ class Batch {
   }
 
   std::vector<Result> run(RunHooks& hooks) {
+    if (!model_.device.is_cpu()) at::accelerator::resetPeakStats(model_.device.has_index() ? model_.device.index() : 0);
+    const kernels::ChosenKernels chosen;
     hooks.encode.should_cancel = hooks.prefill.should_cancel = callbacks_.should_cancel;
     hooks.encode.on_progress = hooks.prefill.on_progress = callbacks_.on_progress;
     try {
@@ -68,7 +77,10 @@ class Batch {
         if (!is_prefilled_ || !answer.is_finished()) answer.cancel();  // even one that asked for no tokens
     }
     std::vector<Result> results;
-    for (size_t i = 0; i < requests_.size(); ++i) results.push_back(result(i));
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      results.push_back(result(i));
+      results.back().stats.kernels = chosen.list();
+    }
     return results;
   }
 
@@ -97,7 +109,7 @@ class Batch {
   }
 
   void decode() {
-    Stopwatch decoding;
+    DeviceStopwatch decoding(model_.device);
     for (std::vector<size_t> active = all(); !active.empty(); active = all()) {
       if (callbacks_.should_cancel && callbacks_.should_cancel()) throw Cancelled();
       std::vector<int32_t> ids;
@@ -109,7 +121,8 @@ class Batch {
       }
     }
     decoding.stop();
-    for (Sequence& s : sequences_) s.stats.decode_ms = decoding.milliseconds();
+    const double decode_ms = decoding.milliseconds();
+    for (Sequence& s : sequences_) s.stats.decode_ms = decode_ms;
   }
 
   void note_cache() {
@@ -131,13 +144,15 @@ class Batch {
     r.finish_reason = answers_[i].finish_reason();
     r.points = s.walk.trace(requests_[i].trace);
     r.kept = s.walk.kept_sources();
+    if (s.encoding) s.stats.encode_ms += s.encoding->milliseconds();
+    if (s.selecting) s.stats.select_ms += s.selecting->milliseconds();
     r.stats = std::move(s.stats);
     r.stats.prompt_tokens = s.prompt.layout->num_tokens;
     for (size_t image = 0; image < s.prompt.images.size(); ++image)
       r.stats.image_tokens.push_back(s.prompt.layout->num_image_tokens(static_cast<int>(image), true));
     r.stats.image_tokens_per_layer = image_counts(s);
     r.stats.new_tokens = std::ssize(r.token_ids);
-    r.stats.peak_memory_bytes = peak_memory_of_process();
+    r.stats.peak_memory_bytes = peak_memory(model_.device);
     r.stats.threads = at::get_num_threads();
     return r;
   }

@@ -6,9 +6,11 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "espalier/generation.h"
+#include "runtime/device_stopwatch.h"
 #include "runtime/policy_walk.h"
 #include "runtime/prompt_packer.h"
 
@@ -31,6 +33,8 @@ struct Sequence {
   std::map<int, LayerTrace> traces;    // by decoder layer
   std::vector<int64_t> next_position;  // of the first generated token, by layer (layers differ with positions=compact)
   std::vector<at::Tensor> image_of_tokens;  // [layer]: image of each image token entering it, for statistics
+  // Set by encode, read when the answer is there: asking earlier would make the host wait for the device.
+  std::optional<DeviceStopwatch> encoding, selecting;
   Stats stats;
 };
 
