@@ -6,8 +6,9 @@ set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-mkdir -p "$folder/bin" "$folder/copy"
+mkdir -p "$folder/bin" "$folder/copy/bench"
 cp "$top/dev" "$folder/copy/dev"
+cp "$top/bench/gpu.sh" "$folder/copy/bench/gpu.sh"
 
 expect() { # WORDS COMMAND...: ends with 2 and says the words
   local words=$1 status=0 said
@@ -18,7 +19,7 @@ expect() { # WORDS COMMAND...: ends with 2 and says the words
 }
 
 # A machine with a shell, someone who is not root, and none of the compilers.
-for tool in bash env cat dirname grep sed head; do ln -s "$(command -v $tool)" "$folder/bin/$tool"; done
+for tool in bash env cat dirname grep sed head nproc; do ln -s "$(command -v $tool)" "$folder/bin/$tool"; done
 printf '#!/bin/sh\necho 1000\n' >"$folder/bin/id"
 printf '#!/bin/sh\necho "apt-get was called: $*"; exit 1\n' >"$folder/bin/apt-get"
 chmod +x "$folder/bin/id" "$folder/bin/apt-get"
@@ -29,5 +30,9 @@ expect 'not root; please run as root: apt-get install g++ cmake ninja-build' "${
 rm "$folder/bin/apt-get"
 expect 'no apt-get; please install: apt-get install g++ cmake ninja-build' "${bare[@]}" test
 expect "--libtorch $folder: no include/ATen/core/Tensor.h" "$folder/copy/dev" build --libtorch "$folder"
-[ "$(ls -A "$folder/copy")" = dev ] || { echo "left behind: $(ls -A "$folder/copy")"; exit 1; }
+expect 'nvidia-smi finds no GPU here' "${bare[@]}" gpu
+expect 'this system has no dpkg' "${bare[@]}" gpu --pack
+expect "unknown option '--fast'" "${bare[@]}" gpu --fast
+"${bare[@]}" gpu --help | grep -q '^usage: ./dev gpu'
+[ "$(ls -A "$folder/copy" | tr '\n' ' ')" = 'bench dev ' ] || { echo "left behind: $(ls -A "$folder/copy")"; exit 1; }
 "${bare[@]}" help | grep -q '^usage: ./dev VERB'

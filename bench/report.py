@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Turns benchmark output into one short table and one page of plots. Standard library only.
+
+    python bench/report.py --out DIR FILE.jsonl... [--machine machine.json] [--parts ended.txt]
+    python bench/report.py --folder DIR [--parts ended.txt]      # the .jsonl files in DIR, as ./dev gpu leaves them
+
+Takes lines of the op benchmarks (--json), of `espalier bench --json` and of compare_transformers.py --json, in any order; writes
+table.txt and plots.html and prints the table. The table holds the project's targets against what was measured.
+"""
+import argparse
+import glob
+import html
+import json
+import os
+import sys
+
+GPU_COPY_TARGET = 0.8   # share of copy bandwidth at 11,520 tokens and batch 8
+
+
+def read_lines(files):
+    """(op rows, rows of `espalier bench`, rows of compare_transformers.py)"""
+    ops, runs, sides = [], [], []
+    for name in files:
+        with open(name, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    print(f"{name}:{number}: no JSON, left out", file=sys.stderr)   # the last line of a part that was stopped
+                    continue
+                (ops if "op" in row else sides if "side" in row else runs).append(row)
+    return ops, runs, sides
+
+
+def median(row, stage):
+    return row["time_ms"][stage]["median"]
+
+
+def share(row):
+    """Share of its ceiling that an op reached, and what the ceiling is."""
+    seconds = row["median_us"] * 1e-6
+    if "bytes" in row:
+        return row["bytes"] / seconds / (row["ceiling_gb_per_s"] * 1e9), row["ceiling"]
+    if "flops" in row:
+        return row["flops"] / seconds / (row["matrix_gflop_per_s"] * 1e9), "matrix rate"
+    return None, ""
+
+
+def middle(values):
+    values = sorted(values)
+    return values[len(values) // 2]
+
+
+# ---- the table ----
+
+def beside_transformers(row, theirs):
+    """The targets beside Transformers: on a GPU for the pruned run, on the CPU for the unpruned one."""
+    first, later = middle(row["first_token_ms"]), middle(row["decode_ms"])
+    first_theirs, later_theirs = middle(theirs["prefill_ms"]), middle(theirs["decode_ms"])
+    sooner, shorter = first_theirs / first, 1 - (first + 7 * later) / (first_theirs + 7 * later_theirs)
+    is_gpu, is_pruned, policy = theirs.get("device", "cpu") == "cuda", row["policy"] != "none", row["policy"]
+    least = 2.5 if is_gpu and is_pruned else 1.6 if not is_gpu and not is_pruned else 0
+    least_decode = 3.5 if not is_gpu and not is_pruned else 0
+    return [
+        (f"first token, {policy}", f"{least} x sooner" if least else "", f"{sooner:.2f} x", sooner >= least if least else None),
+        (f"later tokens, {policy}", f"{least_decode} x" if least_decode else "", f"{later_theirs / later:.2f} x",
+         later_theirs / later >= least_decode if least_decode else None),
+        (f"answer of 8 tokens, {policy}", "40 % shorter" if is_gpu and is_pruned else "", f"{100 * shorter:.0f} % shorter",
+         shorter >= 0.4 if is_gpu and is_pruned else None),
+    ]
+
+
+def target_lines(ops, runs, sides):
+    """(what, target, measured, met or None) for the project's targets that these files can speak of."""
+    lines = []
+    cuda = [r for r in ops if r["device"] == "cuda"]
+    for op, begins in (("attention_growth", "8 x 11520 tokens"), ("attention_probe", "1 row, 8 x 11520 tokens"),
+                       ("compact_kv", "8 x 11520 tokens")):
+        for row in (r for r in cuda if r["op"] == op and r["shape"].startswith(begins) and r["dtype"] == "BFloat16"):
+            reached, _ = share(row)
+            lines.append((f"{op} {row['shape']}", "80 % of copying", f"{100 * reached:.0f} %", reached >= GPU_COPY_TARGET))
+    for row in cuda:
+        if row["op"] == "facility_location_greedy" and row["shape"].startswith("5 x 352 of 576") and row["dtype"] == "BFloat16":
+            faster = row["beside_us"]["loop"] / row["median_us"]
+            lines.append((f"facility_location_greedy {row['shape']}", "under 1 ms, 30 x the loop",
+                          f"{row['median_us'] * 1e-3:.2f} ms, {faster:.0f} x", row["median_us"] < 1000 and faster >= 30))
+    four = {r["policy"]: r for r in runs if r["shots"] == 4}
+    catp = next((r for p, r in four.items() if p.startswith("catp")), None)
+    if catp and "none" in four:
+        is_gpu, none = catp.get("device", "cpu") == "cuda", four["none"]
+        most = 0.02 if is_gpu else 0.01
+        part = median(catp, "select") / median(none, "prefill")
+        lines.append(("CATP's selection at four shots", f"{100 * most:.0f} % of unpruned prefill", f"{100 * part:.2f} %", part < most))
+        if not is_gpu:
+            yielded = median(none, "first_token") / median(catp, "first_token") / (none["prefill_flops"] / catp["prefill_flops"])
+            lines.append((f"{catp['policy']}, time to first token against FLOPs", "0.92 of the ratio", f"{yielded:.2f}", yielded >= 0.92))
+    theirs = next((r for r in sides if r["side"] == "transformers"), None)
+    for row in (r for r in sides if r["side"] == "espalier" and theirs):
+        lines += beside_transformers(row, theirs)
+    return lines
+
+
+def table(machine, parts, ops, runs, sides):
+    text = []
+    if machine:
+        text.append(", ".join(str(machine[k]) for k in ("device", "date", "commit") if k in machine))
+    text += parts
+    for what, target, measured, is_met in target_lines(ops, runs, sides):
+        mark = "" if is_met is None else "met" if is_met else "MISSED"
+        text.append(f"{what:66s} {measured:>18s}   {target:26s} {mark}".rstrip())
+    best = {}
+    for row in ops:
+        reached, ceiling = share(row)
+        if reached is not None and reached > best.get(row["op"], (0,))[0]:
+            best[row["op"]] = (reached, ceiling, row)
+    for op, (reached, ceiling, row) in sorted(best.items()):
+        text.append(f"{op + ', ' + row['shape']:66s} {row['median_us']:15.1f} us   {100 * reached:.0f} % of {ceiling}, [{row['kernel']}]")
+    for row in runs:
+        text.append(f"{str(row['shots']) + ' shots, ' + row['policy']:66s} {median(row, 'first_token'):15.1f} ms   "
+                    f"{median(row, 'decode_per_token'):.2f} ms a later token, {row['peak_memory_bytes'] * 1e-9:.1f} GB")
+    return "\n".join(text) + "\n"
+
+
+# ---- the page ----
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e21; --quiet: #6b7280; --rule: #d7dae0; --page: #fff; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --quiet: #9aa0a8; --rule: #3a3f47; --page: #15171a; } }
+body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1000px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem; } p { color: var(--quiet); margin: 0 0 .6rem; }
+svg { width: 100%; height: auto; } text { font: 12px system-ui, sans-serif; fill: var(--ink); } .quiet { fill: var(--quiet); }
+line { stroke: var(--rule); }
+"""
+COLOURS = ("#3b6fb6", "#c8553d", "#4f8a5b", "#8a5fa8", "#b8892b", "#4a8f9c")
+
+
+def bars(rows, width=1000, left=430):
+    """rows: (label, part of the full width from 0 to 1, text behind the bar)"""
+    step, out = 20, []
+    for i, (label, part, text) in enumerate(rows):
+        y, room = 4 + i * step, width - left - 170
+        out.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{html.escape(label)}</text>'
+                   f'<rect x="{left}" y="{y + 2}" width="{max(1, room * min(part, 1.2) / 1.2):.1f}" height="13" fill="{COLOURS[0]}"/>'
+                   f'<text class="quiet" x="{left + room * min(part, 1.2) / 1.2 + 6:.1f}" y="{y + 12}">{html.escape(text)}</text>')
+    if rows:
+        x = left + (width - left - 170) / 1.2
+        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{8 + len(rows) * step}"/>')
+    return f'<svg viewBox="0 0 {width} {10 + len(rows) * step}" role="img">{"".join(out)}</svg>'
+
+
+def lines(series, unit, width=1000, height=330):
+    """series: name -> [(x, y)]; both axes from 0."""
+    left, right, top, bottom = 70, 250, 10, 40
+    points = [p for line in series.values() for p in line]
+    most_x, most_y = max(p[0] for p in points), max(p[1] for p in points) or 1
+
+    def place(x, y):
+        return left + (width - left - right) * x / most_x, height - bottom - (height - top - bottom) * y / most_y
+
+    out = []
+    for i in range(5):
+        value = most_y * i / 4
+        _, y = place(0, value)
+        out.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                   f'<text class="quiet" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    for x in sorted({p[0] for p in points}):
+        out.append(f'<text class="quiet" x="{place(x, 0)[0]:.1f}" y="{height - bottom + 18}" text-anchor="middle">{x}</text>')
+    out.append(f'<text class="quiet" x="{left}" y="{height - 4}">shots; {unit}</text>')
+    for i, (name, line) in enumerate(series.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in line))
+        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in (place(*p) for p in line)]
+        out.append(f'<rect x="{width - right + 20}" y="{14 + 20 * i}" width="12" height="12" fill="{colour}"/>'
+                   f'<text x="{width - right + 38}" y="{24 + 20 * i}">{html.escape(name)}</text>')
+    return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(out)}</svg>'
+
+
+def by_shots(runs, value):
+    series = {}
+    for row in sorted(runs, key=lambda r: r["shots"]):
+        series.setdefault(row["policy"], []).append((row["shots"], value(row)))
+    return series
+
+
+def page(machine, text, ops, runs):
+    body = [f"<h1>Espalier: measured{html.escape(' on ' + machine['device'] if machine else '')}</h1>", f"<pre>{html.escape(text)}</pre>"]
+    shares = [(r, *share(r)) for r in ops if r["dtype"] == "BFloat16"]
+    for ceiling in ("copying", "reading", "matrix rate"):
+        rows = [(f"{r['op']}, {r['shape']}", part, f"{100 * part:.0f} %, {r['median_us']:.0f} us") for r, part, of in shares if of == ceiling]
+        if rows:
+            body.append(f"<h2>Share of the measured {ceiling}</h2><p>bfloat16; the line is the ceiling.</p>{bars(rows)}")
+    faster = []
+    for row in ops:
+        for name, other in row["beside_us"].items():
+            faster.append((f"{row['op']}, {row['dtype']}, {row['shape']}", other / row["median_us"], name))
+    if faster:
+        most = max(ratio for _, ratio, _ in faster)
+        body.append("<h2>How much faster than the same result by other means</h2><p>The formula in torch operators, the library's own op, or "
+                    "the loop of published Python code, in the same process.</p>")
+        body.append(bars([(label, ratio / most, f"{ratio:.1f} x {name}") for label, ratio, name in faster]))
+    if len({r["shots"] for r in runs}) > 1:
+        body.append("<h2>Time to the first token by number of shots</h2><p>Select and prefill.</p>")
+        body.append(lines(by_shots(runs, lambda r: median(r, "first_token")), "ms"))
+        body.append("<h2>A later token by number of shots</h2>")
+        body.append(lines(by_shots(runs, lambda r: median(r, "decode_per_token")), "ms"))
+        body.append("<h2>KV cache by number of shots</h2>")
+        body.append(lines(by_shots(runs, lambda r: r["kv_bytes"] * 1e-6), "MB"))
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Espalier, measured</title><style>{STYLE}</style>{"".join(body)}</html>\n'
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("files", nargs="*", metavar="FILE.jsonl")
+    ap.add_argument("--folder", help="take the .jsonl files and machine.json of this folder, and write there")
+    ap.add_argument("--out", help="folder to write to")
+    ap.add_argument("--machine", help="JSON with device, date and commit")
+    ap.add_argument("--parts", help="text, printed first: how each part ended")
+    a = ap.parse_args()
+    out = a.out or a.folder
+    if not out:
+        ap.error("--out or --folder is needed")
+    files = a.files + (sorted(glob.glob(os.path.join(glob.escape(a.folder), "*.jsonl"))) if a.folder else [])
+    known = a.machine or (os.path.join(a.folder, "machine.json") if a.folder else "")
+    machine = json.load(open(known, encoding="utf-8")) if os.path.exists(known) else {}
+    parts = open(a.parts, encoding="utf-8").read().splitlines() if a.parts else []
+    ops, runs, sides = read_lines(files)
+    text = table(machine, parts, ops, runs, sides)
+    os.makedirs(out, exist_ok=True)
+    for name, content in (("table.txt", text), ("plots.html", page(machine, text, ops, runs))):
+        with open(os.path.join(out, name), "w", encoding="utf-8") as file:
+            file.write(content)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
