@@ -18,6 +18,12 @@ struct Image {
   std::vector<uint8_t> rgb;
 };
 
+// A rectangle in pixels of a picture, x1 and y1 exclusive. It may reach over the edges, and begin between two pixels.
+struct PixelBox {
+  double x0 = 0, y0 = 0, x1 = 0, y1 = 0;
+  bool operator==(const PixelBox&) const = default;
+};
+
 // Largest width * height that is decoded. The header is checked before any pixel is, so that a small file
 // cannot ask for a huge picture.
 inline constexpr int64_t kMaxImagePixels = 100'000'000;

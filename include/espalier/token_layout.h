@@ -13,6 +13,8 @@
 #include <optional>
 #include <vector>
 
+#include "espalier/image.h"
+
 namespace espalier {
 
 struct GridSize {
@@ -38,6 +40,9 @@ struct Segment {
 struct ImageShape {
   GridSize grid;                   // of one whole crop
   std::optional<GridSize> tiling;  // tiles of an any-resolution image
+  // What each crop shows, in pixels of the original picture; a padded crop reaches over its edges. Empty in a layout
+  // that was read from a file without them.
+  std::vector<PixelBox> crop_boxes = {};
 };
 
 // The sequence as it would be without pruning. Immutable; shared by everything that happens to the request. Tensors are
@@ -65,6 +70,8 @@ struct PromptLayout {
   int64_t num_image_tokens(bool with_row_breaks) const;  // of the request
   int example_of_image(int image) const;
   std::vector<int64_t> pinned_per_image;  // [images] how many of `pinned` are patches of it
+  // Where a patch stands on its original picture. None for text and row breaks, and where crop boxes are not known.
+  std::optional<PixelBox> pixel_box(int64_t source_index) const;
 };
 
 // The tokens that are there now. All tensors int64 on the model's device, one entry a token unless said otherwise.

@@ -23,6 +23,7 @@ struct VisionConfig {  // CLIP ViT, or Qwen2.5-VL's
   int64_t channels = 3;
   Activation activation = Activation::kQuickGelu;
   double layer_norm_eps = 1e-5;
+  bool has_class_token = true;  // row 0 of each crop
   // Qwen2.5-VL: pictures have their own sizes, and a cell of merge_size x merge_size patches is one image token.
   int64_t merge_size = 1;
   int64_t temporal_patch_size = 1;

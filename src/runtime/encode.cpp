@@ -5,39 +5,23 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include <algorithm>
-#include <string>
 
-#include "espalier/error.h"
 #include "espalier/ops.h"
 #include "model/decoder.h"
+#include "model/qwen_vision.h"
+#include "runtime/pixels.h"
 #include "runtime/signals.h"
-#include "runtime/stopwatch.h"
 
 namespace espalier {
 
 namespace {
 
-at::Tensor pixels_of(const LoadedModel& model, const Image& image) {
-  PixelValues pixels = preprocess(model.image_processor, image);
-  const int64_t side = model.config.vision.image_size;
-  if (pixels.height != side || pixels.width != side)
-    throw Error(model.folder.string() + "/preprocessor_config.json: pictures come out as " +
-                std::to_string(pixels.width) + " x " + std::to_string(pixels.height) + ", but the vision tower takes " +
-                std::to_string(side) + " x " + std::to_string(side));
-  return at::from_blob(pixels.values.data(), {pixels.crops, pixels.channels, pixels.height, pixels.width}, at::kFloat)
-      .clone();
-}
-
-at::Tensor pixels_of(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks, size_t image) {
-  if (!hooks.pixel_values.defined()) return pixels_of(model, *sequence.prompt.images[image].image);
-  const int64_t side = model.config.vision.image_size, images = std::ssize(sequence.prompt.images);
-  if (hooks.pixel_values.sizes() != at::IntArrayRef({images, 3, side, side}))
-    throw Error("pixel values: expected float32 [" + std::to_string(images) + ", 3, " + std::to_string(side) + ", " +
-                std::to_string(side) + "]");
-  return hooks.pixel_values.slice(0, static_cast<int64_t>(image), static_cast<int64_t>(image) + 1);
+at::Tensor pixels_for(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks, size_t image) {
+  const PackedPrompt& prompt = sequence.prompt;
+  if (hooks.pixel_values.defined()) return pixels_in_batch(model.config, prompt.plans, hooks.pixel_values, image);
+  return pixels_of(model, prompt.plans[image], *prompt.images[image].image);
 }
 
 // Vision layers that the features and the policy's pending signals need.
@@ -54,27 +38,44 @@ bool reads_vision_layer(const Sequence& sequence, int layer) {
                              [&](const Signal& s) { return std::ranges::count(vision_layers_read(s), layer) > 0; });
 }
 
+// A row for each of the plan's tower rows, and the class rows of its crops where the tower has them.
+VisionFeatures run_tower(const LoadedModel& model, const ImagePlan& plan, const at::Tensor& pixels, int num_layers,
+                         const VisionObserver& observe) {
+  const VisionConfig& vision = model.config.vision;
+  if (model.config.family == Family::kQwen25Vl)
+    return {run_qwen_vision(vision, model.weights.qwen_vision, pixels, plan.shape.grid.rows * vision.merge_size,
+                            plan.shape.grid.cols * vision.merge_size, observe),
+            {}};
+  const VisionFeatures of_crops = run_vision_tower(model.config, model.weights.vision, pixels, num_layers, observe);
+  return {of_crops.patches.flatten(0, 1), of_crops.classes};
+}
+
 VisionState run_vision(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks) {
-  VisionState state{.config = model.config.vision, .traces = {}, .features = {}, .classes = {}};
+  VisionState state{.config = model.config.vision, .traces = {}, .features = {}, .classes = {}, .tower_row = {}};
   const int num_layers = vision_layers_to_run(model, sequence, hooks);
   std::vector<at::Tensor> patches, classes;
   const size_t images = sequence.prompt.images.size();
   for (size_t i = 0; i < images; ++i) {
     if (hooks.should_cancel && hooks.should_cancel()) throw Cancelled();
-    const at::Tensor pixels = pixels_of(model, sequence, hooks, i);
+    const at::Tensor pixels = pixels_for(model, sequence, hooks, i);
     if (hooks.on_pixels) hooks.on_pixels(pixels);
     const auto observe = [&](const VisionLayerTrace& trace) {
       if (reads_vision_layer(sequence, trace.layer)) state.traces[trace.layer].push_back(trace);
-      if (hooks.on_vision_layer) hooks.on_vision_layer(i, trace);
+      if (hooks.on_vision_layer) hooks.on_vision_layer(i, sequence.prompt.plans[i], trace);
     };
-    const VisionFeatures features =
-        run_vision_tower(model.config, model.weights.vision, pixels.to(model.device), num_layers, observe);
-    patches.push_back(features.patches.flatten(0, 1));
-    classes.push_back(features.classes);
+    const bool is_watched = hooks.on_vision_layer || std::ranges::any_of(sequence.walk.needs(), [](const Signal& s) {
+                              return !vision_layers_read(s).empty();
+                            });
+    const VisionFeatures features = run_tower(model, sequence.prompt.plans[i], pixels.to(model.device), num_layers,
+                                              is_watched ? VisionObserver(observe) : VisionObserver());
+    patches.push_back(features.patches);
+    if (features.classes.defined()) classes.push_back(features.classes);
     if (hooks.on_progress) hooks.on_progress("encode", static_cast<int64_t>(i) + 1, static_cast<int64_t>(images));
   }
-  state.features = at::cat(patches);
-  state.classes = at::cat(classes);
+  state.tower_row = tower_rows(sequence.prompt.plans);
+  if (state.tower_row.defined()) state.tower_row = state.tower_row.to(model.device);
+  state.features = in_sequence_order(at::cat(patches), 0, state.tower_row);
+  if (!classes.empty()) state.classes = at::cat(classes);
   if (hooks.on_vision_output) hooks.on_vision_output(state.features, state.classes);
   return state;
 }
@@ -110,8 +111,13 @@ at::Tensor merge_embeddings(const LoadedModel& model, const Sequence& sequence, 
   ids = ids.to(model.device);
   at::Tensor hidden = embed_tokens(model.weights.decoder, ids.index_select(0, layout.source_index.clamp_min(0)));
   if (!image_tokens.defined()) return hidden;
-  const at::Tensor patches = (layout.kind == static_cast<int64_t>(Segment::Kind::kPatches)).nonzero().squeeze(1);
-  return hidden.index_copy(0, patches, image_tokens.to(hidden.scalar_type()));
+  const auto of_kind = [&](Segment::Kind kind) {
+    return (layout.kind == static_cast<int64_t>(kind)).nonzero().squeeze(1);
+  };
+  hidden = hidden.index_copy(0, of_kind(Segment::Kind::kPatches), image_tokens.to(hidden.scalar_type()));
+  if (!model.weights.image_newline.defined()) return hidden;
+  const at::Tensor row_breaks = of_kind(Segment::Kind::kRowBreak);
+  return hidden.index_copy(0, row_breaks, model.weights.image_newline.expand({row_breaks.size(0), -1}));
 }
 
 }  // namespace
@@ -123,8 +129,8 @@ at::Tensor apply_rows(const at::Tensor& x, const Applied& applied) {
 }
 
 void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hooks) {
-  Stopwatch encoding;
-  Stopwatch selecting(Stopwatch::kStopped);
+  DeviceStopwatch& encoding = sequence.encoding.emplace(model.device);
+  DeviceStopwatch& selecting = sequence.selecting.emplace(model.device, Stopwatch::kStopped);
   at::Tensor image_tokens;
   std::vector<at::Tensor> early_signals;  // of the vision tower, for the first point
   if (!sequence.prompt.images.empty()) {
@@ -141,9 +147,12 @@ void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hoo
     selecting.stop();
     encoding.start();
     image_tokens = project(model.config, model.weights.projector, features);
-    if (hooks.on_projected) hooks.on_projected(image_tokens);
   }
   sequence.hidden = merge_embeddings(model, sequence, image_tokens);
+  if (hooks.on_image_tokens && image_tokens.defined()) {
+    const at::Tensor is_text = sequence.walk.layout().kind == static_cast<int64_t>(Segment::Kind::kText);
+    hooks.on_image_tokens(sequence.hidden.index_select(0, is_text.logical_not().nonzero().squeeze(1)));
+  }
   if (hooks.on_embedded) hooks.on_embedded(sequence.walk.layout(), sequence.hidden);
   encoding.stop();
   while (sequence.walk.is_next(Site::kProjectorOutput)) {
@@ -165,8 +174,6 @@ void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hoo
     sequence.hidden = apply_rows(sequence.hidden, sequence.walk.act(signals).applied);
     selecting.stop();
   }
-  sequence.stats.encode_ms += encoding.milliseconds();
-  sequence.stats.select_ms += selecting.milliseconds();
 }
 
 }  // namespace espalier

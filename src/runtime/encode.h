@@ -18,14 +18,15 @@ struct Cancelled {};
 struct EncodeHooks {
   CancelCheck should_cancel;
   Progress on_progress;
-  // For recordings: every vision layer of every image, then the tower's output.
-  std::function<void(size_t image, const VisionLayerTrace&)> on_vision_layer;
+  // For recordings: every vision layer of every image, then the tower's output in the order of the sequence.
+  std::function<void(size_t image, const ImagePlan& plan, const VisionLayerTrace&)> on_vision_layer;
   std::function<void(const at::Tensor& features, const at::Tensor& classes)> on_vision_output;
   // The decoder's input embedding, before a policy acts at projector_output.
   std::function<void(const TokenLayout& layout, const at::Tensor& hidden)> on_embedded;
-  std::function<void(const at::Tensor& pixels)> on_pixels;           // float32 [crops, 3, s, s] of each image
-  std::function<void(const at::Tensor& image_tokens)> on_projected;  // [patches, d] as the projector leaves them
-  at::Tensor pixel_values = {};                                      // [images, 3, s, s] in place of the pictures' own
+  std::function<void(const at::Tensor& pixels)> on_pixels;  // of each image, runtime/pixels.h
+  // [image tokens, d] as they enter the sequence, row breaks among them.
+  std::function<void(const at::Tensor& image_tokens)> on_image_tokens;
+  at::Tensor pixel_values = {};  // a batch in place of the pictures' own
 };
 
 // Fills sequence.hidden, and encode and select times.

@@ -92,7 +92,33 @@ ModelWeights load_weights(const ModelConfig& config, const std::filesystem::path
   });
 }
 
+// Pictures are cut by the processor's file and put together by the model's: both must mean the same canvases.
+void check_pinpoints(const LoadedModel& m) {
+  std::vector<ImageProcessor::Size> expected;
+  for (const auto& [height, width] : m.config.grid_pinpoints)
+    expected.push_back({static_cast<int>(height), static_cast<int>(width)});
+  if (m.image_processor.grid_pinpoints == expected) return;
+  const std::string file = m.folder.string() + "/preprocessor_config.json: ";
+  if (expected.empty()) throw Error(file + "LlavaNextImageProcessor, but config.json is of a model without tiles");
+  if (m.image_processor.grid_pinpoints.empty())
+    throw Error(file + "LlavaNextImageProcessor was expected, as config.json is of llava_next");
+  throw Error(file + "image_grid_pinpoints are not those of config.json");
+}
+
+void check_patches(const LoadedModel& m) {
+  const auto check = [&](const char* field, int64_t of_processor, int64_t of_model) {
+    if (of_processor != of_model)
+      throw Error(m.folder.string() + "/preprocessor_config.json: " + field + ": " + std::to_string(of_processor) +
+                  ", but the vision tower of config.json has " + std::to_string(of_model));
+  };
+  check("patch_size", m.qwen_image_processor.patch_size, m.config.vision.patch_size);
+  check("temporal_patch_size", m.qwen_image_processor.temporal_patch_size, m.config.vision.temporal_patch_size);
+  check("merge_size", m.qwen_image_processor.merge_size, m.config.vision.merge_size);
+}
+
 void check_image_pipeline(const LoadedModel& m) {
+  if (m.config.family == Family::kQwen25Vl) return check_patches(m);
+  check_pinpoints(m);
   if (m.config.keeps_class_token)
     throw Error(m.folder.string() + "/config.json: vision_feature_select_strategy full: only default is supported");
 }
@@ -111,12 +137,12 @@ ModelFacts facts_of(const ModelConfig& config) {
           .head_dim = d.head_dim,
           .intermediate_size = d.intermediate_size,
           .sliding_window = d.sliding_window,
-          .has_mrope = false,
+          .has_mrope = !d.mrope_section.empty(),
           .vision_layers = config.vision.num_layers,
           .vision_feature_layer = feature_state - 1,
           .vision_heads = config.vision.num_heads,
-          .vision_hidden_size = config.vision.hidden_size,
-          .has_class_token = true,
+          .vision_hidden_size = config.vision.merge_size * config.vision.merge_size * config.vision.hidden_size,
+          .has_class_token = config.vision.has_class_token,
           .has_text_tower = false};
 }
 
@@ -127,13 +153,15 @@ LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions&
   ModelConfig config = parse_config(read_text_file(config_file), config_file.string());
   const at::Device device = compute_device(options.device);
   const at::ScalarType dtype = compute_dtype(config, options, config_file.string());
+  const bool is_qwen = config.family == Family::kQwen25Vl;
   LoadedModel model{.folder = folder,
                     .config = config,
                     .weights = {},
                     .facts = facts_of(config),
                     .tokenizer = Tokenizer::load(folder),
                     .chat_template = ChatTemplate::find(folder),
-                    .image_processor = ImageProcessor::load(folder),
+                    .image_processor = is_qwen ? ImageProcessor() : ImageProcessor::load(folder),
+                    .qwen_image_processor = is_qwen ? QwenImageProcessor::load(folder) : QwenImageProcessor(),
                     .generation = read_generation_config(folder),
                     .dtype = dtype,
                     .device = device};

@@ -12,6 +12,7 @@
 #include "io/chat_template.h"
 #include "io/generation_config.h"
 #include "io/image_processor.h"
+#include "io/qwen_image_processor.h"
 #include "model/config.h"
 #include "model/weights.h"
 
@@ -24,7 +25,8 @@ struct LoadedModel {
   ModelFacts facts;
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;  // raw prompts work without one
-  ImageProcessor image_processor;
+  ImageProcessor image_processor;             // of LLaVA's families,
+  QwenImageProcessor qwen_image_processor;    // or Qwen2.5-VL's; the other is not read
   GenerationConfig generation;
   at::ScalarType dtype;
   at::Device device;

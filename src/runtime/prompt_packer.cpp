@@ -66,20 +66,18 @@ class LayoutBuilder {
     layout.segments.push_back(text);
   }
 
-  // One crop of grid x grid patches, row by row. Returns how many tokens that is.
-  int64_t add_image(GridSize grid, int example) {
-    const int64_t n = length(), count = grid.rows * grid.cols;
-    Segment patches;
-    patches.kind = Segment::Kind::kPatches;
-    patches.begin = n;
-    patches.end = n + count;
-    patches.image = static_cast<int>(layout.images.size());
-    patches.crop = 0;
-    patches.example = example;
-    patches.grid = grid;
-    layout.segments.push_back(patches);
-    layout.images.push_back({.grid = grid, .tiling = {}});
-    return count;
+  // Returns how many tokens that is.
+  int64_t add_image(const ImagePlan& plan, int example) {
+    const int64_t n = length();
+    for (Segment s : plan.segments) {
+      s.begin += n;
+      s.end += n;
+      s.image = static_cast<int>(layout.images.size());
+      s.example = example;
+      layout.segments.push_back(s);
+    }
+    layout.images.push_back(plan.shape);
+    return plan.num_tokens();
   }
 
   int64_t length() const { return layout.segments.empty() ? 0 : layout.segments.back().end; }
@@ -87,22 +85,22 @@ class LayoutBuilder {
   PromptLayout layout;
 };
 
+bool touches(const Region& r, const PixelBox& box) {
+  return r.x0 < box.x1 && r.x1 > box.x0 && r.y0 < box.y1 && r.y1 > box.y0;
+}
+
 // Marks the patches whose box on the picture touches a pinned region.
-void mark_pins(const LoadedModel& model, const std::vector<ImagePart>& images, PromptLayout& layout) {
+void mark_pins(const std::vector<ImagePart>& images, PromptLayout& layout) {
   layout.pinned = at::zeros({layout.num_tokens}, at::kBool);
   bool* pinned = layout.pinned.data_ptr<bool>();
   layout.pinned_per_image.assign(images.size(), 0);
   for (const Segment& s : layout.segments) {
     if (s.kind != Segment::Kind::kPatches) continue;
     const ImagePart& part = images[s.image];
-    const SourceBox box = source_box(model.image_processor, part.image->width, part.image->height);
-    const double width = (box.x1 - box.x0) / double(s.grid.cols), height = (box.y1 - box.y0) / double(s.grid.rows);
+    if (!part.pin_all && part.pins.empty()) continue;
     for (int64_t t = s.begin; t < s.end; ++t) {
-      const double x = box.x0 + width * double((t - s.begin) % s.grid.cols),
-                   y = box.y0 + height * double((t - s.begin) / s.grid.cols);
-      const bool touched = std::ranges::any_of(
-          part.pins, [&](const Region& r) { return r.x0 < x + width && r.x1 > x && r.y0 < y + height && r.y1 > y; });
-      pinned[t] = part.pin_all || touched;
+      const PixelBox box = *layout.pixel_box(t);
+      pinned[t] = part.pin_all || std::ranges::any_of(part.pins, [&](const Region& r) { return touches(r, box); });
       layout.pinned_per_image[s.image] += pinned[t];
     }
   }
@@ -112,6 +110,27 @@ void check_images(const std::vector<ImagePart>& images) {
   for (size_t i = 0; i < images.size(); ++i)
     if (!images[i].image || images[i].image->width < 1 || images[i].image->height < 1)
       throw Error("prompt: image " + std::to_string(i) + " has no pixels");
+}
+
+// With M-RoPE a prompt takes fewer positions than it has tokens.
+void check_length(const LoadedModel& model, int64_t tokens, int64_t positions, int64_t new_tokens) {
+  const int64_t limit = model.config.decoder.max_positions;
+  if (new_tokens <= limit - positions) return;
+  const std::string taken = positions == tokens ? "" : " (" + std::to_string(positions) + " positions)";
+  throw Error("prompt: " + std::to_string(tokens) + " tokens" + taken + " and up to " + std::to_string(new_tokens) +
+              " new ones pass the model's limit of " + std::to_string(limit) + " positions");
+}
+
+std::vector<ImagePlan> plan_images(const LoadedModel& model, const std::vector<ImagePart>& images) {
+  std::vector<ImagePlan> plans;
+  for (size_t i = 0; i < images.size(); ++i) {
+    try {
+      plans.push_back(plan_image(model, images[i].image->width, images[i].image->height));
+    } catch (const Error& e) {
+      throw Error("prompt: image " + std::to_string(i) + ": " + e.what());
+    }
+  }
+  return plans;
 }
 
 }  // namespace
@@ -125,14 +144,14 @@ PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t
   if (placeholders != std::ssize(rendered.images))
     throw Error("prompt: " + std::to_string(placeholders) + " image placeholders in the text, but " +
                 std::to_string(rendered.images.size()) + " images were given");
-  const GridSize grid{model.config.vision.grid(), model.config.vision.grid()};
   PackedPrompt packed;
+  packed.plans = plan_images(model, rendered.images);
   LayoutBuilder builder;
   for (const Tokenizer::Token& token : tokens) {
     const int example = example_at(rendered.example_begins, token.end);
     int64_t count = 1;
     if (token.id == model.config.image_token_id) {
-      count = builder.add_image(grid, example);
+      count = builder.add_image(packed.plans[builder.layout.images.size()], example);
     } else {
       builder.add_text(example);
     }
@@ -142,12 +161,12 @@ PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t
   layout.query_example = static_cast<int>(rendered.example_begins.size()) - 1;
   const int64_t n = builder.length();
   if (n == 0) throw Error("prompt: it has no tokens");
-  if (new_tokens > model.config.decoder.max_positions - n)
-    throw Error("prompt: " + std::to_string(n) + " tokens and up to " + std::to_string(new_tokens) +
-                " new ones pass the model's limit of " + std::to_string(model.config.decoder.max_positions) +
-                " positions");
+  PromptPositions positions = prompt_positions(model.config, layout);
+  check_length(model, n, positions.next, new_tokens);
   layout.num_tokens = n;
-  mark_pins(model, rendered.images, layout);
+  layout.position_id = std::move(positions.ids);
+  packed.next_position = positions.next;
+  mark_pins(rendered.images, layout);
   finish_prompt_layout(layout, model.device);
   packed.layout = std::make_shared<const PromptLayout>(std::move(layout));
   packed.text = std::move(rendered.text);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From what the user asks to one row of token ids and its layout: template, tokenizer, placeholders expanded to image
-// tokens, examples marked. The only file that knows how many tokens a picture takes and in which order they come.
+// tokens, examples marked.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 
 #include "espalier/prompt.h"
 #include "espalier/token_layout.h"
+#include "runtime/image_plan.h"
 #include "runtime/loaded_model.h"
 
 namespace espalier {
@@ -18,6 +19,8 @@ struct PackedPrompt {
   std::string text;          // before expansion
   std::vector<int32_t> ids;  // after
   std::vector<ImagePart> images;
+  std::vector<ImagePlan> plans;  // of the images
+  int64_t next_position = 0;     // of the first generated token, with positions kept
   std::shared_ptr<const PromptLayout> layout;
 };
 

@@ -24,6 +24,8 @@
 #include "model/decoder.h"
 #include "runtime/generate.h"
 #include "runtime/layout_json.h"
+#include "runtime/pixels.h"
+#include "runtime/signals.h"
 
 namespace espalier {
 
@@ -78,10 +80,12 @@ class Recorder {
 
   RunHooks hooks() {
     RunHooks hooks;
-    hooks.encode.on_vision_layer = [this](size_t image, const VisionLayerTrace& trace) { vision_layer(image, trace); };
+    hooks.encode.on_vision_layer = [this](size_t image, const ImagePlan& plan, const VisionLayerTrace& trace) {
+      vision_layer(image, plan, trace);
+    };
     hooks.encode.on_vision_output = [this](const at::Tensor& features, const at::Tensor& classes) {
       add("vision.output", features);
-      add("vision.cls_output", classes);
+      if (classes.defined()) add("vision.cls_output", classes);
     };
     // States are what reaches a point, whose policy judges tokens that it then drops; hidden.0 is that of
     // projector_output.
@@ -132,24 +136,28 @@ class Recorder {
     arrays_["attention." + layer] = as_float(scatter_tokens(rows, 2, view.layout.source_index, n));
   }
 
-  void vision_layer(size_t image, const VisionLayerTrace& t) {
+  void vision_layer(size_t image, const ImagePlan& plan, const VisionLayerTrace& t) {
+    const auto in_order = [&](const at::Tensor& values, int64_t dimension) {
+      return in_sequence_order(values, dimension, plan.tower_row);
+    };
     const VisionConfig& config = model_.config.vision;
     const std::string layer = std::to_string(t.layer);
+    if (const std::string name = "vision.key." + layer; wanted_(name))
+      by_image_[name].push_back(in_order(vision_keys(config, t), 0));
+    if (!config.has_class_token) return;  // nor is there a map between tokens that are merged from patches
     const int64_t crops = t.output.size(0), p1 = t.output.size(1);
     const at::Tensor q = t.query.to(at::kFloat).view({crops, p1, config.num_heads, -1});
     const at::Tensor k = t.key.to(at::kFloat).view({crops, p1, config.num_heads, -1});
     const double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim()));
     if (const std::string name = "vision.cls_attention." + layer; wanted_(name)) {
       const at::Tensor scores = at::einsum("chd,ckhd->hck", {q.select(1, 0), k}) * scale;
-      by_image_[name].push_back(at::softmax(scores, -1).slice(2, 1).flatten(1));
+      by_image_[name].push_back(in_order(at::softmax(scores, -1).slice(2, 1).flatten(1), -1));
     }
     if (const std::string name = "vision.cls_attention_joint." + layer; wanted_(name)) {
       const at::Tensor scores =
           at::einsum("chd,ckhd->ck", {q.select(1, 0), k}) / std::sqrt(static_cast<double>(config.hidden_size));
-      by_image_[name].push_back(at::softmax(scores, -1).slice(1, 1).flatten());
+      by_image_[name].push_back(in_order(at::softmax(scores, -1).slice(1, 1).flatten(), 0));
     }
-    if (const std::string name = "vision.key." + layer; wanted_(name))
-      by_image_[name].push_back(k.slice(1, 1).flatten(2).flatten(0, 1));
     if (const std::string name = "vision.attention." + layer + "." + std::to_string(image); wanted_(name) && crops == 1)
       arrays_[name] = as_float(at::softmax(at::einsum("qhd,khd->hqk", {q[0], k[0]}) * scale, -1));
   }
@@ -229,7 +237,7 @@ Result dump(const LoadedModel& model, const Request& request, const std::filesys
   RunHooks hooks;
   hooks.encode.pixel_values = read_pixel_values(pixel_values);
   hooks.encode.on_pixels = [&](const at::Tensor& p) { pixels.push_back(p); };
-  hooks.encode.on_projected = [&](const at::Tensor& tokens) { arrays["image_features"] = as_float(tokens); };
+  hooks.encode.on_image_tokens = [&](const at::Tensor& tokens) { arrays["image_features"] = as_float(tokens); };
   hooks.prefill.on_layer = [&](const LayerView& view) {
     arrays["hidden." + std::to_string(view.layer)] = as_float(view.hidden);
     if (view.layer == 0) arrays["position_ids"] = view.layout.position_id.cpu().contiguous();
@@ -242,7 +250,7 @@ Result dump(const LoadedModel& model, const Request& request, const std::filesys
   };
   const Result result = std::move(generate_batch(model, std::span(&request, 1), callbacks, hooks)[0]);
   if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
-  if (!pixels.empty()) arrays["pixel_values"] = at::cat(pixels);
+  if (!pixels.empty()) arrays["pixel_values"] = batch_pixels(model.config, pixels);
   arrays["input_ids"] = long_tensor(result.prompt_token_ids);
   arrays["greedy_tokens"] = long_tensor(result.token_ids);
   OutputFile json(prefix.string() + ".json");  // both files or none

@@ -142,6 +142,14 @@ at::Tensor class_attention(const VisionConfig& config, const VisionLayerTrace& t
 
 }  // namespace
 
+at::Tensor vision_keys(const VisionConfig& config, const VisionLayerTrace& t) {
+  if (!config.has_class_token) {
+    const int64_t patches = config.merge_size * config.merge_size;
+    return t.key.reshape({-1, patches * config.hidden_size});
+  }
+  return t.key.reshape({t.output.size(0), t.output.size(1), -1}).slice(1, 1).flatten(0, 1);
+}
+
 std::vector<int> layers_read(const Signal& signal) {
   if (const auto* probe = std::get_if<AttentionProbe>(&signal))
     return probe->rows == AttentionProbe::Rows::kClass ? std::vector<int>{} : std::vector<int>{probe->layer};
@@ -168,20 +176,23 @@ at::Tensor compute_signal(const Signal& signal, const DecoderState& state) {
   return std::visit(DecoderSignal(state), signal);
 }
 
+at::Tensor in_sequence_order(const at::Tensor& values, int64_t dimension, const at::Tensor& tower_row) {
+  return tower_row.defined() ? values.index_select(dimension, tower_row) : values;
+}
+
 at::Tensor compute_signal(const Signal& signal, const VisionState& state) {
   if (const auto* probe = std::get_if<AttentionProbe>(&signal)) {
     std::vector<at::Tensor> images;
     for (const VisionLayerTrace& t : state.traces.at(probe->layer))
       images.push_back(class_attention(state.config, t, probe->heads));
-    return at::cat(images, -1);
+    return in_sequence_order(at::cat(images, -1), -1, state.tower_row);
   }
   const Tap& tap = std::get<Tap>(signal);
   if (tap.what == Tap::What::kVisionOutput) return state.features;
   if (tap.what == Tap::What::kVisionClass) return state.classes;
   std::vector<at::Tensor> keys;
-  for (const VisionLayerTrace& t : state.traces.at(tap.layer))
-    keys.push_back(t.key.reshape({t.output.size(0), t.output.size(1), -1}).slice(1, 1).flatten(0, 1));
-  return at::cat(keys);
+  for (const VisionLayerTrace& t : state.traces.at(tap.layer)) keys.push_back(vision_keys(state.config, t));
+  return in_sequence_order(at::cat(keys), 0, state.tower_row);
 }
 
 double signal_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout) {

@@ -38,9 +38,15 @@ struct VisionState {
   std::map<int, std::vector<VisionLayerTrace>> traces;  // by vision layer, images in order
   at::Tensor features;                                  // [m, d_v]
   at::Tensor classes;                                   // [c, d_v]
+  at::Tensor tower_row;                                 // runtime/image_plan.h, of all images; may be undefined
 };
+// Values of the tower's rows along `dimension` as the patches follow each other in the sequence.
+at::Tensor in_sequence_order(const at::Tensor& values, int64_t dimension, const at::Tensor& tower_row);
 bool is_vision_signal(const Signal& signal);
 at::Tensor compute_signal(const Signal& signal, const VisionState& state);
+// Keys of one layer, heads concatenated, a row for each of the tower's rows without class rows: [rows, d_v]. A merged
+// token has the keys of its patches behind each other, [rows, merge_size²·d_v].
+at::Tensor vision_keys(const VisionConfig& config, const VisionLayerTrace& trace);
 
 // Multiply-adds times two that the decoder signal costs beyond the plain pass.
 double signal_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout);

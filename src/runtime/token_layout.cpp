@@ -252,11 +252,11 @@ std::optional<PixelBox> PromptLayout::pixel_box(int64_t source_index) const {
   if (source_index < 0 || behind == segments.begin()) return std::nullopt;
   const Segment& s = *(behind - 1);
   if (s.kind != Kind::kPatches || source_index >= s.end) return std::nullopt;
-  const ImageShape& image = images[s.image];
-  if (s.crop >= std::ssize(image.crop_boxes)) return std::nullopt;
-  const PixelBox& box = image.crop_boxes[s.crop];
-  const double width = (box.x1 - box.x0) / double(image.grid.cols),
-               height = (box.y1 - box.y0) / double(image.grid.rows);
+  const ImageShape& shape = images[s.image];
+  if (s.crop >= std::ssize(shape.crop_boxes)) return std::nullopt;
+  const PixelBox& box = shape.crop_boxes[s.crop];
+  const double width = (box.x1 - box.x0) / double(shape.grid.cols),
+               height = (box.y1 - box.y0) / double(shape.grid.rows);
   const double x = box.x0 + width * double(s.origin.cols + (source_index - s.begin) % s.grid.cols),
                y = box.y0 + height * double(s.origin.rows + (source_index - s.begin) / s.grid.cols);
   return PixelBox{x, y, x + width, y + height};
