@@ -50,24 +50,37 @@ VisionFeatures run_tower(const LoadedModel& model, const ImagePlan& plan, const 
   return {of_crops.patches.flatten(0, 1), of_crops.classes};
 }
 
+template <typename Look>
+VisionFeatures remembered(SeenPictures& seen, const SeenPictures::key_type& picture, const Look& look) {
+  const auto found = seen.find(picture);
+  return found != seen.end() ? found->second : seen.emplace(picture, look()).first->second;
+}
+
 VisionState run_vision(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks) {
   VisionState state{.config = model.config.vision, .traces = {}, .features = {}, .classes = {}, .tower_row = {}};
   const int num_layers = vision_layers_to_run(model, sequence, hooks);
   std::vector<at::Tensor> patches, classes;
   const size_t images = sequence.prompt.images.size();
+  const bool is_watched = hooks.on_vision_layer || std::ranges::any_of(sequence.walk.needs(), [](const Signal& s) {
+                            return !vision_layers_read(s).empty();
+                          });
   for (size_t i = 0; i < images; ++i) {
     if (hooks.should_cancel && hooks.should_cancel()) throw Cancelled();
-    const at::Tensor pixels = pixels_for(model, sequence, hooks, i);
-    if (hooks.on_pixels) hooks.on_pixels(pixels);
+    const ImagePlan& plan = sequence.prompt.plans[i];
     const auto observe = [&](const VisionLayerTrace& trace) {
       if (reads_vision_layer(sequence, trace.layer)) state.traces[trace.layer].push_back(trace);
-      if (hooks.on_vision_layer) hooks.on_vision_layer(i, sequence.prompt.plans[i], trace);
+      if (hooks.on_vision_layer) hooks.on_vision_layer(i, plan, trace);
     };
-    const bool is_watched = hooks.on_vision_layer || std::ranges::any_of(sequence.walk.needs(), [](const Signal& s) {
-                              return !vision_layers_read(s).empty();
-                            });
-    const VisionFeatures features = run_tower(model, sequence.prompt.plans[i], pixels.to(model.device), num_layers,
-                                              is_watched ? VisionObserver(observe) : VisionObserver());
+    const auto look = [&] {
+      const at::Tensor pixels = pixels_for(model, sequence, hooks, i);
+      if (hooks.on_pixels) hooks.on_pixels(pixels);
+      return run_tower(model, plan, pixels.to(model.device), num_layers,
+                       is_watched ? VisionObserver(observe) : VisionObserver());
+    };
+    const bool may_remember = hooks.seen && !is_watched && !hooks.on_pixels && !hooks.pixel_values.defined();
+    const VisionFeatures features =
+        may_remember ? remembered(*hooks.seen, {sequence.prompt.images[i].image.get(), plan.pixel_shape}, look)
+                     : look();
     patches.push_back(features.patches);
     if (features.classes.defined()) classes.push_back(features.classes);
     if (hooks.on_progress) hooks.on_progress("encode", static_cast<int64_t>(i) + 1, static_cast<int64_t>(images));

@@ -4,6 +4,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <utility>
+#include <vector>
 
 #include "espalier/generation.h"
 #include "model/vision_tower.h"
@@ -14,6 +17,10 @@ namespace espalier {
 
 // Thrown inside the runtime when a callback asks to cancel; becomes FinishReason::kCancelled.
 struct Cancelled {};
+
+// The tower's output for pictures that a caller asks about more than once, under other policies or in other prompts.
+// A picture is known by its address and by what is made of it. The caller keeps the pictures alive.
+using SeenPictures = std::map<std::pair<const Image*, std::vector<int64_t>>, VisionFeatures>;
 
 struct EncodeHooks {
   CancelCheck should_cancel;
@@ -27,6 +34,8 @@ struct EncodeHooks {
   // [image tokens, d] as they enter the sequence, row breaks among them.
   std::function<void(const at::Tensor& image_tokens)> on_image_tokens;
   at::Tensor pixel_values = {};  // a batch in place of the pictures' own
+  // Read and filled where nobody looks into the tower: then encode times leave out pictures that were seen before.
+  SeenPictures* seen = nullptr;
 };
 
 // Fills sequence.hidden, and encode and select times.
