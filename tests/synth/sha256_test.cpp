@@ -24,6 +24,12 @@ TEST(Sha256, PublishedVectors) {
   EXPECT_EQ(hash(std::string(1'000'000, 'a')), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
+// The longest text whose length still fits its block, and a full block (Python's hashlib).
+TEST(Sha256, EdgesOfABlock) {
+  EXPECT_EQ(hash(std::string(55, 'a')), "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
+  EXPECT_EQ(hash(std::string(64, 'a')), "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb");
+}
+
 TEST(Sha256, PiecesDoNotMatter) {
   const std::string text(300, 'x');
   for (size_t cut = 0; cut <= text.size(); cut += 13) {
