@@ -41,6 +41,8 @@ mapfile -t model < <(files src/model)
 mapfile -t pruning < <(files src/pruning)
 mapfile -t runtime < <(files src/runtime)
 mapfile -t synth < <(files src/synth)
+mapfile -t conformance < <(files src/conformance)
+mapfile -t inspect < <(files src/inspect)
 mapfile -t cli < <(files src/cli)
 mapfile -t training < <(files src/training)
 mapfile -t kernels < <(files kernels)
@@ -57,7 +59,9 @@ own_includes 'pruning knows decisions: pruning/ and public headers' 'pruning/|es
 own_includes 'runtime joins io, model, pruning; nothing above it' '(runtime|io|model|pruning|kernels)/|espalier/' "${runtime[@]}"
 own_includes 'synth draws and words: synth/, io for its files, the random generator' \
   '(synth|io)/|pruning/split_mix64\.h|espalier/' "${synth[@]}"
-own_includes 'cli asks runtime; io for its files' '(cli|runtime|io|synth)/|model/config\.h|espalier/' "${cli[@]}"
+own_includes 'conformance plays a runtime to policies' '(conformance|runtime)/|espalier/' "${conformance[@]}"
+own_includes 'inspect draws what runtime tells' '(inspect|runtime|io)/|espalier/' "${inspect[@]}"
+own_includes 'cli asks runtime; io for its files' '(cli|runtime|inspect|io|synth)/|model/config\.h|espalier/' "${cli[@]}"
 own_includes 'training stands beside runtime' '(training|synth|runtime|io|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/ and ops.h' 'kernels/|espalier/ops\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"

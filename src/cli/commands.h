@@ -20,6 +20,7 @@ Run add_tokenize(CLI::App& app);
 Run add_policies(CLI::App& app);
 Run add_record(CLI::App& app);
 Run add_replay(CLI::App& app);
+Run add_inspect(CLI::App& app);
 Run add_bench(CLI::App& app);
 
 }  // namespace espalier::cli

@@ -2,6 +2,7 @@
 #include <CLI/App.hpp>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -10,11 +11,11 @@
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
 #include "cli/prompt_options.h"
-#include "cli/result_json.h"
 #include "cli/stats_text.h"
 #include "cli/terminal_progress.h"
 #include "runtime/engine_impl.h"
 #include "runtime/record.h"
+#include "runtime/result_json.h"
 #include "runtime/stopwatch.h"
 
 namespace espalier::cli {
@@ -110,7 +111,7 @@ ExitStatus generate(const GenerateOptions& options) {
   if (!options.json) print("\n");
   if (result.finish_reason == FinishReason::kCancelled) return kInterrupted;
   result.stats.encode_ms += reading.milliseconds();  // pictures were decoded before the engine saw them
-  if (options.json) print(result_json(result) + "\n");
+  if (options.json) print(to_line(to_json(result)) + "\n");
   if (options.stats) std::fputs(stats_text(result.stats).c_str(), stderr);
   return kDone;
 }
@@ -121,6 +122,7 @@ Run add_generate(CLI::App& app) {
   const auto options = std::make_shared<GenerateOptions>();
   add_model_options(app, options->model);
   add_prompt_options(app, options->prompt);
+  add_policy_option(app, options->prompt);
   add_sampling_options(app, options->generation);
   add_output_options(app, *options);
   app.footer(

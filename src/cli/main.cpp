@@ -25,6 +25,7 @@ struct Command {
 
 constexpr Command kCommands[] = {
     {"generate", "Answer a prompt about pictures, with visual tokens pruned by a policy", add_generate},
+    {"inspect", "Show which visual tokens policies keep, as one HTML page", add_inspect},
     {"tokenize", "Turn texts into token ids and back", add_tokenize},
     {"policies", "List the pruning policies with their options", add_policies},
     {"record", "Run a prompt and write what policies read: attention, hidden states, layout", add_record},

@@ -33,25 +33,6 @@ void take_into(CLI::App& app, const char* name, std::optional<std::string>& into
       ->type_name(type);
 }
 
-Prompt read_prompt(const PromptOptions& options) {
-  const int given = options.prompt.has_value() + options.raw_prompt.has_value() + options.chat.has_value();
-  if (given != 1)
-    throw Error("exactly one of --prompt, --raw-prompt and --chat is needed, got " + std::to_string(given));
-  if (options.chat) {
-    if (!options.images.empty()) throw Error("--image: with --chat the pictures are named in the messages file");
-    return read_chat(*options.chat);
-  }
-  std::vector<ImagePart> images;
-  for (const std::string& file : options.images)
-    images.push_back({.image = std::make_shared<const Image>(read_image(file)), .pin_all = false, .pins = {}});
-  if (options.raw_prompt)
-    return RawPrompt{.text = *options.raw_prompt, .images = std::move(images), .example_begins = {}};
-  Message turn{.role = "user", .content = {}};
-  for (ImagePart& image : images) turn.content.emplace_back(std::move(image));
-  turn.content.emplace_back(TextPart{*options.prompt});
-  return Chat{{std::move(turn)}};
-}
-
 }  // namespace
 
 void add_model_options(CLI::App& app, ModelOptions& options) {
@@ -97,16 +78,39 @@ void add_prompt_options(CLI::App& app, PromptOptions& options) {
             "Conversation in JSON: [{\"role\", \"content\": [{\"type\": \"image\", \"path\"}, {\"type\": \"text\", "
             "\"text\"}]}, …]; paths are "
             "relative to the file, earlier user and assistant turns are in-context examples");
+}
+
+void add_policy_option(CLI::App& app, PromptOptions& options) {
   app.add_option("--policy", options.policy,
                  "Which visual tokens to drop, NAME or NAME:OPTION=VALUE,…; see espalier policies")
       ->capture_default_str()
       ->type_name("SPEC");
+  add_plugin_option(app, options.plugins);
+}
+
+Prompt read_prompt(const PromptOptions& options) {
+  const int given = options.prompt.has_value() + options.raw_prompt.has_value() + options.chat.has_value();
+  if (given != 1)
+    throw Error("exactly one of --prompt, --raw-prompt and --chat is needed, got " + std::to_string(given));
+  if (options.chat) {
+    if (!options.images.empty()) throw Error("--image: with --chat the pictures are named in the messages file");
+    return read_chat(*options.chat);
+  }
+  std::vector<ImagePart> images;
+  for (const std::string& file : options.images)
+    images.push_back({.image = std::make_shared<const Image>(read_image(file)), .pin_all = false, .pins = {}});
+  if (options.raw_prompt)
+    return RawPrompt{.text = *options.raw_prompt, .images = std::move(images), .example_begins = {}};
+  Message turn{.role = "user", .content = {}};
+  for (ImagePart& image : images) turn.content.emplace_back(std::move(image));
+  turn.content.emplace_back(TextPart{*options.prompt});
+  return Chat{{std::move(turn)}};
 }
 
 Request read_request(const PromptOptions& options) {
   Request request;
   request.policy = options.policy;
-  request.custom = make_policy(options.policy);
+  request.custom = read_policy(options.plugins, options.policy);
   request.prompt = read_prompt(options);
   return request;
 }

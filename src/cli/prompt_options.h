@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/policy_options.h"
 #include "espalier/engine.h"
 #include "espalier/generation.h"
 
@@ -33,10 +34,14 @@ struct PromptOptions {
   std::vector<std::string> images;
   std::optional<std::string> prompt, raw_prompt, chat;
   std::string policy = "none";
+  PluginOptions plugins;
 };
-void add_prompt_options(CLI::App& app, PromptOptions& options);
+void add_prompt_options(CLI::App& app, PromptOptions& options);  // all but the policy
+void add_policy_option(CLI::App& app, PromptOptions& options);
 
-// Reads the pictures and checks the policy. Throws Error before a model is loaded.
+// Reads the pictures.
+Prompt read_prompt(const PromptOptions& options);
+// The same with the policy, which is checked first. Throws Error before a model is loaded.
 Request read_request(const PromptOptions& options);
 
 // Cancels on Ctrl-C and draws progress.

@@ -51,6 +51,7 @@ Run add_record(CLI::App& app) {
   const auto options = std::make_shared<RecordOptions>();
   add_model_options(app, options->model);
   add_prompt_options(app, options->prompt);
+  add_policy_option(app, options->prompt);
   app.add_option("--signals", options->files.signals, "Tensors to write, safetensors")->required()->type_name("FILE");
   app.add_option("--layout", options->files.layout, "Layout of the sequence to write, JSON")
       ->required()

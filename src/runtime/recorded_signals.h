@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "espalier/pruning.h"
 
@@ -17,6 +18,9 @@ class RecordedSignals {
  public:
   // Throws Error when the file is not safetensors with float32 arrays of the layout's length.
   RecordedSignals(const std::filesystem::path& file, const PromptLayout& prompt);
+  // Arrays that were never in a file, on any device; `name` stands in errors.
+  RecordedSignals(std::map<std::string, at::Tensor> arrays, std::string name)
+      : file_(std::move(name)), arrays_(std::move(arrays)) {}
 
   // Widths, heads and towers as far as the arrays show them.
   void complete(ModelFacts& model) const;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/result_json.h"
+#include "runtime/result_json.h"
 
 #include <nlohmann/json.hpp>
 
 #include "runtime/points_json.h"
 
-namespace espalier::cli {
+namespace espalier {
 
 namespace {
 
@@ -27,7 +27,9 @@ const char* name_of(FinishReason reason) {
   return "";
 }
 
-Json stats_json(const Stats& stats) {
+}  // namespace
+
+Json to_json(const Stats& stats) {
   Json kernels = Json::object();
   for (const auto& [op, kernel] : stats.kernels) kernels[op] = kernel;
   return {{"prompt_tokens", stats.prompt_tokens},
@@ -52,21 +54,21 @@ Json stats_json(const Stats& stats) {
           {"kernels", kernels}};
 }
 
-}  // namespace
-
-std::string result_json(const Result& result) {
+Json to_json(const Result& result) {
   Json points = Json::array();
   for (const PointTrace& point : result.points) points.push_back(to_json(point));
-  const Json json = {{"text", result.text},
-                     {"token_ids", result.token_ids},
-                     {"finish_reason", name_of(result.finish_reason)},
-                     {"prompt_token_ids", result.prompt_token_ids},
-                     {"prompt", result.prompt},
-                     {"points", points},
-                     {"kept", result.kept},
-                     {"stats", stats_json(result.stats)}};
-  // A stop string of the caller's may cut a character in two.
+  return {{"text", result.text},
+          {"token_ids", result.token_ids},
+          {"finish_reason", name_of(result.finish_reason)},
+          {"prompt_token_ids", result.prompt_token_ids},
+          {"prompt", result.prompt},
+          {"points", points},
+          {"kept", result.kept},
+          {"stats", to_json(result.stats)}};
+}
+
+std::string to_line(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-}  // namespace espalier::cli
+}  // namespace espalier

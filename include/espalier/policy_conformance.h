@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// A test kit for policies of one's own: the properties of policy_properties.h as cases of GoogleTest, which it needs.
+// Include it in one .cpp of a test program and name the policies:
+//
+//   INSTANTIATE_TEST_SUITE_P(Mine, espalier::PolicyConformance, testing::Values(espalier::ConformingPolicy{
+//       .name = "mine", .make = [](espalier::Fraction keep_ratio) { return std::make_shared<Mine>(keep_ratio); }}),
+//       espalier::conforming_policy_name);
+//
+// Espalier's own tests run it for every built-in policy.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "espalier/policy_properties.h"
+
+namespace espalier {
+
+inline std::string conforming_policy_name(const testing::TestParamInfo<ConformingPolicy>& info) {
+  return info.param.name;
+}
+
+class PolicyConformance : public testing::TestWithParam<ConformingPolicy> {};
+
+TEST_P(PolicyConformance, KeepsTokensThatAreThere) {
+  EXPECT_EQ(conformance::keeps_tokens_that_are_there(GetParam()), "");
+}
+TEST_P(PolicyConformance, KeepsText) {
+  EXPECT_EQ(conformance::keeps_text(GetParam()), "");
+}
+TEST_P(PolicyConformance, KeepsTheShare) {
+  if (!GetParam().keeps_the_share) GTEST_SKIP() << "the policy does not promise it";
+  EXPECT_EQ(conformance::keeps_the_share(GetParam()), "");
+}
+TEST_P(PolicyConformance, KeepsAllAtOne) {
+  if (!GetParam().keeps_all_at_one) GTEST_SKIP() << "the policy does not promise it";
+  EXPECT_EQ(conformance::keeps_all_at_one(GetParam()), "");
+}
+TEST_P(PolicyConformance, KeepsPinned) {
+  if (!GetParam().keeps_pinned) GTEST_SKIP() << "the policy does not promise it";
+  EXPECT_EQ(conformance::keeps_pinned(GetParam()), "");
+}
+TEST_P(PolicyConformance, TreatsImagesAlike) {
+  if (!GetParam().treats_images_alike) GTEST_SKIP() << "the policy does not promise it";
+  EXPECT_EQ(conformance::treats_images_alike(GetParam()), "");
+}
+TEST_P(PolicyConformance, WorksWithoutImages) {
+  EXPECT_EQ(conformance::works_without_images(GetParam()), "");
+}
+TEST_P(PolicyConformance, WorksWithOneToken) {
+  EXPECT_EQ(conformance::works_with_one_token(GetParam()), "");
+}
+TEST_P(PolicyConformance, WorksWithSixteenImages) {
+  EXPECT_EQ(conformance::works_with_sixteen_images(GetParam()), "");
+}
+TEST_P(PolicyConformance, WorksWithTiles) {
+  EXPECT_EQ(conformance::works_with_tiles(GetParam()), "");
+}
+TEST_P(PolicyConformance, WorksWithEqualTokens) {
+  EXPECT_EQ(conformance::works_with_equal_tokens(GetParam()), "");
+}
+TEST_P(PolicyConformance, RepeatsItself) {
+  EXPECT_EQ(conformance::repeats_itself(GetParam()), "");
+}
+TEST_P(PolicyConformance, AgreesOnCuda) {
+  const std::optional<std::string> wrong = conformance::agrees_on_cuda(GetParam());
+  if (!wrong) GTEST_SKIP() << "no CUDA device";
+  EXPECT_EQ(*wrong, "");
+}
+
+}  // namespace espalier

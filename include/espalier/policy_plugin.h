@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// A policy of one's own in a shared object, for programs that take policies by name: `--policy-plugin F.so` of the
+// command line, or PolicyPlugin::load in a program. A program that has the class itself needs none of this: it sets
+// Request::custom.
+//
+// The plugin is one file:
+//   class Mine final : public espalier::PruningPolicy { … };
+//   ESPALIER_POLICY_PLUGIN("mine", [](std::span<const espalier::PluginOption> options) -> espalier::PolicyPtr { … })
+// built as a module against the same Espalier and libtorch (examples/keep_centre_policy.cpp).
+#pragma once
+
+#include <torch/headeronly/version.h>
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "espalier/pruning.h"
+
+// Raised whenever pruning.h or token_layout.h changes in a way that a built plugin would not survive.
+#define ESPALIER_POLICY_INTERFACE "1"
+
+namespace espalier {
+
+// One `name=value` of the spec string, in the order written.
+struct PluginOption {
+  std::string name;
+  std::string value;
+};
+
+// Makes the policy. Throws Error for an option that it does not know or a value out of range.
+using PluginFactory = PolicyPtr (*)(std::span<const PluginOption> options);
+
+// What a plugin and the library that loads it must have in common: neither has a binary interface that outlives it.
+#define ESPALIER_PLUGIN_BUILT_FOR "policy interface " ESPALIER_POLICY_INTERFACE ", libtorch " TORCH_VERSION
+
+class PolicyPlugin {
+ public:
+  // Throws Error when the file cannot be loaded, is no plugin, or was built for another interface or libtorch: it is
+  // then not asked anything more.
+  static PolicyPlugin load(const std::filesystem::path& file);
+
+  std::string_view name() const;
+  // `name` or `name:option=value,…`. The shared object stays loaded as long as a policy of it lives. Throws Error for
+  // another name, and what the plugin throws.
+  PolicyPtr make(std::string_view spec) const;
+
+ private:
+  struct Library;
+  explicit PolicyPlugin(std::shared_ptr<const Library> library) : library_(std::move(library)) {}
+  std::shared_ptr<const Library> library_;
+};
+
+}  // namespace espalier
+
+// Exports a policy. Once in a shared object.
+#define ESPALIER_POLICY_PLUGIN(NAME, ...)                                                                            \
+  extern "C" __attribute__((visibility("default"))) const char* espalier_plugin_built_for() {                        \
+    return ESPALIER_PLUGIN_BUILT_FOR;                                                                                \
+  }                                                                                                                  \
+  extern "C" __attribute__((visibility("default"))) const char* espalier_plugin_name() {                             \
+    return NAME;                                                                                                     \
+  }                                                                                                                  \
+  extern "C" __attribute__((visibility("default"))) void espalier_plugin_factory(espalier::PluginFactory* factory) { \
+    *factory = __VA_ARGS__;                                                                                          \
+  }

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/App.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/number_option.h"
+#include "cli/prompt_options.h"
+#include "cli/terminal_progress.h"
+#include "espalier/pruning.h"
+#include "inspect/page.h"
+#include "inspect/traced_run.h"
+#include "io/output_file.h"
+#include "runtime/engine_impl.h"
+
+namespace espalier::cli {
+
+namespace {
+
+struct InspectOptions {
+  ModelOptions model;
+  PromptOptions prompt;
+  std::vector<std::string> policies;
+  int64_t max_new_tokens = 32;
+  std::filesystem::path out;
+};
+
+std::vector<ImagePart> images_of(const Prompt& prompt) {
+  if (const auto* raw = std::get_if<RawPrompt>(&prompt)) return raw->images;
+  std::vector<ImagePart> images;
+  for (const Message& message : std::get<Chat>(prompt).messages)
+    for (const Part& part : message.content)
+      if (const auto* image = std::get_if<ImagePart>(&part)) images.push_back(*image);
+  return images;
+}
+
+ExitStatus inspect(const InspectOptions& options) {
+  check_output_folder(options.out);
+  Request request;
+  std::vector<PolicyPtr> policies;  // all of them checked before any work
+  for (const std::string& spec : options.policies) policies.push_back(read_policy(options.prompt.plugins, spec));
+  request.prompt = read_prompt(options.prompt);
+  request.options.max_new_tokens = options.max_new_tokens;
+  request.options.greedy = true;
+  catch_interrupts();
+  TerminalProgress progress;
+  const Engine engine = load_engine(options.model, progress);
+  std::vector<InspectedRun> runs;
+  for (size_t i = 0; i < policies.size(); ++i) {
+    request.policy = options.policies[i];
+    request.custom = policies[i];
+    runs.push_back(traced_run(engine.impl().model, request, watch(progress)));
+    if (runs.back().result.finish_reason == FinishReason::kCancelled) return kInterrupted;
+  }
+  progress.clear();
+  OutputFile file(options.out);
+  file.write(inspect_page(
+      {.model = engine.folder().filename().string(), .version = ESPALIER_VERSION, .images = images_of(request.prompt)},
+      runs));
+  file.commit();
+  std::fprintf(stderr, "wrote %s\n", options.out.c_str());
+  return kDone;
+}
+
+}  // namespace
+
+Run add_inspect(CLI::App& app) {
+  const auto options = std::make_shared<InspectOptions>();
+  add_model_options(app, options->model);
+  add_prompt_options(app, options->prompt);
+  app.add_option("--policy", options->policies,
+                 "Which visual tokens to drop; several are shown side by side (see espalier policies)")
+      ->required()
+      ->allow_extra_args(false)
+      ->type_name("SPEC");
+  add_plugin_option(app, options->prompt.plugins);
+  add_integer(
+      app, "--max-new-tokens", {0, 1'000'000'000}, [options](int64_t n) { options->max_new_tokens = n; },
+      "Longest answer, in tokens (32)");
+  app.add_option("--out", options->out, "HTML page to write; it needs no other file and no network")
+      ->required()
+      ->type_name("FILE");
+  app.footer(
+      "Answers are greedy. The page shows each picture with the tokens kept and dropped at every point, their scores,\n"
+      "budgets by picture and layer, and position ids.\n\n"
+      "  espalier inspect --chat messages.json --policy catp:keep_ratio=2/9 --policy fastv:keep_ratio=2/9 --out "
+      "kept.html");
+  return [options] { return inspect(*options); };
+}
+
+}  // namespace espalier::cli

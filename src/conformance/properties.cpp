@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/ones_like.h>
+
+#include <algorithm>
+#include <exception>
+#include <numeric>
+#include <utility>
+
+#include "conformance/made_up_run.h"
+#include "espalier/policy_properties.h"
+#include "runtime/policy_walk.h"
+#include "runtime/recorded_signals.h"
+
+namespace espalier {
+
+ModelFacts conformance_model() {
+  return {.num_layers = 8,
+          .hidden_size = 16,
+          .num_heads = 4,
+          .num_kv_heads = 2,
+          .head_dim = 4,
+          .intermediate_size = 32,
+          .sliding_window = 0,
+          .has_mrope = false,
+          .vision_layers = 4,
+          .vision_feature_layer = 2,
+          .vision_heads = 2,
+          .vision_hidden_size = 8,
+          .has_class_token = true,
+          .has_text_tower = true};
+}
+
+namespace conformance {
+
+namespace {
+
+using Tokens = std::vector<int64_t>;
+
+constexpr Fraction kHalf{1, 2}, kThird{1, 3}, kTwoThirds{2, 3}, kOne{1, 1};
+
+std::string text_of(const Tokens& tokens) {
+  std::string text = "{";
+  for (const int64_t t : tokens) text += (text.size() > 1 ? " " : "") + std::to_string(t);
+  return text + "}";
+}
+
+std::string site_of(const PointTrace& point) {
+  return point.site + (point.layer >= 0 ? " " + std::to_string(point.layer) : "");
+}
+
+// A policy on its way through a made-up run.
+class Walk {
+ public:
+  Walk(PolicyPtr policy, const ModelFacts& model, const MadeUpRun& run)
+      : walk_(std::move(policy), model, run.prompt), signals_(run.arrays, "made-up signals") {}
+
+  bool step() {
+    const ActPoint* point = walk_.next();
+    if (!point) return false;
+    std::vector<at::Tensor> answers;
+    for (const Signal& signal : walk_.needs()) answers.push_back(signals_.compute(signal, *point, walk_.layout()));
+    walk_.act(answers);
+    return true;
+  }
+  Walk& finish() {
+    while (step()) {
+    }
+    return *this;
+  }
+  const TokenLayout& layout() const { return walk_.layout(); }
+  std::vector<PointTrace> trace() const { return walk_.trace(false); }
+  // Source indices of the image tokens at the end; those of a cache are not counted, they stay in the stream.
+  Tokens kept() const { return walk_.kept_sources(); }
+
+ private:
+  PolicyWalk walk_;
+  RecordedSignals signals_;
+};
+
+Walk walk(const ConformingPolicy& policy, Fraction ratio, const MadeUpRun& run) {
+  return {policy.make(ratio), policy.model, run};
+}
+
+// A property runs code of the user's, which may throw: that too is an answer.
+template <typename Property>
+std::string answer(Property&& property) {
+  try {
+    return property();
+  } catch (const std::exception& error) {
+    const std::string message = error.what();
+    return "it threw: " + message.substr(0, message.find('\n'));
+  }
+}
+
+std::vector<MadeUpPrompt> usual_prompts() {
+  return {{.images = {{3, 3}}}, {.images = {{3, 3}, {2, 5}, {4, 4}}}, {.images = {{6, 6}, {6, 6}}}};
+}
+
+Tokens lists_of(const PointTrace& point, size_t head) {
+  return point.kept_per_head.empty() ? point.kept : point.kept_per_head[head];
+}
+
+std::string check_point(const PointTrace& point, const Tokens& before) {
+  for (size_t head = 0; head < std::max<size_t>(1, point.kept_per_head.size()); ++head) {
+    const Tokens kept = lists_of(point, head);
+    if (!std::is_sorted(kept.begin(), kept.end(), std::less_equal<>()))
+      return site_of(point) + ": kept tokens are not ascending and different: " + text_of(kept);
+    if (!std::includes(before.begin(), before.end(), kept.begin(), kept.end()))
+      return site_of(point) + ": kept " + text_of(kept) + ", but before the point there were " + text_of(before);
+  }
+  return "";
+}
+
+Tokens patches_of(const PromptLayout& prompt, bool with_row_breaks) {
+  Tokens tokens;
+  for (const Segment& s : prompt.segments)
+    if (s.kind == Segment::Kind::kPatches || (with_row_breaks && s.kind == Segment::Kind::kRowBreak))
+      for (int64_t t = s.begin; t < s.end; ++t) tokens.push_back(t);
+  return tokens;
+}
+
+std::string check_walk(const ConformingPolicy& policy, Fraction ratio, const MadeUpRun& run) {
+  const PolicyPtr made = policy.make(ratio);
+  Walk walked(made, policy.model, run);
+  Tokens before = patches_of(*run.prompt, made->row_breaks_compete());
+  for (const PointTrace& point : walked.finish().trace()) {
+    if (std::string wrong = check_point(point, before); !wrong.empty()) return wrong;
+    if (point.kept_per_head.empty()) before = point.kept;
+  }
+  return "";
+}
+
+int64_t rounded_up(Fraction ratio, int64_t n) {
+  return (ratio.num * n + ratio.den - 1) / ratio.den;
+}
+
+std::string compare(const std::vector<PointTrace>& a, const std::vector<PointTrace>& b) {
+  if (a.size() != b.size())
+    return "it acted at " + std::to_string(a.size()) + " points, then at " + std::to_string(b.size());
+  for (size_t i = 0; i < a.size(); ++i)
+    for (size_t head = 0; head < std::max<size_t>(1, a[i].kept_per_head.size()); ++head)
+      if (lists_of(a[i], head) != lists_of(b[i], head))
+        return site_of(a[i]) + ": it kept " + text_of(lists_of(a[i], head)) + ", then " + text_of(lists_of(b[i], head));
+  return "";
+}
+
+std::string works_with(const ConformingPolicy& policy, const MadeUpPrompt& prompt) {
+  return answer([&] {
+    for (const Fraction ratio : {kThird, kHalf, kOne})
+      if (std::string wrong = check_walk(policy, ratio, make_up_run(policy.model, prompt, 5)); !wrong.empty())
+        return wrong;
+    return std::string();
+  });
+}
+
+}  // namespace
+
+std::string keeps_tokens_that_are_there(const ConformingPolicy& policy) {
+  for (const MadeUpPrompt& prompt : usual_prompts())
+    if (std::string wrong = works_with(policy, prompt); !wrong.empty()) return wrong;
+  return "";
+}
+
+std::string keeps_text(const ConformingPolicy& policy) {
+  return answer([&] {
+    for (const MadeUpPrompt& prompt : usual_prompts()) {
+      const MadeUpRun run = make_up_run(policy.model, prompt, 2);
+      Walk walked = walk(policy, kThird, run);
+      const auto texts = [](const at::Tensor& kind) {
+        return (kind == static_cast<int64_t>(Segment::Kind::kText)).sum().item<int64_t>();
+      };
+      const int64_t before = texts(run.prompt->kind), after = texts(walked.finish().layout().kind);
+      if (before != after) return std::to_string(before) + " tokens of text became " + std::to_string(after);
+    }
+    return std::string();
+  });
+}
+
+std::string keeps_the_share(const ConformingPolicy& policy) {
+  return answer([&] {
+    for (const MadeUpPrompt& prompt : usual_prompts())
+      for (const Fraction ratio : {kThird, kHalf, kTwoThirds}) {
+        const MadeUpRun run = make_up_run(policy.model, prompt, 3);
+        int64_t budget = 0;
+        for (size_t i = 0; i < prompt.images.size(); ++i)
+          budget += rounded_up(ratio, run.prompt->num_patches(static_cast<int>(i)));
+        Walk walked = walk(policy, ratio, run);
+        const int64_t left = walked.finish().layout().num_image_tokens();
+        if (left > budget)
+          return "keep_ratio " + std::to_string(ratio.num) + "/" + std::to_string(ratio.den) + ": " +
+                 std::to_string(left) + " image tokens are left, the share is " + std::to_string(budget);
+      }
+    return std::string();
+  });
+}
+
+std::string keeps_all_at_one(const ConformingPolicy& policy) {
+  return answer([&] {
+    for (const MadeUpPrompt& prompt : usual_prompts()) {
+      const MadeUpRun run = make_up_run(policy.model, prompt, 4);
+      Walk walked = walk(policy, kOne, run);
+      const TokenLayout& layout = walked.finish().layout();
+      if (layout.num_tokens() != run.prompt->num_tokens || walked.kept() != patches_of(*run.prompt, false))
+        return "keep_ratio 1 left " + std::to_string(layout.num_tokens()) + " of " +
+               std::to_string(run.prompt->num_tokens) + " tokens";
+    }
+    return std::string();
+  });
+}
+
+std::string keeps_pinned(const ConformingPolicy& policy) {
+  return answer([&] {
+    // 2 words, 9 patches, 3 words, 9 patches, 3 words.
+    const MadeUpPrompt prompt{.images = {{3, 3}, {3, 3}}, .pinned = {2, 10, 14, 21}};
+    for (uint64_t seed = 1; seed < 9; ++seed) {
+      Walk walked = walk(policy, kTwoThirds, make_up_run(policy.model, prompt, seed));
+      const Tokens kept = walked.finish().kept();
+      for (const int64_t t : prompt.pinned)
+        if (!std::ranges::binary_search(kept, t)) return "the pinned token " + std::to_string(t) + " was dropped";
+    }
+    return std::string();
+  });
+}
+
+std::string treats_images_alike(const ConformingPolicy& policy) {
+  return answer([&] {
+    const MadeUpPrompt prompt{.images = {{3, 3}, {3, 3}, {2, 4}}};
+    constexpr int64_t kFirst = MadeUpPrompt::kSystemTokens, kLength = 9 + MadeUpPrompt::kTextTokens;
+    for (uint64_t seed = 1; seed < 5; ++seed) {
+      const MadeUpRun run = make_up_run(policy.model, prompt, seed);
+      Tokens where(run.prompt->num_tokens);
+      std::iota(where.begin(), where.end(), 0);
+      for (int64_t t = kFirst; t < kFirst + kLength; ++t) std::swap(where[t], where[t + kLength]);
+      Tokens expected = walk(policy, kThird, run).finish().kept();
+      for (int64_t& t : expected) t = where[t];
+      std::ranges::sort(expected);
+      const Tokens kept = walk(policy, kThird, moved(run, where)).finish().kept();
+      if (kept != expected)
+        return "with two images in each other's place it kept " + text_of(kept) + ", expected " + text_of(expected);
+    }
+    return std::string();
+  });
+}
+
+std::string works_without_images(const ConformingPolicy& policy) {
+  return answer([&] {
+    const MadeUpRun run = make_up_run(policy.model, {.images = {}}, 6);
+    Walk walked = walk(policy, kHalf, run);
+    const int64_t left = walked.finish().layout().num_tokens();
+    return left == run.prompt->num_tokens ? "" : std::to_string(left) + " tokens are left of a prompt without images";
+  });
+}
+
+std::string works_with_one_token(const ConformingPolicy& policy) {
+  return works_with(policy, {.images = {{1, 1}}});
+}
+
+std::string works_with_sixteen_images(const ConformingPolicy& policy) {
+  return works_with(policy, {.images = std::vector<GridSize>(16, {2, 3})});
+}
+
+std::string works_with_tiles(const ConformingPolicy& policy) {
+  return works_with(policy, {.images = {{4, 4}, {4, 4}}, .has_tiles = true});
+}
+
+std::string works_with_equal_tokens(const ConformingPolicy& policy) {
+  return answer([&] {
+    for (const double value : {0.0, 1.0}) {
+      MadeUpRun run = make_up_run(policy.model, {.images = {{4, 4}, {4, 4}}}, 7);
+      for (auto& [name, array] : run.arrays) {
+        if (name.starts_with("attention.")) {
+          const at::Tensor seen = at::ones_like(array).tril();
+          array = seen / seen.sum(-1, /*keepdim=*/true);
+        } else {
+          array = at::full_like(array, value);
+        }
+      }
+      if (std::string wrong = check_walk(policy, kHalf, run); !wrong.empty()) return wrong;
+    }
+    return std::string();
+  });
+}
+
+std::string repeats_itself(const ConformingPolicy& policy) {
+  return answer([&] {
+    const MadeUpRun one = make_up_run(policy.model, {.images = {{4, 4}, {2, 3}}}, 8),
+                    other = make_up_run(policy.model, {.images = {{3, 5}}}, 9);
+    const PolicyPtr made = policy.make(kThird);
+    const auto alone = Walk(made, policy.model, one).finish().trace();
+    if (std::string wrong = compare(alone, Walk(made, policy.model, one).finish().trace()); !wrong.empty())
+      return "asked again: " + wrong;
+    Walk first(made, policy.model, one), second(made, policy.model, other);
+    for (bool goes_on = true; goes_on;) {
+      const bool stepped = first.step();
+      goes_on = second.step() || stepped;
+    }
+    const std::string wrong = compare(alone, first.trace());
+    return wrong.empty() ? wrong : "with another sequence beside it: " + wrong;
+  });
+}
+
+std::optional<std::string> agrees_on_cuda(const ConformingPolicy& policy) {
+  if (!at::hasCUDA()) return std::nullopt;
+  return answer([&] {
+    for (const MadeUpPrompt& prompt : usual_prompts()) {
+      const auto on = [&](at::Device device) {
+        return walk(policy, kThird, make_up_run(policy.model, prompt, 10, device)).finish().trace();
+      };
+      if (std::string wrong = compare(on(at::kCPU), on(at::kCUDA)); !wrong.empty()) return "CPU, then CUDA: " + wrong;
+    }
+    return std::string();
+  });
+}
+
+}  // namespace conformance
+}  // namespace espalier

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page of `espalier inspect`: one HTML file that needs nothing else, from the traces of one prompt under one or
+// more policies. The page itself is page.html beside this file; what is written into it is JSON:
+//   model, version, prompt; query_example;
+//   pictures: [{uri (PNG), example}];
+//   layouts: [{kind, image, crop, row, column, box (pixels of the picture; null for text), position_id [1 or 3][n]}],
+//   one entry a token before pruning (a policy that resizes pictures has a layout of its own); runs: [{policy, layout,
+//   text, kept, points (as in a replay result), stats}].
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "espalier/generation.h"
+#include "espalier/prompt.h"
+#include "espalier/token_layout.h"
+
+namespace espalier {
+
+struct InspectedRun {
+  std::string policy;  // as the user wrote it
+  std::shared_ptr<const PromptLayout> layout;
+  Result result;  // with traces
+};
+
+struct InspectedPrompt {
+  std::string model;
+  std::string version;
+  std::vector<ImagePart> images;
+};
+
+// `runs` is not empty. Throws Error when a picture cannot be encoded or its tokens have no place on it.
+std::string inspect_page(const InspectedPrompt& prompt, std::span<const InspectedRun> runs);
+
+}  // namespace espalier
