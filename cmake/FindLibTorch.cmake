@@ -71,5 +71,8 @@ if(LibTorch_FOUND)
     _libtorch_target(c10_cuda ${LibTorch_c10_cuda_LIBRARY})
     _libtorch_target(cuda ${LibTorch_torch_cuda_LIBRARY})
     target_link_libraries(LibTorch::cuda INTERFACE LibTorch::c10_cuda LibTorch::cpu)
+    # Its operators register themselves when it is loaded, and no symbol of ours asks for it: Ubuntu's linker, which keeps
+    # only what is asked for, would leave a program without CUDA and without a word.
+    target_link_options(LibTorch::cuda INTERFACE -Wl,--no-as-needed)
   endif()
 endif()

@@ -15,6 +15,7 @@
 #include "espalier/ops.h"
 #include "kernels/attention.h"
 #include "kernels/attention_arguments.h"
+#include "kernels/chosen_kernels.h"
 
 namespace espalier::kernels {
 
@@ -305,6 +306,7 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key,
   const AttentionInputs in{query, key,       value,  query_begin,    key_begin,    key_length,
                            scale, is_causal, window, query_position, key_position, key_weight};
   check_attention(in);
+  kernels::note_kernel("attention", attention_kernel_name(in));
   if (attention_needs_composed(in)) return attention_composed(in);
   const AttentionTensors tensors(in);
   const std::vector<kernels::AttentionSequence> sequences = attention_sequences(in);

@@ -14,6 +14,7 @@
 #include "espalier/ops.h"
 #include "kernels/attention.h"
 #include "kernels/attention_arguments.h"
+#include "kernels/chosen_kernels.h"
 
 namespace espalier::ops {
 namespace {
@@ -104,6 +105,7 @@ std::tuple<Tensor, Tensor> attention_cuda(const Tensor& query, const Tensor& key
   const AttentionInputs in{query, key,       value,  query_begin,    key_begin,    key_length,
                            scale, is_causal, window, query_position, key_position, key_weight};
   check_attention(in);
+  kernels::note_kernel("attention", attention_kernel_name(in));
   if (attention_needs_composed(in)) return attention_composed(in);
   const c10::cuda::CUDAGuard guard(query.device());
   const std::vector<AttentionSequence> sequences = attention_sequences(in);

@@ -6,6 +6,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/attention_growth_arguments.h"
+#include "kernels/meta_shapes.h"
 
 namespace espalier::kernels {
 
@@ -61,12 +62,15 @@ Tensor attention_growth_meta(const Tensor& query_lower, const Tensor& key_lower,
                              const Tensor& rows, const Tensor& row_begin, const Tensor& columns,
                              const Tensor& column_begin, double, bool, int64_t window, const OptionalTensor& position,
                              const OptionalTensor& hidden, const OptionalTensor& direction, double) {
-  kernels::check_probe_layer("attention_growth", query_lower, key_lower, lse_lower);
-  kernels::check_probe_layer("attention_growth", query_upper, key_upper, lse_upper);
-  kernels::check_probe_groups("attention_growth", query_lower, rows, row_begin, columns, column_begin, window,
-                              position);
-  kernels::check_growth(query_lower, key_lower, query_upper, key_upper, row_begin, hidden, direction);
-  return at::empty({columns.size(0)}, lse_lower.options());
+  if (has_plain_sizes(query_lower, key_lower, lse_lower, query_upper, key_upper, lse_upper, rows, row_begin, columns,
+                      column_begin, position, hidden, direction)) {
+    kernels::check_probe_layer("attention_growth", query_lower, key_lower, lse_lower);
+    kernels::check_probe_layer("attention_growth", query_upper, key_upper, lse_upper);
+    kernels::check_probe_groups("attention_growth", query_lower, rows, row_begin, columns, column_begin, window,
+                                position);
+    kernels::check_growth(query_lower, key_lower, query_upper, key_upper, row_begin, hidden, direction);
+  }
+  return at::empty_symint({columns.sym_size(0)}, lse_lower.options());
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "kernels/attention_growth.h"
 #include "kernels/attention_growth_arguments.h"
+#include "kernels/chosen_kernels.h"
 
 namespace espalier::ops {
 namespace {
@@ -21,6 +22,7 @@ at::Tensor attention_growth_cuda(const at::Tensor& query_lower, const at::Tensor
                                  double scale, bool relu_per_head, int64_t window,
                                  const std::optional<at::Tensor>& position, const std::optional<at::Tensor>& hidden,
                                  const std::optional<at::Tensor>& direction, double cosine_weight) {
+  kernels::note_kernel("attention_growth", "cuda");
   const c10::cuda::CUDAGuard guard(query_lower.device());
   const kernels::LayerPointers lower("attention_growth", query_lower, key_lower, lse_lower);
   const kernels::LayerPointers upper("attention_growth", query_upper, key_upper, lse_upper);

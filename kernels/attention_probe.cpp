@@ -18,6 +18,7 @@
 #include "espalier/ops.h"
 #include "kernels/attention_probe_arguments.h"
 #include "kernels/autograd_fallback.h"
+#include "kernels/meta_shapes.h"
 
 namespace espalier::kernels {
 
@@ -56,8 +57,9 @@ void check_probe_groups(const char* op, const at::Tensor& query, const at::Tenso
   check_index(op, "columns", columns, query);
   check_offsets(op, "row_begin", row_begin, rows.size(0));
   check_offsets(op, "column_begin", column_begin, columns.size(0));
-  TORCH_CHECK(column_begin.const_data_ptr<int64_t>()[0] == 0 &&
-                  column_begin.contiguous().const_data_ptr<int64_t>()[column_begin.numel() - 1] == columns.size(0),
+  TORCH_CHECK(column_begin.is_meta() ||
+                  (column_begin.const_data_ptr<int64_t>()[0] == 0 &&
+                   column_begin.contiguous().const_data_ptr<int64_t>()[column_begin.numel() - 1] == columns.size(0)),
               op, ": column_begin must go from 0 to ", columns.size(0), ", so that every column is in a group");
   TORCH_CHECK(row_begin.size(0) == column_begin.size(0), op,
               ": row_begin and column_begin must name the same groups, got ", row_begin.size(0) - 1, " and ",
@@ -170,12 +172,13 @@ void check(const Tensor& query, const Tensor& key, const Tensor& lse, const Tens
 Tensor attention_probe_meta(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
                             const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double, bool,
                             std::string_view heads, bool reduce_rows, int64_t window, const OptionalTensor& position) {
-  check(query, key, lse, rows, row_begin, columns, column_begin, heads, reduce_rows, window, position);
-  std::vector<int64_t> sizes;
-  if (heads == "each") sizes.push_back(query.size(1));
-  if (!reduce_rows) sizes.push_back(rows.size(0));
-  sizes.push_back(columns.size(0));
-  return at::empty(sizes, lse.options());
+  if (has_plain_sizes(query, key, lse, rows, row_begin, columns, column_begin, position))
+    check(query, key, lse, rows, row_begin, columns, column_begin, heads, reduce_rows, window, position);
+  std::vector<c10::SymInt> sizes;
+  if (heads == "each") sizes.push_back(query.sym_size(1));
+  if (!reduce_rows) sizes.push_back(rows.sym_size(0));
+  sizes.push_back(columns.sym_size(0));
+  return at::empty_symint(sizes, lse.options());
 }
 
 // True where a row sees a column: [r, c].

@@ -12,6 +12,7 @@
 
 #include "kernels/attention_probe.h"
 #include "kernels/attention_probe_arguments.h"
+#include "kernels/chosen_kernels.h"
 
 namespace espalier::ops {
 namespace {
@@ -20,6 +21,7 @@ at::Tensor attention_probe_cuda(const at::Tensor& query, const at::Tensor& key, 
                                 const at::Tensor& rows, const at::Tensor& row_begin, const at::Tensor& columns,
                                 const at::Tensor& column_begin, double scale, bool is_causal, std::string_view heads,
                                 bool reduce_rows, int64_t window, const std::optional<at::Tensor>& position) {
+  kernels::note_kernel("attention_probe", "cuda");
   const c10::cuda::CUDAGuard guard(query.device());
   const kernels::LayerPointers layer("attention_probe", query, key, lse);
   const kernels::GroupPointers groups("attention_probe", query, key, rows, row_begin, columns, column_begin, scale,

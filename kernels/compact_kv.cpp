@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "espalier/ops.h"
+#include "kernels/meta_shapes.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::kernels {
@@ -34,9 +35,9 @@ std::tuple<Tensor, Tensor> compact_kv(const Tensor& key, const Tensor& value, co
 namespace {
 
 std::tuple<Tensor, Tensor> compact_kv_meta(const Tensor& key, const Tensor& value, const Tensor& index) {
-  kernels::check_compact_kv(key, value, index);
-  const int64_t sizes[] = {index.size(-1), key.size(1), key.size(2)};
-  return {at::empty(sizes, key.options()), at::empty(sizes, value.options())};
+  if (has_plain_sizes(key, value, index)) kernels::check_compact_kv(key, value, index);
+  const c10::SymInt sizes[] = {index.sym_size(-1), key.sym_size(1), key.sym_size(2)};
+  return {at::empty_symint(sizes, key.options()), at::empty_symint(sizes, value.options())};
 }
 
 }  // namespace

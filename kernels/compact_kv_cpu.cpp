@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/compact_kv.h"
 #include "kernels/tensor_checks.h"
 
@@ -58,6 +59,7 @@ Tensor compact(const Tensor& cache, const Tensor& index) {
 std::tuple<Tensor, Tensor> compact_kv_cpu(const Tensor& key, const Tensor& value, const Tensor& index) {
   kernels::check_compact_kv(key, value, index);
   const Tensor choice = index.contiguous();
+  kernels::note_kernel("compact_kv", "memcpy");
   kernels::check_index_range(choice.const_data_ptr<int64_t>(), choice.numel(), key.size(0), "compact_kv");
   return {compact(key, choice), compact(value, choice)};
 }

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/compact_kv.h"
 
 namespace espalier::ops {
@@ -31,6 +32,7 @@ Tensor compact(const Tensor& cache, const Tensor& index) {
 std::tuple<Tensor, Tensor> compact_kv_cuda(const Tensor& key, const Tensor& value, const Tensor& index) {
   kernels::check_compact_kv(key, value, index);
   const c10::cuda::CUDAGuard guard(key.device());
+  kernels::note_kernel("compact_kv", "cuda");
   const Tensor choice = index.contiguous();
   return {compact(key, choice), compact(value, choice)};
 }

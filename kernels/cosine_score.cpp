@@ -6,6 +6,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/cosine_score_arguments.h"
+#include "kernels/meta_shapes.h"
 
 namespace espalier::kernels {
 
@@ -29,9 +30,9 @@ namespace espalier::ops {
 namespace {
 
 Tensor cosine_score_meta(const Tensor& x, const Tensor& direction, const OptionalTensor& index) {
-  kernels::check_cosine_score(x, direction, index);
-  const int64_t count = index.has_value() && index->defined() ? index->size(0) : x.size(0);
-  return at::empty({direction.size(0), count}, x.options().dtype(at::kFloat));
+  if (has_plain_sizes(x, direction, index)) kernels::check_cosine_score(x, direction, index);
+  const c10::SymInt count = index.has_value() && index->defined() ? index->sym_size(0) : x.sym_size(0);
+  return at::empty_symint({direction.sym_size(0), count}, x.options().dtype(at::kFloat));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <optional>
 
+#include "kernels/chosen_kernels.h"
 #include "kernels/cosine_score.h"
 #include "kernels/cosine_score_arguments.h"
 #include "kernels/cosine_score_avx512.h"
@@ -101,6 +102,7 @@ at::Tensor cosine_score_cpu(const at::Tensor& x_in, const at::Tensor& direction_
   const int64_t count = index.defined() ? index.size(0) : x.size(0);
   at::Tensor out = at::empty({direction.size(0), count}, x.options().dtype(at::kFloat));
   const auto type = kernels::element_type(x, "cosine_score");
+  kernels::note_kernel("cosine_score", kernels::vector_kernel_name(kernels::cpu_level()));
   const kernels::CosineDirections directions(direction.const_data_ptr<float>(), direction.size(0), x.size(1),
                                              kernels::cpu_level());
   const int64_t* rows = index.defined() ? index.const_data_ptr<int64_t>() : nullptr;

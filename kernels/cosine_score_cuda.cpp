@@ -8,6 +8,7 @@
 
 #include <optional>
 
+#include "kernels/chosen_kernels.h"
 #include "kernels/cosine_score.h"
 #include "kernels/cosine_score_arguments.h"
 
@@ -18,6 +19,7 @@ at::Tensor cosine_score_cuda(const at::Tensor& x_in, const at::Tensor& direction
                              const std::optional<at::Tensor>& index_in) {
   kernels::check_cosine_score(x_in, direction_in, index_in);
   const c10::cuda::CUDAGuard guard(x_in.device());
+  kernels::note_kernel("cosine_score", "cuda");
   const at::Tensor x = x_in.stride(1) == 1 ? x_in : x_in.contiguous();
   const at::Tensor direction = direction_in.to(at::kFloat).contiguous();
   const at::Tensor index = index_in.has_value() && index_in->defined() ? index_in->contiguous() : at::Tensor();

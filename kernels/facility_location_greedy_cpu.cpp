@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/chosen_kernels.h"
 #include "kernels/facility_location_greedy.h"
 #include "kernels/facility_location_greedy_arguments.h"
 
@@ -101,6 +102,9 @@ at::Tensor facility_location_greedy_cpu(const at::Tensor& features_in, const at:
     picks += block.num_kept;
     if (block.num_kept > 0) blocks.push_back(block);
   }
+  kernels::note_kernel(
+      "facility_location_greedy",
+      kernels::panel_kernel_name(kernels::cpu_level(), kernels::element_type(features, "facility_location_greedy")));
   kernels::facility_location_greedy_blocked({features.const_data_ptr(), features.stride(0), features.size(1),
                                              kernels::element_type(features, "facility_location_greedy")},
                                             blocks.data(), static_cast<int64_t>(blocks.size()), kernels::cpu_level());

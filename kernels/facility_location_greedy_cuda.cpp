@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/chosen_kernels.h"
 #include "kernels/facility_location_greedy.h"
 #include "kernels/facility_location_greedy_arguments.h"
 
@@ -48,6 +49,7 @@ at::Tensor facility_location_greedy_cuda(const at::Tensor& features, const at::T
                                          const std::optional<at::Tensor>& forced_in) {
   kernels::check_facility_location_greedy(features, block_begin_in, num_kept_in, similarity, modular_in, forced_in);
   const c10::cuda::CUDAGuard guard(features.device());
+  kernels::note_kernel("facility_location_greedy", "library + cuda");
   const at::NoTF32Guard full_precision;  // TF32 would round the features to 10 bits
   const at::Tensor block_begin = block_begin_in.contiguous(), num_kept = num_kept_in.contiguous();
   const at::Tensor modular = modular_in.has_value() && modular_in->defined() ? modular_in->contiguous() : at::Tensor();

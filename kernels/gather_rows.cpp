@@ -9,6 +9,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/autograd_fallback.h"
+#include "kernels/meta_shapes.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::kernels {
@@ -33,10 +34,10 @@ Tensor gather_rows(const Tensor& x, const Tensor& index) {
 namespace {
 
 Tensor gather_rows_meta(const Tensor& x, const Tensor& index) {
-  kernels::check_gather_rows(x, index);
-  auto sizes = x.sizes().vec();
-  sizes[0] = index.size(0);
-  return at::empty(sizes, x.options());
+  if (has_plain_sizes(x, index)) kernels::check_gather_rows(x, index);
+  auto sizes = x.sym_sizes().vec();
+  sizes[0] = index.sym_size(0);
+  return at::empty_symint(sizes, x.options());
 }
 
 Tensor gather_rows_autograd(const Tensor& x, const Tensor& index) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/gather_rows.h"
 #include "kernels/tensor_checks.h"
 
@@ -29,6 +30,7 @@ constexpr int64_t kBytesPerTask = 1 << 17;
 
 Tensor gather_rows_cpu(const Tensor& x, const Tensor& index) {
   kernels::check_gather_rows(x, index);
+  kernels::note_kernel("gather_rows", "memcpy");
   const Tensor order = index.contiguous();
   kernels::check_index_range(order.const_data_ptr<int64_t>(), order.numel(), x.size(0), "gather_rows");
   auto sizes = x.sizes().vec();

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/gather_rows.h"
 
 namespace espalier::ops {
@@ -15,6 +16,7 @@ namespace {
 Tensor gather_rows_cuda(const Tensor& x, const Tensor& index) {
   kernels::check_gather_rows(x, index);
   const c10::cuda::CUDAGuard guard(x.device());
+  kernels::note_kernel("gather_rows", "cuda");
   auto sizes = x.sizes().vec();
   sizes[0] = index.size(0);
   Tensor out = at::empty(sizes, x.options());

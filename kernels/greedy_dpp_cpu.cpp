@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/chosen_kernels.h"
 #include "kernels/cosine_matrix.h"
 #include "kernels/greedy_dpp.h"
 #include "kernels/greedy_dpp_arguments.h"
@@ -136,6 +137,8 @@ at::Tensor greedy_dpp_cpu(const at::Tensor& features_in, const at::Tensor& relev
                         forced.defined() ? forced.const_data_ptr<bool>() + begins[i] : nullptr, picks});
     picks += kept;
   }
+  kernels::note_kernel("greedy_dpp",
+                       kernels::panel_kernel_name(kernels::cpu_level(), kernels::element_type(features, "greedy_dpp")));
   kernels::greedy_dpp_blocked(
       {features.const_data_ptr(), features.stride(0), features.size(1), kernels::element_type(features, "greedy_dpp")},
       blocks.data(), static_cast<int64_t>(blocks.size()), kernels::cpu_level());

@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/chosen_kernels.h"
 #include "kernels/cosine_matrix_cuda.h"
 #include "kernels/greedy_dpp.h"
 #include "kernels/greedy_dpp_arguments.h"
@@ -23,6 +24,7 @@ at::Tensor greedy_dpp_cuda(const at::Tensor& features, const at::Tensor& relevan
                            const at::Tensor& num_kept_in, const std::optional<at::Tensor>& forced_in) {
   const int64_t total = kernels::check_greedy_dpp(features, relevance_in, block_begin_in, num_kept_in, forced_in);
   const c10::cuda::CUDAGuard guard(features.device());
+  kernels::note_kernel("greedy_dpp", "library + cuda");
   const at::NoTF32Guard full_precision;
   const at::Tensor block_begin = block_begin_in.contiguous(), num_kept = num_kept_in.contiguous();
   const at::Tensor forced = forced_in.has_value() && forced_in->defined() ? forced_in->contiguous() : at::Tensor();

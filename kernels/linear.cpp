@@ -9,6 +9,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/autograd_fallback.h"
+#include "kernels/meta_shapes.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::kernels {
@@ -33,10 +34,10 @@ Tensor linear(const Tensor& x, const Tensor& weight) {
 namespace {
 
 Tensor linear_meta(const Tensor& x, const Tensor& weight) {
-  kernels::check_linear(x, weight);
-  std::vector<int64_t> shape = x.sizes().vec();
-  shape.back() = weight.size(0);
-  return at::empty(shape, x.options());
+  if (has_plain_sizes(x, weight)) kernels::check_linear(x, weight);
+  auto shape = x.sym_sizes().vec();
+  shape.back() = weight.sym_size(0);
+  return at::empty_symint(shape, x.options());
 }
 
 Tensor linear_autograd(const Tensor& x, const Tensor& weight) {

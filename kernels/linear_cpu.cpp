@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/cpu_level.h"
 #include "kernels/tensor_checks.h"
 
@@ -44,6 +45,7 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight) {
   const int64_t in = weight.size(1), rows = in == 0 ? 0 : x.numel() / in;
   const bool is_ours = kernels::cpu_level() == kernels::CpuLevel::kAvx512 && rows > 0 && rows <= kernels::kFewRows &&
                        weight.is_contiguous();
+  kernels::note_kernel("linear", is_ours ? "avx512_rows" : "library");
   if (!is_ours) return at::linear(x, weight);
   const kernels::ElementType type = kernels::element_type(x, "linear");
   const Tensor dense = x.contiguous();

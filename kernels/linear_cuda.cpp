@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/linear.h"
 
 namespace espalier::ops {
@@ -12,6 +13,7 @@ namespace {
 
 Tensor linear_cuda(const Tensor& x, const Tensor& weight) {
   kernels::check_linear(x, weight);
+  kernels::note_kernel("linear", "library");
   return at::linear(x, weight);
 }
 

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/chosen_kernels.h"
 #include "kernels/cosine_matrix.h"
 #include "kernels/max_min_select.h"
 #include "kernels/max_min_select_arguments.h"
@@ -152,6 +153,8 @@ at::Tensor max_min_select_cpu(const at::Tensor& features_in, const at::Tensor& b
                         forced.defined() ? forced.const_data_ptr<bool>() + begins[i] : nullptr, picks});
     picks += kept;
   }
+  kernels::note_kernel("max_min_select", kernels::panel_kernel_name(kernels::cpu_level(),
+                                                                    kernels::element_type(features, "max_min_select")));
   kernels::max_min_select_blocked({features.const_data_ptr(), features.stride(0), features.size(1),
                                    kernels::element_type(features, "max_min_select")},
                                   blocks.data(), static_cast<int64_t>(blocks.size()), measure, kernels::cpu_level());

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/chosen_kernels.h"
 #include "kernels/cosine_matrix_cuda.h"
 #include "kernels/max_min_select.h"
 #include "kernels/max_min_select_arguments.h"
@@ -38,6 +39,7 @@ at::Tensor max_min_select_cuda(const at::Tensor& features, const at::Tensor& blo
   const int64_t total =
       kernels::check_row_selection("max_min_select", features, block_begin_in, num_kept_in, forced_in);
   const c10::cuda::CUDAGuard guard(features.device());
+  kernels::note_kernel("max_min_select", "library + cuda");
   const at::NoTF32Guard full_precision;
   const at::Tensor block_begin = block_begin_in.contiguous(), num_kept = num_kept_in.contiguous();
   const at::Tensor forced = forced_in.has_value() && forced_in->defined() ? forced_in->contiguous() : at::Tensor();

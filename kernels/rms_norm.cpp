@@ -10,6 +10,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/autograd_fallback.h"
+#include "kernels/meta_shapes.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::kernels {
@@ -34,8 +35,8 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
 namespace {
 
 Tensor rms_norm_meta(const Tensor& x, const Tensor& weight, double) {
-  kernels::check_rms_norm(x, weight);
-  return at::empty(x.sizes(), x.options());
+  if (has_plain_sizes(x, weight)) kernels::check_rms_norm(x, weight);
+  return at::empty_symint(x.sym_sizes(), x.options());
 }
 
 Tensor rms_norm_composed(const Tensor& x, const Tensor& weight, double eps) {

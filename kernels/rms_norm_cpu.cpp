@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/cpu_level.h"
 #include "kernels/rms_norm.h"
 #include "kernels/tensor_checks.h"
@@ -49,6 +50,7 @@ Tensor rms_norm_cpu(const Tensor& x, const Tensor& weight, double eps) {
   if (out.numel() == 0) return out;
   const int64_t d = x.size(-1);
   const auto eps32 = static_cast<float>(eps);
+  kernels::note_kernel("rms_norm", kernels::vector_kernel_name(kernels::cpu_level()));
   const bool is_avx512 = kernels::cpu_level() == kernels::CpuLevel::kAvx512;
   at::parallel_for(0, x.numel() / d, std::max<int64_t>(1, kElementsPerTask / d), [&](int64_t begin, int64_t end) {
     if (is_avx512)

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/rms_norm.h"
 #include "kernels/tensor_checks.h"
 
@@ -17,6 +18,7 @@ Tensor rms_norm_cuda(const Tensor& x, const Tensor& weight, double eps) {
   kernels::check_rms_norm(x, weight);
   const kernels::ElementType type = kernels::element_type(x, "rms_norm");
   const c10::cuda::CUDAGuard guard(x.device());
+  kernels::note_kernel("rms_norm", "cuda");
   const Tensor rows = x.contiguous();
   const Tensor scale = weight.contiguous();
   Tensor out = at::empty(x.sizes(), x.options());

@@ -10,6 +10,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/autograd_fallback.h"
+#include "kernels/meta_shapes.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::kernels {
@@ -39,8 +40,8 @@ std::tuple<Tensor, Tensor> rope(const Tensor& query, const Tensor& key, const Te
 namespace {
 
 std::tuple<Tensor, Tensor> rope_meta(const Tensor& query, const Tensor& key, const Tensor& cos, const Tensor& sin) {
-  kernels::check_rope(query, key, cos, sin);
-  return {at::empty(query.sizes(), query.options()), at::empty(key.sizes(), key.options())};
+  if (has_plain_sizes(query, key, cos, sin)) kernels::check_rope(query, key, cos, sin);
+  return {at::empty_symint(query.sym_sizes(), query.options()), at::empty_symint(key.sym_sizes(), key.options())};
 }
 
 // float32 inside and one rounding, as in the kernels; Transformers rounds both products and the sum where the model is

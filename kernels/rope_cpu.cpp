@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/cpu_level.h"
 #include "kernels/rope.h"
 #include "kernels/tensor_checks.h"
@@ -67,6 +68,7 @@ Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
 
 std::tuple<Tensor, Tensor> rope_cpu(const Tensor& query, const Tensor& key, const Tensor& cos, const Tensor& sin) {
   kernels::check_rope(query, key, cos, sin);
+  kernels::note_kernel("rope", kernels::vector_kernel_name(kernels::cpu_level()));
   const Tensor cos_rows = cos.contiguous();
   const Tensor sin_rows = sin.contiguous();
   return {rotate(query, cos_rows, sin_rows), rotate(key, cos_rows, sin_rows)};

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/rope.h"
 #include "kernels/tensor_checks.h"
 
@@ -21,6 +22,7 @@ std::tuple<Tensor, Tensor> rope_cuda(const Tensor& query, const Tensor& key, con
   kernels::check_rope(query, key, cos, sin);
   const kernels::ElementType type = kernels::element_type(query, "rope");
   const c10::cuda::CUDAGuard guard(query.device());
+  kernels::note_kernel("rope", "cuda");
   const Tensor query_rows = query.stride(2) == 1 ? query : query.contiguous();
   const Tensor key_rows = key.stride(2) == 1 ? key : key.contiguous();
   const Tensor cos_rows = cos.contiguous();

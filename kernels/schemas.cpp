@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every op's schema, the index of this folder. Op x: x.cpp (checks, shapes, Meta, Autograd), x_cpu.cpp (plain loops,
 // then the fast path), x_cuda.cpp (ATen side) and x_cuda.cu (kernel). C++ signatures and meanings:
-// include/espalier/ops.h. A schema is a promise.
+// include/espalier/ops.h. A schema is a promise. dynamic_output_shape: the sum of num_kept, which tracing cannot know.
+#include <ATen/core/enum_tag.h>
 #include <torch/library.h>
 
 TORCH_LIBRARY(espalier, m) {
@@ -25,17 +26,22 @@ TORCH_LIBRARY(espalier, m) {
       "int window=0, Tensor? position=None, Tensor? hidden=None, Tensor? direction=None, float cosine_weight=0.0) -> "
       "Tensor");
   m.def("cosine_score(Tensor x, Tensor direction, Tensor? index=None) -> Tensor");
+  m.def("pairwise_cosine(Tensor x, Tensor y) -> Tensor");
   m.def(
       "facility_location_greedy(Tensor features, Tensor block_begin, Tensor num_kept, str similarity, float "
       "coverage_scale=1.0, "
-      "Tensor? modular=None, Tensor? forced=None) -> Tensor");
+      "Tensor? modular=None, Tensor? forced=None) -> Tensor",
+      {at::Tag::dynamic_output_shape});
   m.def(
       "max_min_select(Tensor features, Tensor block_begin, Tensor num_kept, str distance, Tensor? forced=None) -> "
-      "Tensor");
+      "Tensor",
+      {at::Tag::dynamic_output_shape});
   m.def(
       "greedy_dpp(Tensor features, Tensor relevance, Tensor block_begin, Tensor num_kept, Tensor? forced=None) -> "
-      "Tensor");
-  m.def("topk_sorted(Tensor scores, Tensor block_begin, Tensor num_kept) -> Tensor");
+      "Tensor",
+      {at::Tag::dynamic_output_shape});
+  m.def("topk_sorted(Tensor scores, Tensor block_begin, Tensor num_kept) -> Tensor", {at::Tag::dynamic_output_shape});
   m.def("gather_rows(Tensor x, Tensor index) -> Tensor");
+  m.def("merge_tokens(Tensor x, Tensor index, Tensor group_begin, Tensor? weight=None) -> Tensor");
   m.def("compact_kv(Tensor key, Tensor value, Tensor index) -> (Tensor, Tensor)");
 }

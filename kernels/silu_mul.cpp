@@ -10,6 +10,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/autograd_fallback.h"
+#include "kernels/meta_shapes.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::kernels {
@@ -34,8 +35,8 @@ Tensor silu_mul(const Tensor& gate, const Tensor& up) {
 namespace {
 
 Tensor silu_mul_meta(const Tensor& gate, const Tensor& up) {
-  kernels::check_silu_mul(gate, up);
-  return at::empty(gate.sizes(), gate.options());
+  if (has_plain_sizes(gate, up)) kernels::check_silu_mul(gate, up);
+  return at::empty_symint(gate.sym_sizes(), gate.options());
 }
 
 // float32 inside and one rounding, as in the kernels; Transformers rounds silu(gate) too where the model is bf16 or

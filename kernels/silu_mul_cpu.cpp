@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/cpu_level.h"
 #include "kernels/silu_mul.h"
 #include "kernels/tensor_checks.h"
@@ -53,6 +54,7 @@ Tensor silu_mul_cpu(const Tensor& gate, const Tensor& up) {
   const bool is_matrix = gate.dim() == 2;
   const kernels::SiluMulShape shape{gate.numel() / d, d, is_matrix ? gate_rows.stride(0) : d,
                                     is_matrix ? up_rows.stride(0) : d};
+  kernels::note_kernel("silu_mul", kernels::vector_kernel_name(kernels::cpu_level()));
   const bool is_avx512 = kernels::cpu_level() == kernels::CpuLevel::kAvx512;
   at::parallel_for(0, shape.rows, std::max<int64_t>(1, kElementsPerTask / d), [&](int64_t begin, int64_t end) {
     if (is_avx512)

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/silu_mul.h"
 #include "kernels/tensor_checks.h"
 
@@ -21,6 +22,7 @@ Tensor silu_mul_cuda(const Tensor& gate, const Tensor& up) {
   kernels::check_silu_mul(gate, up);
   const kernels::ElementType type = kernels::element_type(gate, "silu_mul");
   const c10::cuda::CUDAGuard guard(gate.device());
+  kernels::note_kernel("silu_mul", "cuda");
   const Tensor gate_rows = with_contiguous_rows(gate);
   const Tensor up_rows = with_contiguous_rows(up);
   Tensor out = at::empty(gate.sizes(), gate.options());

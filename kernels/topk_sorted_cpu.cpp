@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/topk_sorted.h"
 
 namespace espalier::kernels {
@@ -52,6 +53,7 @@ constexpr int64_t kScoresPerTask = 1 << 13;
 
 Tensor topk_sorted_cpu(const Tensor& scores, const Tensor& block_begin, const Tensor& num_kept) {
   const int64_t total = kernels::check_topk_sorted(scores, block_begin, num_kept);
+  kernels::note_kernel("topk_sorted", "plain");
   Tensor out = at::empty({total}, scores.options().dtype(at::kLong));
   if (total == 0) return out;
   const Tensor row = scores.contiguous();

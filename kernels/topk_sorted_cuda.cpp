@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "espalier/ops.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/topk_sorted.h"
 
 namespace espalier::ops {
@@ -21,6 +22,7 @@ Tensor topk_sorted_cuda(const Tensor& scores, const Tensor& block_begin, const T
   TORCH_CHECK(scores.size(0) <= std::numeric_limits<int32_t>::max(),
               "topk_sorted: at most 2^31 - 1 scores on CUDA, got ", scores.size(0));
   const c10::cuda::CUDAGuard guard(scores.device());
+  kernels::note_kernel("topk_sorted", "cuda");
   Tensor out = at::empty({total}, scores.options().dtype(at::kLong));
   if (total == 0) return out;
   const Tensor row = scores.contiguous();

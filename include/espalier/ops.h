@@ -86,6 +86,10 @@ Tensor attention_growth(const Tensor& query_lower, const Tensor& key_lower, cons
 // float32 [v, c]. 0 where a norm is below 1e-12.
 Tensor cosine_score(const Tensor& x, const Tensor& direction, const OptionalTensor& index = {});
 
+// Cosine of every row of x [n, d] with every row of y [m, d]: float32 [n, m]. 0 where a norm is below 1e-12. A product
+// of matrices with the norms folded in, for many rows on both sides; for few directions: cosine_score. Differentiable.
+Tensor pairwise_cosine(const Tensor& x, const Tensor& y);
+
 // How a cosine becomes the similarity in [0, 1] that coverage sums: (1 + c) / 2; max(c, 0); (c - min) / (max - min)
 // over the block's matrix (0.5 where the range is below 1e-12).
 enum class Similarity : uint8_t { kAffine, kClamp, kMinmax };
@@ -124,6 +128,12 @@ Tensor topk_sorted(const Tensor& scores, const Tensor& block_begin, const Tensor
 
 // Rows of x [n, ...] at index int64 [k], in that order -> [k, ...]. Differentiable.
 Tensor gather_rows(const Tensor& x, const Tensor& index);
+
+// Weighted means of rows of x [n, d]: result i is sum_j weight[j]·x[index[j]] / sum_j weight[j], j in group_begin[i] ..
+// group_begin[i+1]. index int64 [r]; group_begin int64 [k+1], ascending, on x's device (often decided there); weight
+// float32 [r], all ones without it. A group without rows, or whose weights sum to 0, gives 0. Summed in the order of
+// `index`: equal input, equal bits. -> [k, d] in x's dtype. Differentiable in x and weight.
+Tensor merge_tokens(const Tensor& x, const Tensor& index, const Tensor& group_begin, const OptionalTensor& weight = {});
 
 // Keeps rows of a layer's cache: key, value [n, g, d]; index int64 [k], or [g, k] for a choice per KV head -> [k, g, d]
 // each.

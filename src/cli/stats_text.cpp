@@ -63,6 +63,12 @@ std::string line(const std::string& name, const std::string& value) {
   return name + std::string(name.size() < 22 ? 22 - name.size() : 1, ' ') + value + "\n";
 }
 
+std::string kernels(const Stats& s) {
+  std::string text;
+  for (const auto& [op, kernel] : s.kernels) text += (text.empty() ? "" : ", ") + op + ": " + kernel;
+  return text;
+}
+
 std::string prompt_line(const Stats& s) {
   const int64_t of_images = std::accumulate(s.image_tokens.begin(), s.image_tokens.end(), int64_t{0});
   std::string text = count(s.prompt_tokens) + " tokens";
@@ -97,7 +103,7 @@ std::string stats_text(const Stats& s) {
                               part_of(s.prefill_flops, s.prefill_flops_unpruned) + ", signals " + flops(s.probe_flops));
   text += line("peak memory", bytes(s.peak_memory_bytes));
   text += line("threads", count(s.threads));
-  for (const auto& [op, kernel] : s.kernels) text += line("kernel " + op, kernel);
+  text += line("kernels", kernels(s));
   return text;
 }
 
