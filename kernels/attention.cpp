@@ -25,6 +25,7 @@
 #include "espalier/ops.h"
 #include "kernels/attention_arguments.h"
 #include "kernels/autograd_fallback.h"
+#include "kernels/meta_shapes.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::ops {
@@ -273,11 +274,12 @@ std::tuple<Tensor, Tensor> attention_meta(const Tensor& query, const Tensor& key
                                           double scale, bool is_causal, int64_t window,
                                           const OptionalTensor& query_position, const OptionalTensor& key_position,
                                           const OptionalTensor& key_weight) {
-  check_attention_shapes({query, key, value, query_begin, key_begin, key_length, scale, is_causal, window,
-                          query_position, key_position, key_weight});
+  if (has_plain_sizes(query, key, value, query_begin, key_begin, key_length, query_position, key_position, key_weight))
+    check_attention_shapes({query, key, value, query_begin, key_begin, key_length, scale, is_causal, window,
+                            query_position, key_position, key_weight});
   const at::ScalarType lse_dtype = query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return {at::empty_like(query, at::MemoryFormat::Contiguous),
-          at::empty({query.size(1), query.size(0)}, query.options().dtype(lse_dtype))};
+  return {at::empty_symint(query.sym_sizes(), query.options()),
+          at::empty_symint({query.sym_size(1), query.sym_size(0)}, query.options().dtype(lse_dtype))};
 }
 
 std::tuple<Tensor, Tensor> attention_autograd(const Tensor& query, const Tensor& key, const Tensor& value,
