@@ -121,10 +121,18 @@ part_build() {
     selection_bench
 }
 
+# In shards beside each other: what takes time are the oracles, plain loops on the CPU.
 part_tests() {
-  local status=0
-  "$build/bin/kernels_tests" --gtest_brief=1 --gtest_filter='*cuda*:*Cuda*:*CUDA*' --gtest_output="xml:$out/tests.xml" || status=1
-  "$build/bin/kernels_tests" --gtest_list_tests | grep -ci cuda | sed 's/$/ CUDA cases/'
+  local shard status=0 shards=8 pids=()
+  for ((shard = 0; shard < shards; ++shard)); do
+    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard "$build/bin/kernels_tests" \
+      --gtest_brief=1 --gtest_filter='*cuda*:*Cuda*:*CUDA*' >"build/gpu/tests.$shard.txt" 2>&1 &
+    pids+=($!)
+  done
+  for shard in "${!pids[@]}"; do
+    wait "${pids[$shard]}" || status=1
+    cat "build/gpu/tests.$shard.txt"
+  done
   return $status
 }
 

@@ -67,7 +67,7 @@ Json config_json(const Size& s, const std::string& dtype, int64_t image_id, int6
             {"num_hidden_layers", s.layers},
             {"num_attention_heads", s.heads},
             {"num_key_value_heads", s.heads},
-            {"max_position_embeddings", 4096},
+            {"max_position_embeddings", s.vocab == 0 ? 4096 : 16384},  // room for 16 shots in benchmarks
             {"rms_norm_eps", 1e-5},
             {"torch_dtype", dtype},
             {"vocab_size", vocab}}},

@@ -1,87 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
-// attention_growth as CATP uses it (one row, both layers' keys and the hidden states of all image tokens): bytes read,
-// GB/s, beside the same formula as composed ATen operators. Medians; results are compared first. Arguments: [seconds a
-// row] [threads].
-#include <ATen/Parallel.h>
-#include <ATen/TensorOperators.h>
-#include <ATen/core/Tensor.h>
+// attention_growth as CATP uses it (one row a sequence, both layers' keys and the hidden states of all image tokens),
+// beside the same formula in torch operators.
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/randn.h>
-#include <ATen/ops/tensor.h>
 
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-
-#include "bench/kernels/median_time.h"
+#include "bench/kernels/op_timing.h"
+#include "bench/kernels/probe_inputs.h"
 #include "espalier/ops.h"
 
 namespace {
 
 using at::Tensor;
+using espalier::bench::OpBench;
+using espalier::bench::ProbeInputs;
 namespace ops = espalier::ops;
 
-double seconds_per_row = 1.0;
+constexpr double kCosineWeight = 0.6;
 
-struct Layer {
-  Tensor query, key, lse;
-};
-
-Tensor head_mean(const Layer& layer, const Tensor& rows, const Tensor& columns, double scale) {
-  const Tensor q = layer.query.index_select(0, rows).transpose(0, 1);
-  const Tensor scores = at::matmul(q, layer.key.index_select(0, columns).permute({1, 2, 0})).to(at::kFloat) * scale;
-  return (scores - layer.lse.index_select(1, rows).unsqueeze(-1)).exp().mean(0).mean(0);
+// Rows of the image tokens against their sequence's direction.
+Tensor cosines(const ProbeInputs& in, const Tensor& hidden, const Tensor& direction) {
+  const Tensor x = hidden.index_select(0, in.columns).to(at::kFloat).view({in.batch, in.tokens, -1});
+  const Tensor v = direction.to(at::kFloat).unsqueeze(-1);
+  return (at::matmul(x, v).squeeze(-1) / (x.norm(2, -1) * v.norm(2, 1))).flatten();
 }
 
-void report(at::ScalarType dtype, int64_t h, int64_t d, int64_t num_columns, bool has_direction) {
-  const int64_t n = num_columns + 1, width = h * d;
-  const double scale = 1.0 / std::sqrt(static_cast<double>(d));
-  const auto layer = [&] {
-    return Layer{at::randn({n, h, d}).to(dtype), at::randn({n, h, d}).to(dtype), at::full({h, n}, 8.0F)};
-  };
-  const Layer lower = layer(), upper = layer();
-  const Tensor hidden = at::randn({n, width}).to(dtype), direction = at::randn({1, width}).to(dtype);
-  const Tensor columns = at::arange(num_columns), rows = at::arange(num_columns, n);
-  const Tensor row_begin = at::tensor({int64_t{0}, int64_t{1}}), column_begin = at::tensor({int64_t{0}, num_columns});
-  ops::OptionalTensor hidden_states, towards;
+void report(OpBench& bench, at::ScalarType dtype, const ProbeInputs& in, int64_t kv_heads, bool has_direction) {
+  const int64_t width = in.heads * in.head_dim;
+  const auto lower = in.layer(bench, kv_heads, dtype), upper = in.layer(bench, kv_heads, dtype);
+  ops::OptionalTensor hidden, direction;
   if (has_direction) {
-    hidden_states = hidden;
-    towards = direction;
+    hidden = bench.randn({in.batch * in.length(), width}, dtype);
+    direction = bench.randn({in.batch, width}, dtype);
   }
   const auto op = [&] {
-    return ops::attention_growth(lower.query, lower.key, lower.lse, upper.query, upper.key, upper.lse, rows, row_begin,
-                                 columns, column_begin, scale, false, 0, {}, hidden_states, towards, 0.6);
+    return ops::attention_growth(lower.query, lower.key, lower.lse, upper.query, upper.key, upper.lse, in.rows,
+                                 in.row_begin, in.columns, in.column_begin, in.scale, false, 0, {}, hidden, direction,
+                                 kCosineWeight);
   };
-  const auto plain = [&] {
-    Tensor out = (head_mean(upper, rows, columns, scale) - head_mean(lower, rows, columns, scale)).clamp_min(0);
-    if (!has_direction) return out;
-    const Tensor x = hidden.index_select(0, columns).to(at::kFloat), v = direction.view({width}).to(at::kFloat);
-    return out + 0.6 * at::matmul(x, v) / (x.norm(2, -1) * v.norm(2, -1));
+  const auto formula = [&] {
+    const Tensor growth = (in.head_means(upper) - in.head_means(lower)).clamp_min(0);
+    return has_direction ? growth + kCosineWeight * cosines(in, *hidden, *direction) : growth;
   };
-  const double error = (op() - plain()).abs().max().item<float>();
-  const double seconds = espalier::bench::median_seconds(op, seconds_per_row);
-  const double other = espalier::bench::median_seconds(plain, seconds_per_row);
-  const double bytes = static_cast<double>((has_direction ? 3 : 2) * num_columns * width * c10::elementSize(dtype));
-  std::printf("%-9s h %2ld d %3ld columns %5ld%s %9.1f us %6.1f GB/s   ATen %9.1f us (%.1f x), apart by %.1e\n",
-              c10::toString(dtype), h, d, num_columns, has_direction ? " + cosine" : "         ", seconds * 1e6,
-              bytes / seconds * 1e-9, other * 1e6, other / seconds, error);
+  const double error = (op() - formula()).abs().max().item<double>();
+  const int64_t read = 2 * kv_heads * in.head_dim + (has_direction ? width : 0);
+  const double bytes = static_cast<double>(in.batch * in.tokens * read) * static_cast<double>(at::elementSize(dtype));
+  const std::string shape = std::to_string(in.batch) + " x " + std::to_string(in.tokens) + " tokens, " +
+                            std::to_string(in.heads) + "/" + std::to_string(kv_heads) + " heads of " +
+                            std::to_string(in.head_dim) + (has_direction ? " + cosine" : "");
+  bench.report("attention_growth", {shape, dtype, {bytes, 0, true}, error, 1e-3}, op, {{"torch", formula}});
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc > 1) seconds_per_row = std::atof(argv[1]);
-  if (argc > 2) at::set_num_threads(std::atoi(argv[2]));
-  const at::NoGradGuard no_grad;
-  std::printf("%d threads\n", at::get_num_threads());
-  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
-    for (const bool has_direction : {false, true}) {
-      report(dtype, 32, 128, 1408, has_direction);
-      report(dtype, 20, 64, 1408, has_direction);
-      report(dtype, 32, 128, 10000, has_direction);
-    }
-  }
+  using namespace espalier::bench;
+  const at::NoGradGuard no_gradient;
+  OpBench bench(argc, argv);
+  if (!bench.wants("attention_growth")) return 0;
+  for (const AttentionShape& s : attention_shapes(bench))
+    report(bench, at::kBFloat16, {bench, kQueryHeads, kHeadDim, s.batch, s.tokens, 1}, s.kv_heads, true);
+  report(bench, at::kBFloat16, {bench, kQueryHeads, kHeadDim, 1, 2880, 1}, 32, false);
+  for (const at::ScalarType dtype : {at::kFloat, at::kHalf})
+    report(bench, dtype, {bench, kQueryHeads, kHeadDim, 1, 2880, 1}, 32, true);
+  report(bench, at::kBFloat16, {bench, 20, 64, 1, 1408, 1}, 20, true);
 }

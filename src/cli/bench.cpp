@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// `espalier bench`: one in-context prompt, several policies in turn, medians. Policies are interleaved, so that a drift
-// of the machine hits all of them alike.
+// `espalier bench`: in-context prompts, several policies in turn, medians beside what the machine could do at best.
+// Policies are interleaved, so that a drift of the machine hits all of them alike.
 #include <CLI/App.hpp>
 #include <algorithm>
-#include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/commands.h"
@@ -17,6 +19,7 @@
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
 #include "io/output_file.h"
+#include "runtime/machine_rates.h"
 
 namespace espalier::cli {
 
@@ -25,7 +28,7 @@ namespace {
 struct Options {
   ModelOptions model;
   std::vector<std::string> policies = {"none", "catp:keep_ratio=2/9", "fastv:keep_ratio=2/9", "random:keep_ratio=2/9"};
-  int shots = 4;
+  std::vector<int> shots = {4};
   int repeat = 5;
   int64_t new_tokens = 8;
   std::string json;
@@ -82,9 +85,9 @@ struct Series {
   }
 };
 
-Series run_once(const Engine& engine, const Options& options, Series series, bool counts) {
+Series run_once(const Engine& engine, const Options& options, int shots, Series series, bool counts) {
   Request request{
-      .prompt = in_context_prompt(options.shots), .policy = series.policy, .custom = {}, .options = {}, .trace = false};
+      .prompt = in_context_prompt(shots), .policy = series.policy, .custom = {}, .options = {}, .trace = false};
   request.options.max_new_tokens = options.new_tokens;
   request.options.greedy = true;
   request.options.ignore_eos = true;
@@ -100,13 +103,14 @@ Series run_once(const Engine& engine, const Options& options, Series series, boo
   return series;
 }
 
-nlohmann::ordered_json to_json(const Series& s, const Options& options) {
+nlohmann::ordered_json to_json(const Series& s, const Options& options, int shots, const MachineRates& rates) {
   const auto summary = [&](double Sample::*field) {
     return nlohmann::ordered_json{
         {"median", s.quantile(field, 0.5)}, {"min", s.quantile(field, 0)}, {"max", s.quantile(field, 1)}};
   };
   return {{"policy", s.policy},
-          {"shots", options.shots},
+          {"shots", shots},
+          {"device", options.model.device},
           {"repeat", options.repeat},
           {"prompt_tokens", s.stats.prompt_tokens},
           {"tokens_per_layer", s.stats.tokens_per_layer},
@@ -121,23 +125,57 @@ nlohmann::ordered_json to_json(const Series& s, const Options& options) {
           {"kv_bytes", s.stats.kv_bytes},
           {"peak_memory_bytes", s.stats.peak_memory_bytes},
           {"threads", s.stats.threads},
-          {"kernels", s.stats.kernels}};
+          {"kernels", std::map<std::string, std::string>(s.stats.kernels.begin(), s.stats.kernels.end())},
+          {"ceilings",
+           {{"matrix_flops_per_s", rates.matrix_flops},
+            {"read_bytes_per_s", rates.read_bytes},
+            {"weight_bytes_per_token", rates.bytes_a_token}}}};
 }
 
-// speed-up: of select + prefill against the first policy. promise: FLOPs of the first against this one. yield: the
-// first over the second.
-void print_table(const std::vector<Series>& series) {
-  std::printf("%-36s %8s %8s %8s %8s %9s %8s %8s %7s %8s\n", "policy", "tokens", "encode", "select", "prefill",
-              "tok 1 ms", "ms/tok", "speed-up", "promise", "yield");
+// speed-up: of select + prefill against the first policy. promise: its ceiling, FLOPs of the first against this one.
+// yield: the first over the second. Behind prefill its share of the matrix rate, behind ms/tok the share of the reading
+// rate at which weights and cache come in.
+void print_table(const std::vector<Series>& series, const MachineRates& rates) {
+  std::printf("%-36s %7s %8s %8s %9s %5s %9s %8s %5s %8s %8s %7s\n", "policy", "tokens", "encode", "select", "prefill",
+              "share", "tok 1 ms", "ms/tok", "share", "speed-up", "promise", "yield");
   const Series& first = series.front();
   for (const Series& s : series) {
     const double speed_up = first.first_token(0.5) / s.first_token(0.5);
     const double promise = first.stats.prefill_flops / s.stats.prefill_flops;
-    std::printf("%-36s %8ld %8.1f %8.2f %8.1f %9.1f %8.2f %7.2fx %6.2fx %8.3f\n", s.policy.c_str(),
+    const double prefill = s.quantile(&Sample::prefill, 0.5), per_token = s.quantile(&Sample::per_token, 0.5);
+    const double flops = s.stats.prefill_flops / (1e-3 * prefill);
+    const auto read = static_cast<double>(rates.bytes_a_token + s.stats.kv_bytes) / (1e-3 * per_token);
+    std::printf("%-36s %7ld %8.1f %8.2f %9.1f %4.0f%% %9.1f %8.2f %4.0f%% %7.2fx %7.2fx %7.3f\n", s.policy.c_str(),
                 static_cast<long>(s.stats.tokens_per_layer.back()), s.quantile(&Sample::encode, 0.5),
-                s.quantile(&Sample::select, 0.5), s.quantile(&Sample::prefill, 0.5), s.first_token(0.5),
-                s.quantile(&Sample::per_token, 0.5), speed_up, promise, speed_up / promise);
+                s.quantile(&Sample::select, 0.5), prefill, 100 * flops / rates.matrix_flops, s.first_token(0.5),
+                per_token, per_token > 0 ? 100 * read / rates.read_bytes : 0.0, speed_up, promise, speed_up / promise);
   }
+}
+
+// Every op of any of the runs, with all kernels that served it.
+void print_kernels(const std::vector<Series>& series) {
+  std::map<std::string, std::string> kernels;
+  for (const Series& s : series)
+    for (const auto& [op, kernel] : s.stats.kernels) {
+      std::string& known = kernels[op];
+      if (known.find(kernel) == std::string::npos) known += (known.empty() ? "" : " + ") + kernel;
+    }
+  std::printf("kernels:");
+  const char* comma = " ";
+  for (const auto& [op, kernel] : kernels)
+    std::printf("%s%s %s", std::exchange(comma, ", "), op.c_str(), kernel.c_str());
+  std::printf("\n");
+}
+
+std::vector<Series> run_shots(const Engine& engine, const Options& options, int shots, TerminalProgress& progress) {
+  std::vector<Series> series;
+  for (const std::string& policy : options.policies) series.push_back({.policy = policy, .samples = {}, .stats = {}});
+  for (int round = -1; round < options.repeat; ++round) {  // the first round warms up
+    for (Series& s : series) s = run_once(engine, options, shots, std::move(s), round >= 0);
+    progress.show("bench", round + 2, options.repeat + 1);
+  }
+  progress.clear();
+  return series;
 }
 
 ExitStatus bench(const Options& options) {
@@ -145,24 +183,45 @@ ExitStatus bench(const Options& options) {
   TerminalProgress progress;
   const Engine engine = load_engine(options.model, progress);
   progress.clear();
-  std::vector<Series> series;
-  for (const std::string& policy : options.policies) series.push_back({.policy = policy, .samples = {}, .stats = {}});
-  for (int round = -1; round < options.repeat; ++round) {  // the first round warms up
-    for (Series& s : series) s = run_once(engine, options, std::move(s), round >= 0);
-    progress.show("bench", round + 2, options.repeat + 1);
+  const MachineRates rates = measure_rates(engine);
+  std::string lines;
+  for (size_t i = 0; i < options.shots.size(); ++i) {
+    const int shots = options.shots[i];
+    const std::vector<Series> series = run_shots(engine, options, shots, progress);
+    if (i == 0) {
+      std::printf(
+          "%d threads, medians of %d interleaved runs, times in ms; matrix rate %.0f GFLOP/s, reading %.1f GB/s\n",
+          series[0].stats.threads, options.repeat, rates.matrix_flops * 1e-9, rates.read_bytes * 1e-9);
+      print_kernels(series);
+    }
+    std::printf("%d shots, %ld prompt tokens\n", shots, static_cast<long>(series[0].stats.prompt_tokens));
+    print_table(series, rates);
+    std::fflush(stdout);
+    for (const Series& s : series) lines += to_json(s, options, shots, rates).dump() + "\n";
   }
-  progress.clear();
-  std::printf("%ld prompt tokens, %d shots, %d threads, medians of %d interleaved runs, times in ms\n",
-              static_cast<long>(series[0].stats.prompt_tokens), options.shots, series[0].stats.threads, options.repeat);
-  for (const auto& [op, kernel] : series[0].stats.kernels)
-    std::printf("kernel of %s: %s\n", op.c_str(), kernel.c_str());
-  print_table(series);
   if (!options.json.empty()) {
     OutputFile out(options.json);
-    for (const Series& s : series) out.write(to_json(s, options).dump() + "\n");
+    out.write(lines);
     out.commit();
   }
   return kDone;
+}
+
+// "1,2,4" -> {1, 2, 4}.
+std::vector<int> read_shots(const std::string& text) {
+  constexpr int kMostShots = 64;
+  std::vector<int> shots;
+  const char *at = text.data(), *end = text.data() + text.size();
+  while (true) {
+    int value = -1;
+    const auto [last, code] = std::from_chars(at, end, value);
+    if (code != std::errc() || value < 0 || value > kMostShots || (last != end && *last != ','))
+      throw Error("--shots: expected whole numbers from 0 up to " + std::to_string(kMostShots) +
+                  ", separated by commas, got \"" + text + "\"");
+    shots.push_back(value);
+    if (last == end) return shots;
+    at = last + 1;
+  }
 }
 
 }  // namespace
@@ -172,15 +231,16 @@ Run add_bench(CLI::App& app) {
   add_model_options(app, options->model);
   app.add_option("--policy", options->policies,
                  "policies to compare; the first is what speed-ups refer to (repeatable)");
-  add_integer(
-      app, "--shots", {0, 64}, [=](int64_t n) { options->shots = static_cast<int>(n); },
-      "in-context examples (default 4)");
+  app.add_option_function<std::string>(
+         "--shots", [=](const std::string& text) { options->shots = read_shots(text); },
+         "in-context examples, several numbers separated by commas (default 4)")
+      ->type_name("N,...");
   add_integer(
       app, "--repeat", {1, 1000}, [=](int64_t n) { options->repeat = static_cast<int>(n); },
       "counted runs (default 5)");
   add_integer(
       app, "--new-tokens", {1, 4096}, [=](int64_t n) { options->new_tokens = n; }, "tokens to generate (default 8)");
-  app.add_option("--json", options->json, "file that receives one JSON line a policy");
+  app.add_option("--json", options->json, "file that receives one JSON line a policy and number of shots");
   return [=] { return bench(*options); };
 }
 
