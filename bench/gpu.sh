@@ -19,13 +19,14 @@ usage: ./dev gpu [--out DIR] [--minutes N] [--jobs N] [--libtorch DIR] [--only P
     build      kernels, their tests and benchmarks, for this GPU's architecture alone
     tests      the CUDA cases of the kernel tests
     sanitizer  compute-sanitizer (memcheck, racecheck) over one small call of every op
+    program    builds the program (begun behind the scenes while the tests run)
     ops        the op benchmarks on CUDA: ops.jsonl
-    program    builds the program
     end        a 7B shape with random weights, four shots: end_to_end.jsonl, and beside Transformers where Python has it:
                transformers.jsonl
 
   --out DIR      where results go (default build/gpu/results): machine.json, log.txt, the .jsonl files, table.txt, plots.html
   --minutes N    what all parts together may take (default 9.5); a part that does not end in time is stopped, and said so
+  --only PART,...  these parts alone, for what an earlier call did not come to; the build is kept
 HELP
 }
 
@@ -156,13 +157,24 @@ part_ops() {
   return $status
 }
 
+# The tests leave most cores idle; two ninjas in one folder would not get along, so nothing else is built meanwhile.
+begin_program() {
+  case ",$only," in *,program,* | ,,) ;; *) return ;; esac
+  [ -f "$build/build.ninja" ] || return 0
+  nice -n 10 ninja -C "$build" -j "$jobs" espalier_cli make_checkpoint >build/gpu/program.txt 2>&1 &
+  program=$!
+  trap 'kill "$program" 2>/dev/null || true' EXIT
+}
+
 part_program() {
+  while [ -n "$program" ] && kill -0 "$program" 2>/dev/null; do sleep 1; done
   [ -f "$build/build.ninja" ] || configure
   ninja -C "$build" -j "$jobs" espalier_cli make_checkpoint
 }
 
 part_end() {
   local model=build/gpu/model espalier=$build/bin/espalier status=0
+  trap "rm -rf $model" EXIT
   "$build/bin/make_checkpoint" --size "$size" --out "$model"
   "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 4 --repeat 5 --new-tokens 64 \
     --policy none --policy catp:keep_ratio=2/9 --policy fastv:keep_ratio=2/9 --policy random:keep_ratio=2/9 \
@@ -175,7 +187,6 @@ part_end() {
   fi
   "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 1,2,4,8,16 --repeat 3 --new-tokens 8 \
     --policy none --policy catp:keep_ratio=2/9 --json "$out/shots.jsonl" || status=1
-  rm -rf "$model"
   return $status
 }
 
@@ -191,7 +202,7 @@ run_part() {
   say "== $name"
   printf '== %s\n' "$name" >>"$log"
   # A shell of its own, so that the limit ends the part with all its children.
-  timeout --kill-after=5 "$left" bash -c "$(declare -p pack packages build out cuda device architecture libtorch jobs size gpu PATH)
+  timeout --kill-after=5 "$left" bash -c "$(declare -p pack packages build out cuda device architecture libtorch jobs size gpu program PATH)
 $(declare -f configure "part_$name")
 set -euo pipefail
 part_$name" >>"$log" 2>&1 || status=$?
@@ -204,7 +215,7 @@ part_$name" >>"$log" 2>&1 || status=$?
   if [ $status -ne 0 ]; then tail -n 15 "$log" >&2; fi
 }
 
-out=build/gpu/results minutes=9.5 jobs=$(nproc) libtorch='' only='' size=7b cuda=ON device=cuda
+out=build/gpu/results minutes=9.5 jobs=$(nproc) libtorch='' only='' size=7b cuda=ON device=cuda program=''
 while [ $# -gt 0 ]; do
   case "$1" in
     --pack) make_pack; exit ;;
@@ -225,6 +236,8 @@ log=$out/log.txt ended=build/gpu/ended.txt
 : >"$log"
 : >"$ended"
 machine_json | tee "$out/machine.json" >&2
-for part in build tests sanitizer ops program end; do run_part $part; done
+run_part build
+begin_program
+for part in tests sanitizer program ops end; do run_part $part; done
 python3 bench/report.py --folder "$out" --parts "$ended"
 ! grep -qE 'FAILED|stopped|not begun' "$ended"
