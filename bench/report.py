@@ -12,6 +12,7 @@ import argparse
 import glob
 import html
 import json
+import math
 import os
 import sys
 
@@ -129,13 +130,13 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --quiet: #9aa0a8; --rule: #3a3f47; --page: #15171a; } }
 body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1000px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem; } p { color: var(--quiet); margin: 0 0 .6rem; }
-svg { width: 100%; height: auto; } text { font: 12px system-ui, sans-serif; fill: var(--ink); } .quiet { fill: var(--quiet); }
+pre { overflow-x: auto; font-size: 12px; } svg { width: 100%; height: auto; } text { font: 12px system-ui, sans-serif; fill: var(--ink); } .quiet { fill: var(--quiet); }
 line { stroke: var(--rule); }
 """
 COLOURS = ("#3b6fb6", "#c8553d", "#4f8a5b", "#8a5fa8", "#b8892b", "#4a8f9c")
 
 
-def bars(rows, width=1000, left=430):
+def bars(rows, has_ceiling=True, width=1000, left=430):
     """rows: (label, part of the full width from 0 to 1, text behind the bar)"""
     step, out = 20, []
     for i, (label, part, text) in enumerate(rows):
@@ -143,7 +144,7 @@ def bars(rows, width=1000, left=430):
         out.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{html.escape(label)}</text>'
                    f'<rect x="{left}" y="{y + 2}" width="{max(1, room * min(part, 1.2) / 1.2):.1f}" height="13" fill="{COLOURS[0]}"/>'
                    f'<text class="quiet" x="{left + room * min(part, 1.2) / 1.2 + 6:.1f}" y="{y + 12}">{html.escape(text)}</text>')
-    if rows:
+    if has_ceiling:
         x = left + (width - left - 170) / 1.2
         out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{8 + len(rows) * step}"/>')
     return f'<svg viewBox="0 0 {width} {10 + len(rows) * step}" role="img">{"".join(out)}</svg>'
@@ -163,7 +164,7 @@ def lines(series, unit, width=1000, height=330):
         value = most_y * i / 4
         _, y = place(0, value)
         out.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                   f'<text class="quiet" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+                   f'<text class="quiet" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:{",.0f" if most_y >= 20 else ".3g"}}</text>')
     for x in sorted({p[0] for p in points}):
         out.append(f'<text class="quiet" x="{place(x, 0)[0]:.1f}" y="{height - bottom + 18}" text-anchor="middle">{x}</text>')
     out.append(f'<text class="quiet" x="{left}" y="{height - 4}">shots; {unit}</text>')
@@ -196,10 +197,10 @@ def page(machine, text, ops, runs):
         for name, other in row["beside_us"].items():
             faster.append((f"{row['op']}, {row['dtype']}, {row['shape']}", other / row["median_us"], name))
     if faster:
-        most = max(ratio for _, ratio, _ in faster)
+        most = max(math.log1p(ratio) for _, ratio, _ in faster)
         body.append("<h2>How much faster than the same result by other means</h2><p>The formula in torch operators, the library's own op, or "
-                    "the loop of published Python code, in the same process.</p>")
-        body.append(bars([(label, ratio / most, f"{ratio:.1f} x {name}") for label, ratio, name in faster]))
+                    "the loop of published Python code, in the same process. Lengths are logarithmic.</p>")
+        body.append(bars([(label, math.log1p(ratio) / most, f"{ratio:.1f} x {name}") for label, ratio, name in faster], has_ceiling=False))
     if len({r["shots"] for r in runs}) > 1:
         body.append("<h2>Time to the first token by number of shots</h2><p>Select and prefill.</p>")
         body.append(lines(by_shots(runs, lambda r: median(r, "first_token")), "ms"))
