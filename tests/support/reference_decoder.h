@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Llama decoder in float64 with a full score matrix and an explicit mask: the slow oracle of the runtime. Shares
-// nothing with the runtime but the weights.
+// The decoder of Llama and Qwen2 in float64 with a full score matrix and an explicit mask: the slow oracle of the
+// runtime. Shares nothing with the runtime but the weights.
 #pragma once
 
 #include <ATen/TensorOperators.h>
@@ -14,6 +14,7 @@
 
 #include <cmath>
 #include <functional>
+#include <vector>
 
 #include "model/config.h"
 #include "model/weights.h"
@@ -33,6 +34,22 @@ inline at::Tensor norm(const at::Tensor& x, const at::Tensor& weight, double eps
   return x * at::rsqrt(x.pow(2).mean(-1, true) + eps) * f64(weight);
 }
 
+// x · weightᵀ, with a bias where there is one.
+inline at::Tensor biased(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return at::linear(x, f64(weight), bias.defined() ? f64(bias) : at::Tensor());
+}
+
+// Frequency i turns with part 0, 1 or 2 of a position id, as the sections say; angles [n, d_h / 2].
+inline at::Tensor half_angles(const DecoderConfig& c, const at::Tensor& position_id, const at::Tensor& inverse) {
+  if (position_id.dim() == 1) return f64(position_id).unsqueeze(1) * inverse;
+  std::vector<at::Tensor> columns;
+  int64_t i = 0;
+  for (size_t part = 0; part < 3; ++part)
+    for (int64_t k = 0; k < c.mrope_section.at(part); ++k, ++i)
+      columns.push_back(f64(position_id.select(0, static_cast<int64_t>(part))).unsqueeze(1) * inverse[i]);
+  return at::cat(columns, 1);
+}
+
 inline at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {  // [n, h, d]
   const int64_t half = x.size(-1) / 2;
   const at::Tensor turned = at::cat({-x.slice(-1, half), x.slice(-1, 0, half)}, -1);
@@ -41,7 +58,8 @@ inline at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::T
 
 }  // namespace reference
 
-// hidden [n, d] entering layer 0, position_id int64 [n] -> logits float64 [n, vocab]. RoPE without scaling.
+// hidden [n, d] entering layer 0, position_id int64 [n], or [3, n] for M-RoPE -> logits float64 [n, vocab]. RoPE
+// without scaling.
 inline at::Tensor reference_logits(const DecoderConfig& c, const DecoderWeights& w, const at::Tensor& hidden,
                                    const at::Tensor& position_id, const Visible& visible) {
   using namespace reference;
@@ -51,15 +69,15 @@ inline at::Tensor reference_logits(const DecoderConfig& c, const DecoderWeights&
     frequency.push_back(
         static_cast<double>(static_cast<float>(1.0 / std::pow(c.rope_theta, 2.0 * double(i) / double(c.head_dim)))));
   const at::Tensor inverse = at::tensor(frequency, at::kDouble);
-  const at::Tensor half = f64(position_id).unsqueeze(1) * inverse;
+  const at::Tensor half = half_angles(c, position_id, inverse);
   const at::Tensor angle = at::cat({half, half}, 1), cos = angle.cos(), sin = angle.sin();
   at::Tensor x = f64(hidden);
   for (int layer = 0; layer < c.num_layers; ++layer) {
     const DecoderLayerWeights& l = w.layers[layer];
     const at::Tensor normed = norm(x, l.norm1, c.rms_norm_eps);
-    const at::Tensor q = rotate(at::linear(normed, f64(l.q)).view({n, c.num_heads, c.head_dim}), cos, sin);
-    const at::Tensor k = rotate(at::linear(normed, f64(l.k)).view({n, c.num_kv_heads, c.head_dim}), cos, sin);
-    const at::Tensor v = at::linear(normed, f64(l.v)).view({n, c.num_kv_heads, c.head_dim});
+    const at::Tensor q = rotate(biased(normed, l.q, l.q_bias).view({n, c.num_heads, c.head_dim}), cos, sin);
+    const at::Tensor k = rotate(biased(normed, l.k, l.k_bias).view({n, c.num_kv_heads, c.head_dim}), cos, sin);
+    const at::Tensor v = biased(normed, l.v, l.v_bias).view({n, c.num_kv_heads, c.head_dim});
     std::vector<at::Tensor> heads;
     for (int h = 0; h < c.num_heads; ++h) {
       const int64_t g = h / group;
