@@ -26,8 +26,14 @@ std::vector<CropPool> crop_pools(const PromptLayout& prompt) {
       for (int64_t t = s.begin; s.kind == Segment::Kind::kPatches && t < s.end; ++t)
         pools[{s.image, s.crop}].pinned += pinned.const_data_ptr<bool>()[t] ? 1 : 0;
   }
+  std::vector<int64_t> first_row = {0};  // of each image
+  for (const ImageShape& image : prompt.images)
+    first_row.push_back(first_row.back() + 1 + (image.tiling ? image.tiling->rows * image.tiling->cols : 0));
   std::vector<CropPool> in_order;
-  for (const auto& [place, pool] : pools) in_order.push_back(pool);
+  for (auto& [place, pool] : pools) {
+    pool.class_row = first_row[pool.image] + pool.crop;
+    in_order.push_back(pool);
+  }
   return in_order;
 }
 

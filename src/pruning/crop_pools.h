@@ -18,6 +18,7 @@ struct CropPool {
   int crop = 0;
   int64_t size = 0;
   int64_t pinned = 0;
+  int64_t class_row = 0;  // of Tap::kVisionClass, which has rows of crops that un-padding cut away, too
 };
 std::vector<CropPool> crop_pools(const PromptLayout& prompt);
 

@@ -35,7 +35,8 @@ std::vector<std::vector<int64_t>> image_counts(const Sequence& sequence) {
   for (const at::Tensor& layer : sequence.image_of_tokens) {
     const at::Tensor host = layer.cpu();
     std::vector<int64_t> of_layer(sequence.prompt.images.size(), 0);
-    for (int64_t i = 0; i < host.size(0); ++i) ++of_layer[static_cast<size_t>(host.const_data_ptr<int64_t>()[i])];
+    for (int64_t i = 0; i < host.size(0); ++i)
+      if (const int64_t image = host.const_data_ptr<int64_t>()[i]; image >= 0) ++of_layer[static_cast<size_t>(image)];
     counts.push_back(std::move(of_layer));
   }
   return counts;
@@ -50,8 +51,9 @@ class Batch {
     for (size_t i = 0; i < requests.size(); ++i) {
       Stopwatch packing;
       const Request& request = requests[i];
-      sequences_.emplace_back(pack_prompt(model, request.prompt, request.options.max_new_tokens), policy_of(request),
-                              model.facts);
+      PolicyPtr policy = policy_of(request);
+      PackedPrompt packed = pack_prompt(model, request.prompt, request.options.max_new_tokens, policy.get());
+      sequences_.emplace_back(std::move(packed), std::move(policy), model.facts);
       rules_.push_back(sampling_rules(request.options, model.generation));
       samplers_.emplace_back(rules_.back(), request.options.seed, sequences_.back().prompt.ids);
       answers_.emplace_back(model.tokenizer, request.options, model.generation.eos_ids, i, callbacks.on_text);

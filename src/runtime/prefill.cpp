@@ -207,7 +207,7 @@ class Prefill {
       Sequence& sequence = sequences_[s];
       const TokenLayout& layout = sequence.walk.layout();
       sequence.stats.tokens_per_layer.push_back(lengths_[s]);
-      sequence.image_of_tokens.push_back(layout.image.index_select(0, layout.image_tokens));
+      sequence.image_of_tokens.push_back(layout.image);
       sequence.next_position[layer] =
           sequence.walk.positions() == Positions::kCompact ? lengths_[s] : sequence.prompt.next_position;
     }

@@ -32,7 +32,7 @@ struct Sequence {
   at::Tensor hidden;                   // [n, d] decoder input, after encode
   std::map<int, LayerTrace> traces;    // by decoder layer
   std::vector<int64_t> next_position;  // of the first generated token, by layer (layers differ with positions=compact)
-  std::vector<at::Tensor> image_of_tokens;  // [layer]: image of each image token entering it, for statistics
+  std::vector<at::Tensor> image_of_tokens;  // [layer]: image of each token entering it, -1 for text; for statistics
   // Set by encode, read when the answer is there: asking earlier would make the host wait for the device.
   std::optional<DeviceStopwatch> encoding, selecting;
   Stats stats;

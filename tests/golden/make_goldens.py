@@ -255,7 +255,8 @@ def run(model, processor, case, new_tokens=16):
     spans = []
     if images:
         out["pixel_values"] = inputs["pixel_values"].float()
-        features = list(model.model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output)
+        pictures = {k: inputs[k] for k in ("pixel_values", "image_sizes", "image_grid_thw") if k in inputs}
+        features = list(model.model.get_image_features(**pictures, return_dict=True).pooler_output)
         out["image_features"] = torch.cat(features)
         columns = (ids == model.config.image_token_id).nonzero()[:, 0]
         at = 0
@@ -286,14 +287,14 @@ def run(model, processor, case, new_tokens=16):
     return {k: v.detach().contiguous().clone() for k, v in out.items()}, fields, images
 
 
-def write_cases(checkpoint, out):
+def write_cases(checkpoint, out, chosen):
     from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
     os.makedirs(os.path.join(out, "images"), exist_ok=True)
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
     model.eval()
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)  # plain argmax, no end of sequence
-    for name, case in cases().items():
+    for name, case in chosen.items():
         tensors, fields, images = run(model, processor, case)
         fields["image_files"] = []
         for (h, w, seed, kind), image in zip(case["images"], images):
@@ -315,7 +316,7 @@ def main():
     import transformers
     transformers.logging.set_verbosity_error()
     make_checkpoint(args.out, args.seed)
-    write_cases(args.out, os.path.join(args.out, "cases"))
+    write_cases(args.out, os.path.join(args.out, "cases"), cases())
 
 
 if __name__ == "__main__":

@@ -123,7 +123,9 @@ RESIZES = [  # (height, width, kind) -> (height, width)
     ((120, 160, "mix"), (24, 32)), ((40, 41, "extreme"), (90, 17)), ((50, 60, "lines"), (50, 60)), ((90, 2, "extreme"), (1, 1)),
 ]
 LARGE = [((100, 20000), (56, 11200)), ((20000, 100), (11200, 56))]  # the middle 56 x 56 of the result is stored
-CLIP, LLAVA = "CLIPImageProcessor", "LlavaImageProcessor"
+CLIP, LLAVA, NEXT = "CLIPImageProcessor", "LlavaImageProcessor", "LlavaNextImageProcessor"
+TILES = {"size": {"shortest_edge": 20}, "crop_size": {"height": 20, "width": 20},
+         "image_grid_pinpoints": [[20, 40], [40, 20], [40, 40], [60, 20], [20, 60]]}
 PROCESSORS = {  # name: (class, configuration, (height, width, kind) of the picture)
     "shortest_edge": (CLIP, {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}, (61, 40, "mix")),
     "odd_crop": (CLIP, {"size": {"shortest_edge": 31}, "crop_size": {"height": 20, "width": 27}}, (40, 61, "mix")),
@@ -143,13 +145,19 @@ PROCESSORS = {  # name: (class, configuration, (height, width, kind) of the pict
     "padded_square": (LLAVA, {"size": 28, "crop_size": 28, "do_pad": True}, (33, 33, "mix")),
     "llava_unpadded": (LLAVA, {"size": 28, "crop_size": 28, "do_pad": False}, (30, 61, "mix")),
     "class_defaults": (CLIP, {"size": 17, "crop_size": 17}, (30, 61, "mix")),
+    **{f"tiles_{h}x{w}": (NEXT, TILES, (h, w, kind)) for h, w, kind in [
+        (33, 57, "mix"), (57, 32, "mix"), (64, 64, "extreme"), (13, 13, "mix"), (90, 2, "extreme"), (1, 130, "noise"),
+        (41, 121, "mix"), (19, 20, "mix"), (7, 5, "mix")]},
+    "tiles_height_and_width": (NEXT, {**TILES, "size": {"height": 20, "width": 20}, "do_normalize": False,
+                                      "image_grid_pinpoints": [[20, 80], [40, 60]]}, (30, 61, "mix")),
 }
 
 
 def write_pixels():
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-    classes = {CLIP: CLIPImageProcessorPil, LLAVA: LlavaImageProcessorPil}
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+    classes = {CLIP: CLIPImageProcessorPil, LLAVA: LlavaImageProcessorPil, NEXT: LlavaNextImageProcessorPil}
     os.makedirs(PIXELS, exist_ok=True)
     tensors, configs = {}, {}
     for i, ((h, w, kind), (out_h, out_w)) in enumerate(RESIZES):
@@ -164,7 +172,7 @@ def write_pixels():
         image = synth_image(h, w, 200 + i, picture)
         tensors[f"processor.{name}.image"] = image
         values = classes[kind](**config)(images=[Image.fromarray(image)], return_tensors="pt")["pixel_values"]
-        tensors[f"processor.{name}.pixel_values"] = values.float().numpy()
+        tensors[f"processor.{name}.pixel_values"] = (values[0] if kind == NEXT else values).float().numpy()
         configs[name] = {"image_processor_type": kind, **config}
     path = os.path.join(PIXELS, "cases.safetensors")
     save_file({k: torch.from_numpy(np.ascontiguousarray(v).copy()) for k, v in tensors.items()}, path)
@@ -174,6 +182,29 @@ def write_pixels():
         f.write("\n")
 
 
+def write_any_resolution():
+    """Picture sizes, and what LLaVA-NeXT's processor makes of them with the published tiles of 336 pixels, 24 x 24 patches:
+    [height, width, tile rows, tile columns, scaled height, scaled width, rows and columns of the stitched features]."""
+    from transformers import LlavaNextProcessor
+    from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+    pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    g = np.random.Generator(np.random.PCG64(7))
+    sizes = [(1, 1), (1, 9), (9, 1), (1, 20000), (20000, 1), (3, 5000), (336, 336), (672, 672), (335, 337), (336, 672),
+             (1008, 336), (337, 1009), (24, 24), (47, 49), (640, 480), (480, 640), (1080, 1920), (4000, 3000)]
+    sizes += [tuple(int(x) for x in np.exp(g.uniform(0, 8.5, 2))) for _ in range(300)]
+    sizes += [tuple(int(x) for x in g.integers(20, 1400, 2)) for _ in range(300)]
+    rows = []
+    for h, w in sizes:
+        best = select_best_resolution((h, w), pinpoints)
+        scaled = get_patch_output_size(np.zeros((3, h, w), np.uint8), best, "channels_first")
+        tiles = best[0] // 336, best[1] // 336
+        features, lines = LlavaNextProcessor._get_unpadded_features(None, h, w, 24, 24, *tiles)
+        rows.append([h, w, *tiles, *scaled, lines, features // lines if lines else 0])
+    with open(os.path.join(PIXELS, "any_resolution.json"), "w", encoding="utf-8") as f:
+        f.write("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
 if __name__ == "__main__":
     write_images()
     write_pixels()
+    write_any_resolution()

@@ -118,7 +118,7 @@ class ImageProcessorTest : public ::testing::Test {
 
 TEST_F(ImageProcessorTest, EqualsTransformers) {
   const nlohmann::json configs = read_json_file(kData / "pixels" / "configs.json");
-  ASSERT_EQ(configs.size(), 17u);
+  ASSERT_EQ(configs.size(), 27u);
   for (const auto& [name, config] : configs.items()) {
     SCOPED_TRACE(name);
     const TensorView& wanted = golden().at("processor." + name + ".pixel_values");
@@ -130,18 +130,25 @@ TEST_F(ImageProcessorTest, EqualsTransformers) {
 
 // The goldens of the model went through torchvision, whose resize differs by one grey level here and there.
 TEST_F(ImageProcessorTest, IsWithinAGreyLevelOfTorchvision) {
-  const ImageProcessor processor = ImageProcessor::load(kData / "llava15");
-  for (const char* name : {"single", "small_square", "pair_raw", "icl4", "wide", "tall"}) {
+  for (const std::string name :
+       {"llava15/single", "llava15/small_square", "llava15/pair_raw", "llava15/icl4", "llava15/wide", "llava15/tall",
+        "llava_next_mistral/single", "llava_next_mistral/icl4", "llava_next_mistral/wide", "llava_next_mistral/tall",
+        "llava_next_vicuna/single", "llava_next_vicuna/icl2"}) {
     SCOPED_TRACE(name);
-    const fs::path cases = kData / "llava15" / "cases";
+    const fs::path checkpoint = kData / name.substr(0, name.find('/')), cases = checkpoint / "cases";
+    const std::string of = name.substr(name.find('/') + 1);
+    const ImageProcessor processor = ImageProcessor::load(checkpoint);
+    const auto file = SafetensorsFile::open(cases / (of + ".safetensors"));
+    const TensorView& golden = file.tensors().at("pixel_values");
+    const std::vector<float> wanted = floats_of(golden);
     std::vector<float> values;
-    const nlohmann::json fields = read_json_file(cases / (std::string(name) + ".json"));
-    for (const auto& file : fields.at("image_files")) {
-      const PixelValues pixels = preprocess(processor, read_image(cases / file.get<std::string>()));
+    const nlohmann::json fields = read_json_file(cases / (of + ".json"));
+    for (const auto& picture : fields.at("image_files")) {
+      const PixelValues pixels = preprocess(processor, read_image(cases / picture.get<std::string>()));
       values.insert(values.end(), pixels.values.begin(), pixels.values.end());
+      if (golden.shape.size() == 5)  // pictures of fewer tiles are filled up with zeros
+        values.resize(values.size() + (golden.shape[1] - pixels.crops) * pixels.values.size() / pixels.crops);
     }
-    const auto file = SafetensorsFile::open(cases / (std::string(name) + ".safetensors"));
-    const std::vector<float> wanted = floats_of(file.tensors().at("pixel_values"));
     ASSERT_EQ(values.size(), wanted.size());
     size_t different = 0;
     for (size_t i = 0; i < values.size(); ++i) {
@@ -166,7 +173,7 @@ TEST_F(ImageProcessorTest, TakesNarrowPicturesWithoutMakingThemHuge) {
 
 TEST(SourceBoxTest, FollowsPadResizeAndCrop) {
   const auto box = [](const ImageProcessor& processor, int width, int height) {
-    const SourceBox b = source_box(processor, width, height);
+    const PixelBox b = crop_boxes(processor, width, height).front();
     return std::vector<double>{b.x0, b.y0, b.x1, b.y1};
   };
   ImageProcessor processor;  // short side to 224, the middle 224 x 224
@@ -182,7 +189,7 @@ TEST(SourceBoxTest, FollowsPadResizeAndCrop) {
   EXPECT_EQ(box(processor, 225, 200), (std::vector<double>{0, 0, 225, 200}));
 }
 
-// A bright square on black: the bright pixel values must lie where source_box says.
+// A bright square on black: the bright pixel values must lie where crop_boxes says.
 TEST(SourceBoxTest, AgreesWithThePixels) {
   ImageProcessor processor;
   processor.shortest_edge = 30;
@@ -190,7 +197,7 @@ TEST(SourceBoxTest, AgreesWithThePixels) {
   Image image{90, 60, std::vector<uint8_t>(size_t{3} * 90 * 60)};
   for (int y = 20; y < 40; ++y) std::fill_n(image.rgb.begin() + 3 * (y * 90 + 30), 3 * 10, uint8_t{255});
   const PixelValues pixels = preprocess(processor, image);
-  const SourceBox box = source_box(processor, 90, 60);
+  const PixelBox box = crop_boxes(processor, 90, 60).front();
   for (int y = 0; y < pixels.height; ++y) {
     for (int x = 0; x < pixels.width; ++x) {
       const double source_x = box.x0 + (x + 0.5) * (box.x1 - box.x0) / pixels.width;
@@ -221,7 +228,8 @@ TEST_F(ImageProcessorTest, RefusesWhatItCannotDo) {
   EXPECT_ERROR(ImageProcessor::load(folder_.path()), "preprocessor_config.json: no such file");
   EXPECT_ERROR(load("[]"), "preprocessor_config.json: expected an object");
   EXPECT_ERROR(load("{}"),
-               "field \"image_processor_type\": expected CLIPImageProcessor or LlavaImageProcessor, got nothing");
+               "field \"image_processor_type\": expected CLIPImageProcessor, LlavaImageProcessor or "
+               "LlavaNextImageProcessor, got nothing");
   EXPECT_ERROR(load(R"({"image_processor_type": "ViTImageProcessor"})"), "got \"ViTImageProcessor\"");
   const std::pair<const char*, const char*> cases[] = {
       {R"(, "resample": 2)", "field \"resample\": expected 3, bicubic (this is bilinear), got 2"},
@@ -242,6 +250,40 @@ TEST_F(ImageProcessorTest, RefusesWhatItCannotDo) {
       {R"(, "rescale_factor": "x")", "field \"rescale_factor\": expected a number"},
   };
   for (const auto& [fields, message] : cases) EXPECT_PRED_FORMAT2(::testing::IsSubstring, message, error(fields));
+}
+
+TEST_F(ImageProcessorTest, RefusesTilesThatCannotBe) {
+  const auto error_with = [&](const std::string& fields) {
+    return error_of([&] {
+      load(R"({"image_processor_type": "LlavaNextImageProcessorFast", "size": 20, "crop_size": 20)" + fields + "}");
+    });
+  };
+  const std::pair<const char*, const char*> cases[] = {
+      {"", "field \"image_grid_pinpoints\": expected multiples of crop_size, 20, got nothing"},
+      {R"(, "image_grid_pinpoints": [])", "field \"image_grid_pinpoints\": expected a list of pairs"},
+      {R"(, "image_grid_pinpoints": 40)", "field \"image_grid_pinpoints\": expected a list of pairs"},
+      {R"(, "image_grid_pinpoints": [[40, 50]])",
+       "field \"image_grid_pinpoints\": expected multiples of crop_size, 20"},
+      {R"(, "image_grid_pinpoints": [[40]])", "field \"image_grid_pinpoints\": expected pairs"},
+      {R"(, "image_grid_pinpoints": [[40, 0]])", "field \"image_grid_pinpoints\": expected pairs"},
+      {R"(, "image_grid_pinpoints": [[40, 20]], "size": 30)",
+       "field \"crop_size\": expected a square as large as size"},
+      {R"(, "image_grid_pinpoints": [[40, 20]], "resample": 2)", "field \"resample\""},
+  };
+  for (const auto& [fields, message] : cases) EXPECT_PRED_FORMAT2(::testing::IsSubstring, message, error_with(fields));
+  EXPECT_EQ(load(R"({"image_processor_type": "LlavaNextImageProcessor", "size": 336, "crop_size": 336})")
+                .grid_pinpoints.size(),
+            5u);
+}
+
+TEST(CropBoxes, OfTiles) {  // 100 x 50 fills 40 x 20 of the 2 x 2 canvas: tiles are 50 pixels wide, 25 above and below
+  ImageProcessor processor;
+  processor.shortest_edge = 20;
+  processor.crop_size = {20, 20};
+  processor.grid_pinpoints = {{40, 40}};
+  const std::vector<PixelBox> boxes = crop_boxes(processor, 100, 50);
+  EXPECT_EQ(boxes, (std::vector<PixelBox>{
+                       {0, 0, 100, 50}, {0, -25, 50, 25}, {50, -25, 100, 25}, {0, 25, 50, 75}, {50, 25, 100, 75}}));
 }
 
 }  // namespace

@@ -93,6 +93,60 @@ TEST(Config, Llava13b) {
   EXPECT_EQ(d.head_dim, 128);
 }
 
+// llava-hf/llava-v1.6-mistral-7b-hf and -vicuna-13b-hf (specs/models.md, 1.1).
+Json llava_next_mistral() {
+  Json json = llava_7b();
+  json["model_type"] = "llava_next";
+  json["image_grid_pinpoints"] = {{336, 672}, {672, 336}, {672, 672}, {1008, 336}, {336, 1008}};
+  json["use_image_newline_parameter"] = true;
+  json["text_config"] = Json::parse(R"({
+    "_name_or_path": "mistralai/Mistral-7B-Instruct-v0.2", "architectures": ["MistralForCausalLM"], "intermediate_size": 14336,
+    "max_position_embeddings": 32768, "model_type": "mistral", "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0, "sliding_window": null, "torch_dtype": "bfloat16", "vocab_size": 32064})");
+  return json;
+}
+
+TEST(Config, LlavaNextMistral7b) {
+  const ModelConfig c = parse(llava_next_mistral());
+  EXPECT_EQ(c.family, Family::kLlavaNext);
+  EXPECT_EQ(c.decoder.hidden_size, 4096);
+  EXPECT_EQ(c.decoder.intermediate_size, 14336);
+  EXPECT_EQ(c.decoder.num_layers, 32);
+  EXPECT_EQ(c.decoder.num_heads, 32);
+  EXPECT_EQ(c.decoder.num_kv_heads, 8);
+  EXPECT_EQ(c.decoder.max_positions, 32768);
+  EXPECT_EQ(c.decoder.sliding_window, 0);
+  EXPECT_DOUBLE_EQ(c.decoder.rope_theta, 1e6);
+  EXPECT_EQ(c.vision.image_size, 336);
+  EXPECT_EQ(c.dtype, "float16");
+  const std::vector<Pinpoint> pinpoints = {{336, 672}, {672, 336}, {672, 672}, {1008, 336}, {336, 1008}};
+  EXPECT_EQ(c.grid_pinpoints, pinpoints);
+  Json bare = llava_next_mistral();  // every key that equals its class's default left out
+  for (const char* key : {"image_grid_pinpoints", "vision_config", "vision_feature_layer", "projector_hidden_act"})
+    bare.erase(key);
+  for (const char* key : {"intermediate_size", "num_key_value_heads", "sliding_window", "rope_theta"})
+    bare["text_config"].erase(key);
+  const ModelConfig d = parse(bare);
+  EXPECT_EQ(d.grid_pinpoints, pinpoints);
+  EXPECT_EQ(d.vision.image_size, 336);
+  EXPECT_EQ(d.decoder.intermediate_size, 14336);
+  EXPECT_EQ(d.decoder.num_kv_heads, 8);
+  EXPECT_EQ(d.decoder.sliding_window, 4096);  // absent is not null
+  EXPECT_DOUBLE_EQ(d.decoder.rope_theta, 1e4);
+}
+
+TEST(Config, LlavaNextVicuna13b) {
+  Json json = llava_7b();
+  json["model_type"] = "llava_next";
+  json["text_config"].update(
+      {{"hidden_size", 5120}, {"intermediate_size", 13824}, {"num_hidden_layers", 40}, {"num_attention_heads", 40}});
+  const ModelConfig c = parse(json);
+  EXPECT_EQ(c.family, Family::kLlavaNext);
+  EXPECT_EQ(c.decoder.num_kv_heads, 40);
+  EXPECT_EQ(c.decoder.sliding_window, 0);
+  EXPECT_EQ(c.grid_pinpoints.size(), 5U);
+}
+
 TEST(Config, NewSaves) {
   Json json = llava_7b();
   json.erase("torch_dtype");
@@ -179,7 +233,7 @@ struct Refusal {
 
 TEST(Config, RefusesWithFileAndField) {
   const Refusal refusals[] = {
-      {R"({"model_type": "llama"})", {"model_type", "unknown architecture \"llama\""}},
+      {R"({"model_type": "llama"})", {"model_type", "unknown architecture \"llama\"", "known: llava, llava_next"}},
       {R"({"model_type": null})", {"model_type", "unknown architecture"}},
       {R"({"model_type": 3})", {"model_type", "a string was expected, got 3"}},
       {R"({"text_config": {"model_type": "gpt2"}})", {"text_config: model_type", "llama or mistral", "gpt2"}},
@@ -228,6 +282,20 @@ TEST(Config, RefusesWithFileAndField) {
       {R"({"image_token_index": null, "text_config": {"vocab_size": 1000}})", {"image_token_i", "32000", "1000"}},
       {R"({"tie_word_embeddings": 1})", {"tie_word_embeddings", "true or false"}},
       {R"({"multimodal_projector_bias": "no"})", {"multimodal_projector_bias"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": [[336, 600]]})",
+       {"image_grid_pinpoints", "[336, 600]", "tiles of 336"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": [[336, 672], [0, 336]]})",
+       {"image_grid_pinpoints", "[0, 336]"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": [[-336, 336]]})",
+       {"image_grid_pinpoints", "[-336, 336]"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": [[336, 33936]]})",
+       {"image_grid_pinpoints", "[336, 33936]"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": [[168, 336]]})", {"image_grid_pinpoints", "[168, 336]"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": [[336]]})", {"image_grid_pinpoints", "pairs", "[336]"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": [[336.5, 336]]})",
+       {"image_grid_pinpoints", "pairs", "336.5"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": []})", {"image_grid_pinpoints", "empty"}},
+      {R"({"model_type": "llava_next", "image_grid_pinpoints": "336"})", {"image_grid_pinpoints", "pairs"}},
       {R"({"torch_dtype": 16})", {"torch_dtype", "a string"}},
   };
   for (const Refusal& refusal : refusals) {

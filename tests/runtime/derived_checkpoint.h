@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tiny checkpoint of tests/golden in another form: other names, dtypes, shards, a changed config, something
+// A tiny checkpoint of tests/golden in another form: other names, dtypes, shards, a changed config, something
 // missing.
 #pragma once
 
@@ -18,10 +18,15 @@ namespace espalier::test {
 
 class DerivedCheckpoint {
  public:
-  DerivedCheckpoint() : weights(read_arrays(tiny_llava_folder() / "model.safetensors")) {
-    for (const auto& entry : std::filesystem::directory_iterator(tiny_llava_folder()))
-      if (entry.is_regular_file() && entry.path().filename() != "model.safetensors")
-        std::filesystem::copy(entry.path(), path() / entry.path().filename());
+  explicit DerivedCheckpoint(const std::string& checkpoint = "llava15") {
+    for (const auto& entry : std::filesystem::directory_iterator(golden_folder() / checkpoint)) {
+      const std::filesystem::path& file = entry.path();
+      if (file.extension() == ".safetensors") {
+        weights.merge(read_arrays(file));  // one file or shards
+      } else if (entry.is_regular_file() && file.filename() != "model.safetensors.index.json") {
+        std::filesystem::copy(file, path() / file.filename());
+      }
+    }
   }
 
   const std::filesystem::path& path() const { return folder_.path(); }

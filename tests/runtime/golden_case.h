@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One case of tests/golden/llava15/cases as a request.
+// One case of tests/golden/CHECKPOINT/cases as a request.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -13,12 +13,13 @@
 namespace espalier::test {
 
 struct GoldenCase {
-  explicit GoldenCase(std::string case_name)
-      : name(std::move(case_name)),
+  explicit GoldenCase(std::string case_name, std::string of_checkpoint = "llava15")
+      : checkpoint(std::move(of_checkpoint)),
+        name(std::move(case_name)),
         json(read_json_file(folder() / (name + ".json"))),
         tensors(folder() / (name + ".safetensors")) {}
 
-  static std::filesystem::path folder() { return tiny_llava_folder() / "cases"; }
+  std::filesystem::path folder() const { return golden_folder() / checkpoint / "cases"; }
 
   std::vector<ImagePart> images() const {
     std::vector<ImagePart> parts;
@@ -56,6 +57,7 @@ struct GoldenCase {
     return r;
   }
 
+  std::string checkpoint;
   std::string name;
   nlohmann::json json;
   std::filesystem::path tensors;

@@ -84,6 +84,21 @@ TEST(LayoutJson, OfAPackedPrompt) {
   }
 }
 
+TEST(LayoutJson, OfTiles) {
+  const LoadedModel& model = test::tiny_model("llava_next_mistral");
+  const PackedPrompt packed = pack_prompt(model, test::in_context_prompt(1), 0);
+  const RecordedLayout back = read(Json::parse(layout_to_json(*packed.layout, model.facts)));
+  ASSERT_EQ(back.prompt->segments.size(), packed.layout->segments.size());
+  EXPECT_TRUE(back.prompt->kind.equal(packed.layout->kind));
+  EXPECT_TRUE(back.prompt->crop.equal(packed.layout->crop));
+  EXPECT_TRUE(back.prompt->grid_row.equal(packed.layout->grid_row));
+  EXPECT_TRUE(back.prompt->grid_col.equal(packed.layout->grid_col));
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(back.prompt->images[i].tiling, packed.layout->images[i].tiling);
+    EXPECT_EQ(back.prompt->images[i].crop_boxes, packed.layout->images[i].crop_boxes);
+  }
+}
+
 TEST(LayoutJson, ATextWithoutImages) {
   const RecordedLayout layout = read({{"num_tokens", 3},
                                       {"query_example", 0},

@@ -219,7 +219,7 @@ TEST(LoadedModel, PreprocessorThatContradictsTheTower) {
     const test::ScratchFolder out;
     dump(model, GoldenCase("single").request(), out.path() / "run", {}, {});
   });
-  expect_says(message, {"preprocessor_config.json", "42 x 70", "56 x 56"});
+  expect_says(message, {"preprocessor_config.json", "[1, 3, 70, 42]", "[1, 3, 56, 56]"});
 }
 
 TEST(LoadedModel, UnknownDtypeAndUnsupportedSelection) {

@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -48,19 +49,19 @@ class Recording {
     test::write_arrays(signals(), arrays);
     folder_.write("layout.json", layout_json.dump());
   }
-  void record_run(const Prompt& prompt, const std::string& policy) const {
+  void record_run(const Prompt& prompt, const std::string& policy, const LoadedModel& model = tiny_llava()) const {
     const Request request{.prompt = prompt, .policy = policy, .custom = {}, .options = {}, .trace = false};
-    record(tiny_llava(), request, {.signals = signals(), .layout = layout(), .only = {}}, {});
+    record(model, request, {.signals = signals(), .layout = layout(), .only = {}}, {});
   }
 
  private:
   test::ScratchFolder folder_;
 };
 
-Result live_run(const Prompt& prompt, const std::string& policy) {
+Result live_run(const Prompt& prompt, const std::string& policy, const LoadedModel& model = tiny_llava()) {
   Request request{.prompt = prompt, .policy = policy, .custom = {}, .options = {}, .trace = true};
   request.options.max_new_tokens = 1;
-  return std::move(generate_batch(tiny_llava(), std::span(&request, 1), {})[0]);
+  return std::move(generate_batch(model, std::span(&request, 1), {})[0]);
 }
 
 // The same sets at every point; scores as close as float32 attention in two forms is.
@@ -72,7 +73,10 @@ void expect_same_points(const Json& replayed, const Result& live) {
     const Json& point = replayed["points"][i];
     EXPECT_EQ(point.at("site"), live.points[i].site);
     EXPECT_EQ(point.value("layer", -1), live.points[i].layer);
-    EXPECT_EQ(point.at("kept").get<Tokens>(), live.points[i].kept);
+    if (live.points[i].kept_per_head.empty())
+      EXPECT_EQ(point.at("kept").get<Tokens>(), live.points[i].kept);
+    else
+      EXPECT_EQ(point.at("kept").get<std::vector<Tokens>>(), live.points[i].kept_per_head);
     EXPECT_EQ(point.value("candidates", Tokens{}), live.points[i].candidates);
     const auto scores = point.value("scores", std::vector<double>{});
     ASSERT_EQ(scores.size(), live.points[i].scores.size());
@@ -93,7 +97,25 @@ const char* const kPolicies[] = {
     "catp:keep_ratio=1/3,stage1_share=0,relu=per_head,delta_norm=max",
     "catp:keep_ratio=1/3,stage1_share=1,similarity=clamp",
     "catp:keep_ratio=1/2,query_pool=text,context_pool=image,similarity2=affine,ranking=per_image",
-    "catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6"};
+    "catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6",
+    "uniform:keep_ratio=1/3",
+    "vtw:layer=5",
+    "divprune:keep_ratio=1/3",
+    "cdpruner:keep_ratio=1/3",
+    "m3:keep_ratio=1/4",
+    "hired:keep_ratio=1/3",
+    "attention:keep_ratio=1/3,layer=3,rows=own_text",
+    "pyramiddrop:keep_ratio=1/2",
+    "dart:keep_ratio=1/3",
+    "plphp",
+    "sparsevlm:num_kept=30:20:10",
+    "sparsevlm:rule=rank_scale,scale=2,recycle=false",
+    "atp:theta_r=0.3,theta_s=0.9",
+    "atp:theta_r=0.5:0.4:0.3,theta_s=1,norm=rank,min_per_image=3",
+    "prumerge",
+    "prumerge+:num_kept=12,neighbours=4",
+    "visionzip:keep_ratio=1/3",
+    "divprune:keep_ratio=1/2 + atp:theta_r=0.3,theta_s=0.9"};
 
 class ReplayTest : public testing::TestWithParam<const char*> {};
 
@@ -111,7 +133,8 @@ TEST_P(ReplayTest, OfAnUnprunedRecordingKeepsWhatTheFirstPointOfTheLiveRunKept) 
     return;
   }
   // Up to the first verdict both saw the same model.
-  EXPECT_EQ(replayed["points"][0].at("kept").get<Tokens>(), live.points[0].kept);
+  if (live.points[0].kept_per_head.empty())
+    EXPECT_EQ(replayed["points"][0].at("kept").get<Tokens>(), live.points[0].kept);
   if (live.points.size() == 1) expect_same_points(replayed, live);
 }
 
@@ -137,6 +160,46 @@ TEST_P(ReplayTest, OfTheGoldenPrompts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, ReplayTest, testing::ValuesIn(kPolicies), [](const auto& policy) {
+  std::string name;
+  for (const char c : std::string(policy.param)) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return name;
+});
+
+// ---- tiles, row breaks, grouped queries and a sliding window ----
+
+const char* const kNextPolicies[] = {"random:keep_ratio=1/4,seed=3",
+                                     "uniform:keep_ratio=1/4,row_breaks=follow",
+                                     "vtw:layer=5",
+                                     "attention:keep_ratio=1/3,layer=2,rows=own_text",
+                                     "pyramiddrop",
+                                     "sparsevlm:keep_ratio=1/2,recycle=false",
+                                     "dart:keep_ratio=1/3",
+                                     "fastv:keep_ratio=1/4",
+                                     "fastv:num_kept=9,layer=5,rows=all,row_breaks=follow",
+                                     "fastv:keep_ratio=1/4,pool=image",
+                                     "catp:keep_ratio=2/9",
+                                     "catp:keep_ratio=1/3,stage1_share=0,relu=per_head,row_breaks=pool",
+                                     "divprune:keep_ratio=1/4",
+                                     "cdpruner:keep_ratio=1/4",
+                                     "hired:keep_ratio=1/4",
+                                     "hired:keep_ratio=1/6,allocation=count_strips",
+                                     "m3:keep_ratio=1/4",
+                                     "prumerge",
+                                     "visionzip:num_kept=7",
+                                     "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4"};
+
+class NextReplayTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(NextReplayTest, OfThePolicysOwnRecordingKeepsTheSame) {
+  const LoadedModel& model = test::tiny_model("llava_next_mistral");
+  for (const auto& prompt : {GoldenCase("wide", "llava_next_mistral").prompt(), Prompt(test::in_context_prompt(1))}) {
+    const Recording recording;
+    recording.record_run(prompt, GetParam(), model);
+    expect_same_points(recording.replayed(GetParam()), live_run(prompt, GetParam(), model));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, NextReplayTest, testing::ValuesIn(kNextPolicies), [](const auto& policy) {
   std::string name;
   for (const char c : std::string(policy.param)) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
   return name;
@@ -273,6 +336,65 @@ TEST(SpecVectors, Fastv) {
   const Json fourteen = layout_of({text(0, 2, 0), patches(2, 10, 0, 0), text(10, 14, 0)}, {{1, 8}}, 0, 4);
   EXPECT_EQ(kept(v3, fourteen, "num_kept=4"), (Tokens{2, 4, 6, 9}));
   EXPECT_EQ(kept(v3, fourteen, "num_kept=6,rows=all"), (Tokens{2, 3, 4, 5, 6, 8}));
+}
+
+// ---- results as they come back in, and what they say of merged tokens ----
+
+// A recorded run's kept sets, applied to the same prompt, keep the same.
+TEST(ReplayResult, IsAMaskForKeepmask) {
+  const Prompt prompt = test::in_context_prompt(2);
+  for (const char* policy : {"fastv:keep_ratio=1/3,row_breaks=follow", "catp:keep_ratio=2/9", "plphp:keep_ratio=1/3"}) {
+    SCOPED_TRACE(policy);
+    const Recording recording;
+    recording.record_run(prompt, policy);
+    recording.replayed(policy);
+    const Result first = live_run(prompt, policy);
+    const Result second = live_run(prompt, "keepmask:file=" + recording.out().string());
+    EXPECT_EQ(second.kept, first.kept);
+    ASSERT_EQ(second.points.size(), first.points.size());
+    for (size_t i = 0; i < first.points.size(); ++i) {
+      EXPECT_EQ(second.points[i].kept, first.points[i].kept);
+      EXPECT_EQ(second.points[i].kept_per_head, first.points[i].kept_per_head);
+    }
+    EXPECT_EQ(second.token_ids, first.token_ids);
+  }
+}
+
+// All image tokens that leave the point: those that stay as they were and the new ones, in their order.
+TEST(ReplayResult, MergedVectorsAreAllThatLeaveThePoint) {
+  const Prompt prompt = test::in_context_prompt(1);
+  const Recording recording;
+  recording.record_run(prompt, "none");
+  const Json point = recording.replayed("visionzip:num_kept=6,contextual=2").at("points").at(0);
+  const Arrays recorded = test::read_arrays(recording.signals());
+  std::filesystem::path vectors = recording.out();
+  const at::Tensor merged =
+      test::read_arrays(vectors.replace_extension(".safetensors")).at(point.at("merged").get<std::string>());
+  const Tokens source = point.at("merged_source").get<Tokens>(), kept = point.at("kept").get<Tokens>();
+  ASSERT_EQ(merged.size(0), 12);
+  ASSERT_EQ(source.size(), 12U);
+  const int64_t patches = recorded.at("vision.output").size(0) / 2;
+  const Json layout = Json::parse(test::read_file(recording.layout()));
+  std::vector<int64_t> begins;
+  for (const Json& s : layout.at("segments"))
+    if (s.at("kind") == "patches") begins.push_back(s.at("begin"));
+  for (int64_t image = 0; image < 2; ++image) {
+    EXPECT_EQ(source[6 * image], -1);  // the class row
+    EXPECT_TRUE(merged[6 * image].allclose(recorded.at("vision.cls_output")[image]));
+    for (int64_t i = 1; i < 4; ++i) {  // dominant patches as they were
+      const int64_t s = source[6 * image + i];
+      EXPECT_TRUE(std::ranges::binary_search(kept, s));
+      EXPECT_TRUE(merged[6 * image + i].equal(recorded.at("vision.output")[image * patches + s - begins[image]]));
+    }
+    for (int64_t i = 4; i < 6; ++i) EXPECT_FALSE(std::ranges::binary_search(kept, source[6 * image + i]));
+  }
+}
+
+TEST(ReplayResult, ResizeHasNone) {
+  const Recording recording;
+  recording.record_run(test::in_context_prompt(0), "none");
+  expect_says(message_of<Error>([&] { recording.replayed("resize:keep_ratio=1/4"); }),
+              {"resize", "before the vision tower"});
 }
 
 // ---- what is missing or misshapen ----

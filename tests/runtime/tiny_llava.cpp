@@ -2,13 +2,19 @@
 #include "tests/support/tiny_llava.h"
 
 #include <cmath>
+#include <map>
 
 namespace espalier::test {
 
+const LoadedModel& tiny_model(const std::string& checkpoint) {
+  static std::map<std::string, LoadedModel> models;
+  if (const auto found = models.find(checkpoint); found != models.end()) return found->second;
+  const EngineOptions options{.dtype = ComputeDtype::kFloat32, .on_progress = {}};
+  return models.emplace(checkpoint, load_model(golden_folder() / checkpoint, options)).first->second;
+}
+
 const LoadedModel& tiny_llava() {
-  static const LoadedModel model =
-      load_model(tiny_llava_folder(), {.dtype = ComputeDtype::kFloat32, .on_progress = {}});
-  return model;
+  return tiny_model("llava15");
 }
 
 std::shared_ptr<const Image> picture(int width, int height, uint32_t seed) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tiny LLaVA-1.5 checkpoint of tests/golden, its reference cases, and synthetic pictures.
+// The tiny checkpoints of tests/golden, their reference cases, and synthetic pictures.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,7 +21,8 @@ inline std::filesystem::path tiny_llava_folder() {
   return golden_folder() / "llava15";
 }
 
-// Loaded once a process, float32.
+// A checkpoint of tests/golden, loaded once a process, float32: "llava15", "llava_next_mistral", …
+const LoadedModel& tiny_model(const std::string& checkpoint);
 const LoadedModel& tiny_llava();
 
 // A smooth picture with some noise, the same for the same seed.
