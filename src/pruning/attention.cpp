@@ -48,7 +48,7 @@ class Attention final : public PlannedPolicy {
     if (options_.layer > model.num_layers)
       throw Error("attention: layer=" + std::to_string(options_.layer) + ", but the model has " +
                   std::to_string(model.num_layers) + " layers");
-    const std::vector<int64_t> kept = num_kept(prompt);
+    const std::vector<int64_t> kept = kept_per_image(pool_rule(options_.amount), prompt);
     const int64_t left = std::accumulate(kept.begin(), kept.end(), int64_t{0});
     const bool may_drop = options_.layer < model.num_layers && left < prompt.num_image_tokens(row_breaks_compete());
     if (may_drop && options_.rows == Rows::kQueryText && text_of_example(prompt, prompt.query_example).empty())
@@ -72,7 +72,8 @@ class Attention final : public PlannedPolicy {
 
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
                  State*) const override {
-    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt));
+    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()),
+                                        kept_per_image(pool_rule(options_.amount), *layout.prompt));
     const at::Tensor pinned = layout.pinned.index_select(0, layout.image_tokens);
     return {.kept = keep_best(signals[0], pinned, images), .scores = signals[0]};
   }
@@ -92,14 +93,6 @@ class Attention final : public PlannedPolicy {
       begin += sizes[i];
     }
     return groups;
-  }
-
-  std::vector<int64_t> num_kept(const PromptLayout& prompt) const {
-    return kept_per_image({.policy = "attention",
-                           .amount = options_.amount,
-                           .with_row_breaks = row_breaks_compete(),
-                           .min_per_image = common().min_per_image},
-                          prompt);
   }
 
   AttentionOptions options_;

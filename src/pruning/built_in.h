@@ -26,5 +26,9 @@ PlannedPolicyPtr sparsevlm_from(const OptionReader& reader);
 PlannedPolicyPtr fitprune_from(const OptionReader& reader);
 PlannedPolicyPtr keepmask_from(const OptionReader& reader);
 PlannedPolicyPtr atp_from(const OptionReader& reader);
+PlannedPolicyPtr prumerge_from(const OptionReader& reader);
+PlannedPolicyPtr prumerge_plus_from(const OptionReader& reader);
+PlannedPolicyPtr visionzip_from(const OptionReader& reader);
+PlannedPolicyPtr resize_from(const OptionReader& reader);
 
 }  // namespace espalier

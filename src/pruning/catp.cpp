@@ -25,6 +25,7 @@
 #include "espalier/error.h"
 #include "pruning/built_in.h"
 #include "pruning/catp_budget.h"
+#include "pruning/prompt_text.h"
 #include "pruning/selection.h"
 
 namespace espalier {
@@ -66,44 +67,19 @@ int default_k(int num_layers) {
 
 // ---- stage 1 ----
 
-// For each token of the unpruned sequence the image whose text it is: text behind the image, before the next one, of
-// the same example; -1 for the rest. int64 [num_tokens] on the CPU, with the number of text tokens of each image.
-struct TextOwners {
-  at::Tensor image;
-  std::vector<int64_t> text_tokens;
-};
-
-TextOwners text_owners(const PromptLayout& prompt) {
-  std::vector<int64_t> owner(prompt.num_tokens, -1), text_tokens(prompt.images.size(), 0);
-  int image = -1;
-  for (const Segment& s : prompt.segments) {
-    if (s.kind != Segment::Kind::kText) {
-      image = s.image;
-    } else if (image >= 0 && s.example == prompt.example_of_image(image)) {
-      std::fill(owner.begin() + s.begin, owner.begin() + s.end, image);
-      text_tokens[image] += s.end - s.begin;
-    }
-  }
-  return {int64_tensor(owner), text_tokens};
-}
-
 // Mean embedding of each image's text, float32 [images, d]; zero where there is none.
-at::Tensor text_means(const at::Tensor& hidden, const TokenLayout& layout, const TextOwners& owners) {
-  const auto num_images = static_cast<int64_t>(owners.text_tokens.size());
-  int64_t total = 0;
-  std::vector<int64_t> divisor;
-  for (const int64_t n : owners.text_tokens) {
-    total += n;
-    divisor.push_back(std::max<int64_t>(1, n));
+at::Tensor text_means(const at::Tensor& hidden, const TokenLayout& layout,
+                      const std::vector<std::vector<int64_t>>& texts) {
+  std::vector<int64_t> ordinals, image, divisor;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    ordinals.insert(ordinals.end(), texts[i].begin(), texts[i].end());
+    image.insert(image.end(), texts[i].size(), static_cast<int64_t>(i));
+    divisor.push_back(std::max<int64_t>(1, std::ssize(texts[i])));
   }
-  // Text is never dropped, so its number is known; its place is not, in a sequence that an earlier policy cut.
-  const at::Tensor owner_here = owners.image.to(hidden.device()).index_select(0, layout.source_index.clamp_min(0));
-  const at::Tensor is_text = layout.kind == static_cast<int64_t>(Segment::Kind::kText);
-  const at::Tensor index = indices_of(is_text & (owner_here >= 0), total);
-  const at::Tensor images = at::arange(num_images, index.options()).unsqueeze(1);
-  const at::Tensor belongs = (owner_here.index_select(0, index).unsqueeze(0) == images).to(at::kFloat);
-  const at::Tensor sums = at::matmul(belongs, hidden.index_select(0, index).to(at::kFloat));
-  return sums / int64_tensor(divisor).to(hidden.device()).unsqueeze(1);
+  const at::Tensor rows = hidden.index_select(0, text_tokens_at(layout, ordinals)).to(at::kFloat);
+  const at::Tensor owner = int64_tensor(image).to(rows.device());
+  const at::Tensor belongs = owner.unsqueeze(0) == at::arange(std::ssize(texts), owner.options()).unsqueeze(1);
+  return at::matmul(belongs.to(at::kFloat), rows) / int64_tensor(divisor).to(rows.device()).unsqueeze(1);
 }
 
 // The similarity in [0, 1] of a cosine; minmax over the image's own values. cosine float32 [m], image int64 [m].
@@ -270,16 +246,18 @@ std::vector<int64_t> Catp::left_per_image(const TokenLayout& layout, const CatpS
 // lambda1 · F_align as a number for each image token, float32 [m]; 0 for images without text.
 at::Tensor Catp::alignment(const at::Tensor& hidden, const TokenLayout& layout,
                            const std::vector<int64_t>& image_sizes) const {
-  const TextOwners owners = text_owners(*layout.prompt);
+  const auto texts = text_of_each_image(*layout.prompt);
   const at::Tensor image = layout.image.index_select(0, layout.image_tokens);
   const at::Tensor cosines =
-      ops::cosine_score(hidden, text_means(hidden, layout, owners), layout.image_tokens);  // [images, m]
+      ops::cosine_score(hidden, text_means(hidden, layout, texts), layout.image_tokens);  // [images, m]
   const at::Tensor own = cosines.gather(0, image.unsqueeze(0)).squeeze(0);
   at::Tensor modular = rescaled(own, image, cosines.size(0), options_.similarity).mul(options_.lambda1);
   // F_div / S + F_align has the maximum where F_div + S · F_align has it.
   if (options_.scale == Options::Scale::kDivMean)
     modular = modular * int64_tensor(image_sizes).to(hidden.device()).index_select(0, image);
-  const at::Tensor text_tokens = int64_tensor(owners.text_tokens).to(hidden.device()).index_select(0, image);
+  std::vector<int64_t> lengths;
+  for (const auto& text : texts) lengths.push_back(std::ssize(text));
+  const at::Tensor text_tokens = int64_tensor(lengths).to(hidden.device()).index_select(0, image);
   return modular.masked_fill(text_tokens == 0, 0.0);
 }
 

@@ -92,12 +92,9 @@ class Dart final : public PlannedPolicy {
   Voting choose_pivots(const TokenLayout& layout, const at::Tensor& keys, const Blocks& images) const;
 
   std::vector<int64_t> num_kept(const PromptLayout& prompt) const {
-    return kept_per_image({.policy = "dart",
-                           .amount = options_.amount,
-                           .with_row_breaks = row_breaks_compete(),
-                           .min_per_image = common().min_per_image,
-                           .at_least_one = true},
-                          prompt);
+    PoolRule rule = pool_rule(options_.amount);
+    rule.at_least_one = true;
+    return kept_per_image(rule, prompt);
   }
 
   DartOptions options_;

@@ -39,7 +39,7 @@ class Divprune final : public PlannedPolicy {
   }
 
   std::vector<PlannedPoint> plan(const ModelFacts&, const PromptLayout& prompt) const override {
-    const std::vector<int64_t> kept = num_kept(prompt);
+    const std::vector<int64_t> kept = kept_per_image(pool_rule(options_.amount), prompt);
     const int64_t left = std::accumulate(kept.begin(), kept.end(), int64_t{0});
     return {{{Site::kProjectorOutput}, left, kept, left < prompt.num_image_tokens(row_breaks_compete())}};
   }
@@ -51,7 +51,7 @@ class Divprune final : public PlannedPolicy {
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
                  State*) const override {
     const std::vector<int64_t> sizes = tokens_per_image(layout, row_breaks_compete());
-    std::vector<int64_t> begin{0}, kept = num_kept(*layout.prompt);
+    std::vector<int64_t> begin{0}, kept = kept_per_image(pool_rule(options_.amount), *layout.prompt);
     for (size_t i = 0; i < sizes.size(); ++i) {
       begin.push_back(begin.back() + sizes[i]);
       kept[i] = std::min(kept[i], sizes[i]);
@@ -63,14 +63,6 @@ class Divprune final : public PlannedPolicy {
   }
 
  private:
-  std::vector<int64_t> num_kept(const PromptLayout& prompt) const {
-    return kept_per_image({.policy = "divprune",
-                           .amount = options_.amount,
-                           .with_row_breaks = row_breaks_compete(),
-                           .min_per_image = common().min_per_image},
-                          prompt);
-  }
-
   DivpruneOptions options_;
 };
 

@@ -85,10 +85,7 @@ class Fastv final : public PlannedPolicy {
  private:
   // One number a pool.
   std::vector<int64_t> num_kept(const PromptLayout& prompt) const {
-    const PoolRule rule{.policy = "fastv",
-                        .amount = options_.amount,
-                        .with_row_breaks = row_breaks_compete(),
-                        .min_per_image = common().min_per_image};
+    const PoolRule rule = pool_rule(options_.amount);
     if (options_.pool == FastvOptions::Pool::kImage) return kept_per_image(rule, prompt);
     return {kept_of_request(rule, prompt)};
   }

@@ -3,7 +3,8 @@
 // Symbols: X -> image tokens of `hidden` at the projector's output (the released place; the paper pools before it), s
 // -> num_kept, h and w -> the crop's grid, k -> cell. Differences from the released code: a k that is not whole or does
 // not divide the grid is refused (the code rounds down and loses the border); means are float32; un-padded crops
-// average what is present of a cell, where the code pools before un-padding; a cell takes the position id of its first
+// average what is present of a cell, where the code pools before un-padding; crops enter the decoder one behind the
+// other, without row breaks; a cell takes the position id of its first
 // patch unless positions=compact says otherwise. Every token is merged, so a pinned one cannot stay: such a request is
 // refused.
 #include "espalier/policies/m3.h"
@@ -84,7 +85,8 @@ class M3 final : public PlannedPolicy {
         at::zeros({divisor.size(0), x.size(1)}, x.options()).index_add(0, int64_tensor(cell).to(device), x);
     const at::Tensor firsts = int64_tensor(first).to(device);
     return {.kept = int64_tensor({}).to(device),
-            .added = {{NewTokens::Where::kInPlace, sums / divisor.to(device), firsts, firsts}}};
+            .added = {{NewTokens::Where::kInPlace, sums / divisor.to(device), firsts, firsts}},
+            .crop_by_crop = true};
   }
 
  private:

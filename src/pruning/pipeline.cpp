@@ -55,6 +55,12 @@ class Pipeline final : public PlannedPolicy {
     return text;
   }
 
+  ImageShape wanted_shape(const ModelFacts& model, const ImageShape& shape) const override {
+    ImageShape wanted = shape;
+    for (const auto& policy : policies_) wanted = policy->wanted_shape(model, wanted);
+    return wanted;
+  }
+
   std::vector<PlannedPoint> plan(const ModelFacts& model, const PromptLayout& prompt) const override {
     std::vector<PlannedPoint> points;
     for (Step& step : steps(model, prompt)) points.push_back(std::move(step.planned));

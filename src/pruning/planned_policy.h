@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "espalier/pruning.h"
+#include "pruning/selection.h"
 
 namespace espalier {
 
@@ -39,8 +40,11 @@ class PlannedPolicy : public PruningPolicy {
   PlannedPolicy(std::string_view name, const CommonOptions& common, bool row_breaks_compete);
 
   int64_t num_image_tokens(const PromptLayout& prompt, int image) const;  // that compete
+  // What an amount means to this policy; rounding and at_least_one are for it to set.
+  PoolRule pool_rule(const Amount& amount) const;
 
  private:
+  std::string name_;
   CommonOptions common_;
   bool row_breaks_compete_;
 };

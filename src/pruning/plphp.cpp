@@ -104,7 +104,9 @@ class Plphp final : public PlannedPolicy {
     const at::Tensor best =
         keep_best(scores.flatten(), pinned, {repeated({m}, heads), repeated({kept}, heads)}, stay, sizes);
     const at::Tensor head_begin = at::arange(heads, best.options()).mul(m).unsqueeze(1);
-    return {.kept = best.view({heads, kept}) - head_begin, .scores = signals[0].mean(0)};
+    return {.kept = best.view({heads, kept}) - head_begin,
+            .scores = signals[0].mean(0),
+            .notes = {{"gamma", signals[0].sum(1).mean().unsqueeze(0)}}};
   }
 
  private:

@@ -129,6 +129,10 @@ constexpr std::array kSparsevlmOptions = {
     PolicyOption{"keep_ratio", "", "part of all image tokens that stays, one for each layer; r: r, r/2, r/4, …"},
     kNumKeptList,
     PolicyOption{"layers", "", "acts before these layers; 3:7:16 of 32, in proportion to the depth"},
+    PolicyOption{"rule", "fixed", "rank_lambda, rank_scale: the rank of the raters' attention decides, without amount"},
+    PolicyOption{"lambda", "1/2", "rank_lambda: part of the tokens beyond the rank that leaves"},
+    PolicyOption{"scale", "13.5", "rank_scale: tokens that stay for each of the rank"},
+    PolicyOption{"bias", "0", "rank_scale: and these"},
     PolicyOption{"recycle", "true", "part of what leaves comes back as averages of clusters, beside the amount"},
     PolicyOption{"tau", "3/10", "part of what leaves that is clustered"},
     PolicyOption{"theta", "1/10", "clusters for each of these"},
@@ -167,6 +171,30 @@ constexpr std::array kHiredOptions = {
                  "budget of a tile: mass, the attention on its region; count_strips, as the released code does"},
     PolicyOption{"layer_init", "0", "vision layer whose class attention divides the budget"},
     PolicyOption{"layer_final", "", "vision layer whose class attention ranks; the one the projector reads"},
+};
+
+constexpr PolicyOption kAttentionLayer{"layer_attention", "",
+                                       "vision layer of class attention and keys; the one the projector reads"};
+
+constexpr std::array kPrumergeOptions = {
+    PolicyOption{"keep_ratio", "", "part of each crop, extra token counted; without an amount the number adapts"},
+    PolicyOption{"num_kept", "", "number of each crop, extra token counted; without an amount the number adapts"},
+    PolicyOption{"neighbours", "32", "patches folded into each that stays"},
+    PolicyOption{"extra_token", "true", "the weighted rest is the crop's last token"},
+    PolicyOption{"layer_attention", "", "vision layer of class attention and keys; the last"},
+};
+
+constexpr std::array kVisionzipOptions = {
+    PolicyOption{"keep_ratio", "", "part of each crop, class row and contextual tokens counted; this or num_kept"},
+    PolicyOption{"num_kept", "", "number of each crop, the same counted; this or keep_ratio"},
+    PolicyOption{"contextual", "", "of these, tokens that summarise the rest; 10/64 of them"},
+    kAttentionLayer,
+};
+
+constexpr std::array kResizeOptions = {
+    PolicyOption{"keep_ratio", "", "part of an image's tokens that its smaller picture has, about; this or num_kept"},
+    PolicyOption{"num_kept", "", "number of tokens of the smaller picture, about; this or keep_ratio"},
+    kRowBreaksPool,
 };
 
 constexpr std::array kVisionOutput = {Site::kVisionOutput};
@@ -264,6 +292,24 @@ constexpr std::array kBuiltIns = {
              kAtpOptions, kBeforeLayer, "attention of each crop's own rows and of text behind it in a few layers",
              [](const ModelFacts& model) { return at_least_layers(model, 4); }},
             atp_from},
+    BuiltIn{{"prumerge", "arXiv 2403.15388", "each crop keeps what stands out, merged with what is like it",
+             kPrumergeOptions, kVisionOutput, "class attention and keys of one vision layer", needs_class_token},
+            prumerge_from},
+    BuiltIn{{"prumerge+", "arXiv 2403.15388", "prumerge with a regular grid of other patches", kPrumergeOptions,
+             kVisionOutput, "class attention and keys of one vision layer", needs_class_token},
+            prumerge_plus_from},
+    BuiltIn{{"visionzip", "arXiv 2412.04467",
+             "each crop keeps its class row, what that looks at, and averages of the rest", kVisionzipOptions,
+             kVisionOutput, "class attention and keys of one vision layer, class rows", needs_class_token},
+            visionzip_from},
+    BuiltIn{{"resize",
+             "-",
+             "pictures are made smaller, so that they have fewer tokens",
+             kResizeOptions,
+             {},
+             "nothing",
+             any_model},
+            resize_from},
 };
 
 constexpr auto kEntries = [] {

@@ -55,19 +55,19 @@ Fraction reduced(int64_t num, int64_t den) {
   return {num / divisor, den / divisor};
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   return '"' + std::string(text) + '"';
 }
 
 PolicySpec parse_one(std::string_view text) {
   const auto colon = text.find(':');
   PolicySpec spec{std::string(text.substr(0, colon)), {}};
-  if (spec.name.empty()) throw Error("policy " + quoted(text) + ": a name is missing");
+  if (spec.name.empty()) throw Error("policy " + in_quotes(text) + ": a name is missing");
   if (colon == std::string_view::npos) return spec;
   for (const std::string_view option : split(text.substr(colon + 1), ",")) {
     const auto equals = option.find('=');
     if (equals == std::string_view::npos || equals == 0 || equals + 1 == option.size())
-      throw Error("policy " + quoted(text) + ": expected option=value, got " + quoted(option));
+      throw Error("policy " + in_quotes(text) + ": expected option=value, got " + in_quotes(option));
     spec.options.emplace_back(option.substr(0, equals), option.substr(equals + 1));
   }
   return spec;
@@ -79,7 +79,7 @@ std::vector<PolicySpec> parse_policy_spec(std::string_view text) {
   if (trimmed(text).empty()) throw Error("policy: the spec is empty");
   std::vector<PolicySpec> specs;
   for (const std::string_view part : split(text, " + ")) {
-    if (trimmed(part).empty()) throw Error("policy " + quoted(text) + ": nothing stands beside a ' + '");
+    if (trimmed(part).empty()) throw Error("policy " + in_quotes(text) + ": nothing stands beside a ' + '");
     specs.push_back(parse_one(trimmed(part)));
   }
   return specs;
@@ -120,7 +120,7 @@ OptionReader::OptionReader(PolicySpec spec, const PolicyEntry& entry, const Poli
     if (std::find(known.begin(), known.end(), name) == known.end()) {
       std::string list;
       for (const std::string_view k : known) list += (list.empty() ? "" : ", ") + std::string(k);
-      throw Error(spec_.name + ": unknown option " + quoted(name) + "; its options are " + list);
+      throw Error(spec_.name + ": unknown option " + in_quotes(name) + "; its options are " + list);
     }
     if (std::any_of(spec_.options.begin(), option, [&](const auto& earlier) { return earlier.first == name; }))
       throw Error(spec_.name + ": option " + name + " is given twice");

@@ -91,13 +91,10 @@ class Pyramiddrop final : public PlannedPolicy {
   }
 
   std::vector<int64_t> num_kept(size_t stage, const PromptLayout& prompt) const {
-    return kept_per_image({.policy = "pyramiddrop",
-                           .amount = amounts_[stage],
-                           .rounding = Rounding::kFloor,
-                           .with_row_breaks = row_breaks_compete(),
-                           .min_per_image = common().min_per_image,
-                           .at_least_one = true},
-                          prompt);
+    PoolRule rule = pool_rule(amounts_[stage]);
+    rule.rounding = Rounding::kFloor;
+    rule.at_least_one = true;
+    return kept_per_image(rule, prompt);
   }
 
   PyramiddropOptions options_;

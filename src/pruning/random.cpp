@@ -45,7 +45,7 @@ class Random final : public PlannedPolicy {
   }
 
   std::vector<PlannedPoint> plan(const ModelFacts&, const PromptLayout& prompt) const override {
-    const std::vector<int64_t> kept = num_kept(prompt);
+    const std::vector<int64_t> kept = kept_per_image(pool_rule(options_.amount), prompt);
     const int64_t left = std::accumulate(kept.begin(), kept.end(), int64_t{0});
     return {{{Site::kProjectorOutput}, left, kept, left < prompt.num_image_tokens(row_breaks_compete())}};
   }
@@ -53,7 +53,8 @@ class Random final : public PlannedPolicy {
   std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
 
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt));
+    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()),
+                                        kept_per_image(pool_rule(options_.amount), *layout.prompt));
     at::Tensor scores = at::empty({layout.num_image_tokens()}, at::kFloat);
     float* of_image = scores.data_ptr<float>();
     for (size_t i = 0; i < images.sizes.size(); ++i) {
@@ -66,14 +67,6 @@ class Random final : public PlannedPolicy {
   }
 
  private:
-  std::vector<int64_t> num_kept(const PromptLayout& prompt) const {
-    return kept_per_image({.policy = "random",
-                           .amount = options_.amount,
-                           .with_row_breaks = row_breaks_compete(),
-                           .min_per_image = common().min_per_image},
-                          prompt);
-  }
-
   RandomOptions options_;
 };
 

@@ -7,19 +7,22 @@
 // Differences from the released code: equal densities are told apart by the order of candidates and not by noise; a
 // stage that has no more than k tokens does nothing; positions are kept (the code renumbers), an average takes its
 // centre's; all images compete, each clusters its own, floor(theta·own) + 1 (the code: floor(m/10) + 1 of one image);
-// averages stand behind the crop of their centre. The rank rules of the paper and of v1.0 are not there.
+// averages stand behind their image. Under a rank rule the raters' rows are read one by one and each stage waits for
+// the rank of P, which numbers below sigma_max · max(R, n) · 2^-23 do not raise.
 #include "espalier/policies/sparsevlm.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cdist.h>
+#include <ATen/ops/linalg_svdvals.h>
 #include <ATen/ops/matmul.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
@@ -33,6 +36,9 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::array kLayersOf32 = {3, 7, 16};
+constexpr ValueNames<SparsevlmOptions::Rule, 3> kRules = {{{"fixed", SparsevlmOptions::Rule::kFixed},
+                                                           {"rank_lambda", SparsevlmOptions::Rule::kRankLambda},
+                                                           {"rank_scale", SparsevlmOptions::Rule::kRankScale}}};
 
 struct SparsevlmState final : PruningPolicy::State {
   std::vector<int> layers;
@@ -51,6 +57,14 @@ struct Clusters {
   at::Tensor means;    // [c, d]
   at::Tensor centres;  // int64 [c] rows of the candidates
 };
+
+// Of P [R, n]. Waits for the device.
+int64_t rank_of(const at::Tensor& p) {
+  if (p.numel() == 0) return 0;
+  const at::Tensor sigma = at::linalg_svdvals(p.to(at::kDouble));
+  const double tolerance = static_cast<double>(std::max(p.size(0), p.size(1))) * std::ldexp(1.0, -23);
+  return (sigma > sigma.max() * tolerance).sum().item<int64_t>();
+}
 
 // Density peaks: centres are dense and far from everything denser; every row joins the nearest.
 Clusters cluster(const at::Tensor& x, int64_t number) {
@@ -75,11 +89,14 @@ Clusters cluster(const at::Tensor& x, int64_t number) {
 class Sparsevlm final : public PlannedPolicy {
  public:
   explicit Sparsevlm(const SparsevlmOptions& options)
-      : PlannedPolicy("sparsevlm", options.common, options.row_breaks_compete),
-        options_(options),
-        amounts_(amounts_of_stages("sparsevlm", options.amounts,
-                                   options.layers.empty() ? kLayersOf32.size() : options.layers.size())) {
-    for (const auto& [name, f] : {std::pair("tau", options.tau), std::pair("theta", options.theta)})
+      : PlannedPolicy("sparsevlm", options.common, options.row_breaks_compete), options_(options) {
+    if (is_fixed())
+      amounts_ = amounts_of_stages("sparsevlm", options.amounts,
+                                   options.layers.empty() ? kLayersOf32.size() : options.layers.size());
+    else if (options.amounts != StageAmounts{})
+      throw Error("sparsevlm: a rank rule decides how many tokens stay; it takes no keep_ratio or num_kept");
+    for (const auto& [name, f] :
+         {std::pair("tau", options.tau), std::pair("theta", options.theta), std::pair("lambda", options.lambda)})
       if (f.den <= 0 || f.num < 0 || f.num > f.den)
         throw Error("sparsevlm: " + std::string(name) + "=" + to_string(f) + " is not from 0 to 1");
   }
@@ -89,7 +106,11 @@ class Sparsevlm final : public PlannedPolicy {
     SpecWriter writer("sparsevlm");
     write_stage_amounts(writer, options_.amounts, defaults.amounts);
     write_layers(writer, options_.layers);
-    return writer.add("recycle", options_.recycle, defaults.recycle)
+    return writer.choice("rule", options_.rule, defaults.rule, kRules)
+        .add("lambda", options_.lambda, defaults.lambda)
+        .add("scale", options_.scale, defaults.scale)
+        .add("bias", options_.bias, defaults.bias)
+        .add("recycle", options_.recycle, defaults.recycle)
         .add("tau", options_.tau, defaults.tau)
         .add("theta", options_.theta, defaults.theta)
         .row_breaks(options_.row_breaks_compete, defaults.row_breaks_compete)
@@ -114,12 +135,22 @@ class Sparsevlm final : public PlannedPolicy {
   std::vector<int> layers_of(const ModelFacts& model) const {
     return options_.layers.empty() ? scaled_layers(kLayersOf32, model.num_layers) : options_.layers;
   }
+  bool is_fixed() const { return options_.rule == SparsevlmOptions::Rule::kFixed; }
   int64_t num_kept(size_t stage, const PromptLayout& prompt) const {
-    return kept_of_request({.policy = "sparsevlm",
-                            .amount = amounts_[stage],
-                            .with_row_breaks = row_breaks_compete(),
-                            .min_per_image = common().min_per_image},
-                           prompt);
+    return kept_of_request(pool_rule(amounts_[stage]), prompt);
+  }
+  // The same by rank, of the m tokens that are there. p [R, m].
+  int64_t num_kept_by_rank(const at::Tensor& p, const PromptLayout& prompt) const {
+    const int64_t rank = rank_of(p), m = p.size(1);
+    int64_t kept = m;
+    if (options_.rule == SparsevlmOptions::Rule::kRankLambda)
+      kept -= rounded_share(options_.lambda, m - rank, Rounding::kFloor);
+    else if (rank < m)
+      kept = std::clamp(
+          static_cast<int64_t>(std::floor(options_.scale * static_cast<double>(rank) + options_.bias + 1e-9)),
+          int64_t{0}, m);
+    const auto stay = protected_per_image(prompt, row_breaks_compete(), common().min_per_image);
+    return std::max(kept, std::min(m, std::accumulate(stay.begin(), stay.end(), int64_t{0})));
   }
 
   SparsevlmOptions options_;
@@ -132,10 +163,15 @@ std::vector<PlannedPoint> Sparsevlm::plan(const ModelFacts& model, const PromptL
   int64_t before = prompt.num_image_tokens(row_breaks_compete());
   std::vector<PlannedPoint> points = {{{Site::kProjectorOutput}, {}, {}, false}};  // reads the raters, drops nothing
   for (size_t stage = 0; stage < layers.size(); ++stage) {
-    const int64_t left = num_kept(stage, prompt);
-    const bool has_clusters = options_.recycle && points[0].may_drop;  // of earlier stages
     PlannedPoint& point = points.emplace_back();
     point.point = {Site::kBeforeLayer, layers[stage]};
+    if (!is_fixed()) {
+      point.may_drop = layers[stage] < model.num_layers;
+      points[0].may_drop |= point.may_drop;
+      continue;
+    }
+    const int64_t left = num_kept(stage, prompt);
+    const bool has_clusters = options_.recycle && points[0].may_drop;  // of earlier stages
     point.may_drop = layers[stage] < model.num_layers && (left < before || has_clusters);
     if (!options_.recycle) point.tokens_left = left;
     points[0].may_drop |= point.may_drop;
@@ -149,7 +185,7 @@ std::vector<PlannedPoint> Sparsevlm::plan(const ModelFacts& model, const PromptL
 std::vector<Signal> Sparsevlm::needs(const ActPoint& point, const TokenLayout& layout, const State* state) const {
   if (point.site == Site::kProjectorOutput) return {Tap{Tap::What::kHidden}};
   const at::Tensor text = text_tokens_at(layout, text_behind_last_image(*layout.prompt));
-  AttentionProbe probe{.layer = point.layer - 1, .rows = AttentionProbe::Rows::kGiven};
+  AttentionProbe probe{.layer = point.layer - 1, .rows = AttentionProbe::Rows::kGiven, .reduce_rows = is_fixed()};
   probe.groups.push_back({.rows = text.index_select(0, dynamic_cast<const SparsevlmState&>(*state).raters)});
   if (!options_.recycle) return {probe};
   return {probe, Tap{Tap::What::kHidden}};
@@ -175,7 +211,7 @@ NewTokens Sparsevlm::recycled(const TokenLayout& layout, const at::Tensor& hidde
     centres.push_back(candidates.index_select(0, own.index_select(0, found.centres)));
   }
   const at::Tensor places = at::cat(centres);
-  return {NewTokens::Where::kBehind, at::cat(means).to(hidden.dtype()), places, places};
+  return {NewTokens::Where::kBehindImage, at::cat(means).to(hidden.dtype()), places, places};
 }
 
 Verdict Sparsevlm::decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor> signals,
@@ -189,16 +225,18 @@ Verdict Sparsevlm::decide(const ActPoint& point, const TokenLayout& layout, std:
     return {.kept = everything};
   }
   const auto stage = std::find(mine.layers.begin(), mine.layers.end(), point.layer) - mine.layers.begin();
-  const int64_t k = num_kept(static_cast<size_t>(stage), *layout.prompt);
-  if (k >= m) return {.kept = everything, .scores = signals[0]};
+  const at::Tensor scores = is_fixed() ? signals[0] : signals[0].mean(0);
+  const int64_t k =
+      is_fixed() ? num_kept(static_cast<size_t>(stage), *layout.prompt) : num_kept_by_rank(signals[0], *layout.prompt);
+  if (k >= m) return {.kept = everything, .scores = scores};
   std::vector<int64_t> stay, sizes;
   if (common().min_per_image > 0) {
     stay = protected_per_image(*layout.prompt, row_breaks_compete(), common().min_per_image);
     sizes = tokens_per_image(layout, row_breaks_compete());
   }
   const at::Tensor pinned = layout.pinned.index_select(0, layout.image_tokens);
-  Verdict verdict{.kept = keep_best(signals[0], pinned, {{m}, {k}}, stay, sizes), .scores = signals[0]};
-  if (options_.recycle) verdict.added.push_back(recycled(layout, signals[1], signals[0], verdict.kept));
+  Verdict verdict{.kept = keep_best(scores, pinned, {{m}, {k}}, stay, sizes), .scores = scores};
+  if (options_.recycle) verdict.added.push_back(recycled(layout, signals[1], scores, verdict.kept));
   return verdict;
 }
 
@@ -212,6 +250,10 @@ PlannedPolicyPtr sparsevlm_from(const OptionReader& reader) {
   SparsevlmOptions options;
   options.layers = read_layers(reader);
   options.amounts = read_stage_amounts(reader, options.amounts);
+  options.rule = reader.choice("rule", options.rule, kRules);
+  options.lambda = reader.fraction("lambda", options.lambda);
+  options.scale = reader.number("scale", options.scale);
+  options.bias = reader.number("bias", options.bias);
   options.recycle = reader.boolean("recycle", options.recycle);
   options.tau = reader.fraction("tau", options.tau);
   options.theta = reader.fraction("theta", options.theta);

@@ -31,7 +31,7 @@ class Uniform final : public PlannedPolicy {
   }
 
   std::vector<PlannedPoint> plan(const ModelFacts&, const PromptLayout& prompt) const override {
-    const std::vector<int64_t> kept = num_kept(prompt);
+    const std::vector<int64_t> kept = kept_per_image(pool_rule(options_.amount), prompt);
     const int64_t left = std::accumulate(kept.begin(), kept.end(), int64_t{0});
     return {{{Site::kProjectorOutput}, left, kept, left < prompt.num_image_tokens(row_breaks_compete())}};
   }
@@ -40,7 +40,8 @@ class Uniform final : public PlannedPolicy {
 
   // The host spaces the picks over the tokens that are not pinned; their rank among these finds them on the device.
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()), num_kept(*layout.prompt));
+    const Blocks images = blocks_within(tokens_per_image(layout, row_breaks_compete()),
+                                        kept_per_image(pool_rule(options_.amount), *layout.prompt));
     std::vector<int64_t> is_picked;  // of the tokens that are not pinned, image by image
     for (size_t i = 0; i < images.sizes.size(); ++i) {
       const int64_t pinned = layout.prompt->pinned_per_image[i], first = std::ssize(is_picked);
@@ -56,14 +57,6 @@ class Uniform final : public PlannedPolicy {
   }
 
  private:
-  std::vector<int64_t> num_kept(const PromptLayout& prompt) const {
-    return kept_per_image({.policy = "uniform",
-                           .amount = options_.amount,
-                           .with_row_breaks = row_breaks_compete(),
-                           .min_per_image = common().min_per_image},
-                          prompt);
-  }
-
   UniformOptions options_;
 };
 

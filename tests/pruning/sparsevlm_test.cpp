@@ -207,6 +207,57 @@ TEST(Sparsevlm, ImagesClusterTheirOwnAgainstALoop) {
   }
 }
 
+// Section 10: three raters whose attention has rank 2, twelve image tokens.
+TEST(Sparsevlm, RankRules) {
+  const auto prompt = LayoutBuilder().image({3, 4}, 0).text(3, 0).build(0);
+  ArraySignals arrays;
+  arrays.hidden[0] = Matrix(15, 3);  // all alike: every text token rates
+  arrays.hidden[3] = testing::random_matrix(15, 3, 4);
+  Matrix a(15, 15);
+  for (int64_t j = 0; j < 12; ++j) {
+    a.at(12, j) = 0.01 * static_cast<double>(j + 1);
+    a.at(13, j) = 0.02 * static_cast<double>((5 * j) % 12);
+    a.at(14, j) = a.at(12, j) + a.at(13, j);
+  }
+  arrays.attention[2] = {a};
+  const auto kept = [&](const std::string& options) {
+    return walk_through(make_policy("sparsevlm:layers=3,recycle=false," + options), prompt, arrays).kept.size();
+  };
+  EXPECT_EQ(kept("rule=rank_lambda"), 7U);
+  EXPECT_EQ(kept("rule=rank_scale,scale=2.5,bias=1"), 6U);
+  EXPECT_EQ(kept("rule=rank_lambda,lambda=1"), 2U);
+  EXPECT_EQ(kept("rule=rank_lambda,lambda=0"), 12U);
+  EXPECT_EQ(kept("rule=rank_scale"), 12U);  // 27 of 12
+  EXPECT_EQ(kept("rule=rank_scale,scale=0,bias=-3"), 0U);
+  EXPECT_EQ(kept("rule=rank_scale,scale=0,min_per_image=5"), 5U);
+  const Seen best = walk_through(make_policy("sparsevlm:layers=3,recycle=false,rule=rank_lambda"), prompt, arrays);
+  const Seen fixed = walk_through(make_policy("sparsevlm:layers=3,recycle=false,num_kept=7"), prompt, arrays);
+  EXPECT_EQ(best.kept, fixed.kept);
+  for (size_t i = 0; i < 12; ++i) EXPECT_NEAR(best.scores[i], fixed.scores[i], 1e-7);
+  EXPECT_THROW(make_policy("sparsevlm:rule=rank_lambda,num_kept=7"), Error);
+  EXPECT_THROW(make_policy("sparsevlm:rule=rank_lambda,lambda=2"), Error);
+  EXPECT_EQ(make_policy("sparsevlm:rule=rank_scale,scale=9,bias=6")->spec(),
+            "sparsevlm:rule=rank_scale,scale=9,bias=6");
+}
+
+// Averages of an image with tiles stand behind its last row break, not inside the tiles.
+TEST(Sparsevlm, AveragesStandBehindTheirImage) {
+  LayoutBuilder builder;
+  builder.layout().images.push_back({.grid = {2, 2}, .tiling = GridSize{1, 2}, .crop_boxes = {}});
+  builder.patches(0, 0, {2, 2}, {0, 0}, 0);
+  for (int64_t row = 0; row < 2; ++row)
+    builder.patches(0, 1, {1, 2}, {row, 0}, 0).patches(0, 2, {1, 2}, {row, 0}, 0).row_break(0, 0);
+  const auto prompt = builder.text(3, 0).build(0);
+  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, 3);
+  const Seen seen = walk_through(make_policy("sparsevlm:layers=5,num_kept=6,row_breaks=follow"), prompt, signals);
+  const int64_t last_text = prompt->num_tokens - 1;
+  ASSERT_GT(seen.sequence.size(), 4U);
+  const auto average = seen.sequence.end() - 4;  // in front of the three words
+  EXPECT_EQ(seen.sequence.back(), last_text);
+  EXPECT_FALSE(std::ranges::binary_search(seen.kept, *average));
+  EXPECT_LT(*average, last_text - 2);
+}
+
 TEST(Sparsevlm, LaterStagesTakeAveragesForTokens) {
   const auto prompt = LayoutBuilder().text(2, -1).image({8, 9}, 0).text(6, 0).build(0);
   const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, 3);

@@ -193,6 +193,36 @@ TEST(ApplyVerdict, NewTokensInFrontAndBehindTheirCrop) {
   EXPECT_EQ(numbers(applied.layout.kind), (Numbers{0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 0}));
 }
 
+TEST(ApplyVerdict, NewTokensBehindTheirImage) {
+  const TokenLayout before = full_layout(tiled(), false);
+  // Tokens: full view 0 1; rows 2 … 5 and 7 … 10 of two tiles, each closed by a row break; text 12.
+  Verdict verdict{.kept = longs({0, 3})};
+  verdict.added = {new_tokens(NewTokens::Where::kBehindImage, {2, -1}, {2, 9})};
+  EXPECT_EQ(numbers(apply(before, verdict).layout.source_index), (Numbers{0, 3, 6, 2, -1, 12}));
+}
+
+// Tiles stand stitched before, and one behind the other afterwards; row breaks leave.
+TEST(ApplyVerdict, ImagesGoCropByCrop) {
+  const TokenLayout before = full_layout(tiled(), false);
+  Verdict verdict{.kept = longs({1, 2, 4, 6, 9})};  // tokens 1; 2 and 4; 7 and 10
+  verdict.crop_by_crop = true;
+  const Applied plain = apply(before, verdict);
+  EXPECT_EQ(numbers(plain.layout.source_index), (Numbers{1, 2, 7, 4, 10, 12}));
+  EXPECT_EQ(numbers(plain.layout.position_id), (Numbers{1, 2, 7, 4, 10, 12}));
+  EXPECT_EQ(numbers(plain.layout.crop), (Numbers{0, 1, 1, 2, 2, -1}));
+  EXPECT_EQ(numbers(plain.layout.image_tokens), (Numbers{0, 1, 2, 3, 4}));
+  verdict.added = {new_tokens(NewTokens::Where::kFront, {-1, -1}, {2, 4}),
+                   new_tokens(NewTokens::Where::kInPlace, {8}, {8}),
+                   new_tokens(NewTokens::Where::kBehind, {3, -1}, {3, 5})};
+  const Applied merged = apply(before, verdict);
+  // Tile 1 (2 3 7 8): class row, 2, 7, behind it the vector at 3; tile 2 (4 5 9 10): class row, 4, the vector at 9, 10,
+  // rest.
+  EXPECT_EQ(numbers(merged.layout.source_index), (Numbers{1, -1, 2, 7, 3, -1, 4, 9, 10, -1, 12}));
+  // Even where all stay, their order changes.
+  const Applied all = apply(before, {.kept = longs({0, 1, 2, 3, 4, 5, 6, 7, 8, 9}), .crop_by_crop = true});
+  EXPECT_EQ(numbers(all.layout.source_index), (Numbers{0, 1, 2, 3, 7, 8, 4, 5, 9, 10, 12}));
+}
+
 TEST(ApplyVerdict, RowBreaksFollowTheirRow) {
   const TokenLayout before = full_layout(tiled(), false);
   EXPECT_EQ(before.num_image_tokens(), 10);

@@ -130,12 +130,12 @@ struct ArraySignals {
   at::Tensor answer_probe(const AttentionProbe& probe, const std::vector<int64_t>& source,
                           const std::vector<int64_t>& image_tokens) const {
     const std::vector<Matrix>& heads = attention.at(probe.layer);
-    if (!probe.reduce_rows) throw std::logic_error("not needed so far");
     std::vector<std::pair<std::vector<int64_t>, std::vector<int64_t>>> groups;
     if (probe.rows == AttentionProbe::Rows::kLastToken)
       groups = {{{static_cast<int64_t>(source.size()) - 1}, image_tokens}};
     for (const auto& group : probe.groups)
       groups.emplace_back(to_vector(group.rows), group.columns.defined() ? to_vector(group.columns) : image_tokens);
+    if (!probe.reduce_rows) return rows_apart(probe, heads, groups.at(0).first, groups.at(0).second, source);
     const bool is_each = probe.heads == AttentionProbe::Heads::kEach;
     std::vector<std::vector<Matrix>> reductions = {heads};  // heads that are reduced together
     if (is_each) {
@@ -159,6 +159,21 @@ struct ArraySignals {
         }
     const auto total = static_cast<int64_t>(out.size()), h = static_cast<int64_t>(reductions.size());
     return is_each ? to_floats(out, {h, total / h}) : to_floats(out, {total});
+  }
+
+  // Means over heads, one row a query: [r, c].
+  static at::Tensor rows_apart(const AttentionProbe& probe, const std::vector<Matrix>& heads,
+                               const std::vector<int64_t>& rows, const std::vector<int64_t>& columns,
+                               const std::vector<int64_t>& source) {
+    if (probe.heads != AttentionProbe::Heads::kMean) throw std::logic_error("not needed so far");
+    std::vector<double> out;
+    for (const int64_t r : rows)
+      for (const int64_t c : columns) {
+        double sum = 0;
+        for (const Matrix& a : heads) sum += a.at(source[r], source[c]) / static_cast<double>(heads.size());
+        out.push_back(sum);
+      }
+    return to_floats(out, {static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size())});
   }
 
   at::Tensor answer_growth(const AttentionGrowth& growth, const ActPoint& point, const std::vector<int64_t>& source,

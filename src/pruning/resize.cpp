@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Smaller pictures in place of fewer tokens. An image with tiles loses tiles first, as long as more than the wanted
+// tokens are left; then the grid of its crops shrinks, its sides in proportion, to the number nearest the wanted one.
+// What un-padding will cut away is not known before preprocessing and counts as there.
+#include "espalier/policies/resize.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/error.h"
+#include "pruning/built_in.h"
+#include "pruning/selection.h"
+
+namespace espalier {
+
+namespace {
+
+int64_t area(GridSize grid) {
+  return grid.rows * grid.cols;
+}
+
+int64_t crops_of(const std::optional<GridSize>& tiling) {
+  return 1 + (tiling ? area(*tiling) : 0);
+}
+
+// The grid with about `wanted` places whose sides are as near as can be to the old ones' proportion: of the nearest
+// lengths of the shorter side, the one that comes nearest.
+GridSize shrunk(GridSize grid, int64_t wanted) {
+  if (wanted >= area(grid)) return grid;
+  const double scale = std::sqrt(static_cast<double>(std::max<int64_t>(1, wanted)) / static_cast<double>(area(grid)));
+  GridSize best;
+  int64_t best_error = area(grid);
+  const auto low = [&](int64_t side) { return std::max<int64_t>(1, static_cast<int64_t>(side * scale)); };
+  for (int64_t rows = low(grid.rows); rows <= std::min(low(grid.rows) + 1, grid.rows); ++rows)
+    for (int64_t cols = low(grid.cols); cols <= std::min(low(grid.cols) + 1, grid.cols); ++cols) {
+      if (grid.rows == grid.cols && rows != cols) continue;  // a square tower takes squares
+      const int64_t error = std::abs(rows * cols - wanted);
+      if (error < best_error) best = {rows, cols}, best_error = error;
+    }
+  return best;
+}
+
+class Resize final : public PlannedPolicy {
+ public:
+  explicit Resize(const ResizeOptions& options)
+      : PlannedPolicy("resize", options.common, options.row_breaks_compete), options_(options) {
+    check_amount("resize", options.amount);
+    if (options.amount.num_kept == 0) throw Error("resize: a picture cannot have num_kept=0 tokens");
+  }
+
+  std::string spec() const override {
+    return SpecWriter("resize")
+        .amount(options_.amount)
+        .row_breaks(row_breaks_compete(), ResizeOptions().row_breaks_compete)
+        .common(common())
+        .text();
+  }
+
+  std::vector<PlannedPoint> plan(const ModelFacts&, const PromptLayout&) const override { return {}; }
+  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
+  Verdict decide(const ActPoint&, const TokenLayout&, std::span<const at::Tensor>, State*) const override {
+    throw Error("resize: it acts on pictures, at no point of the model");
+  }
+
+  ImageShape wanted_shape(const ModelFacts&, const ImageShape& shape) const override {
+    ImageShape wanted = shape;
+    const int64_t whole = area(shape.grid), tokens = whole * crops_of(shape.tiling);
+    const int64_t number = std::max({kept_of(options_.amount, tokens, Rounding::kNearestEven),
+                                     std::min(common().min_per_image, tokens), int64_t{1}});
+    if (shape.tiling) {
+      int64_t fewest = crops_of(shape.tiling);
+      const auto take_if_fewer = [&](const std::optional<GridSize>& tiling) {
+        if (crops_of(tiling) >= fewest || crops_of(tiling) * whole < number) return;
+        fewest = crops_of(tiling);
+        wanted.tiling = tiling;
+      };
+      for (int64_t rows = shape.tiling->rows; rows >= 1; --rows)
+        for (int64_t cols = shape.tiling->cols; cols >= 1; --cols) take_if_fewer(GridSize{rows, cols});
+      take_if_fewer(std::nullopt);
+    }
+    const int64_t crops = crops_of(wanted.tiling);
+    wanted.grid = shrunk(shape.grid, (2 * number + crops) / (2 * crops));
+    return wanted;
+  }
+
+ private:
+  ResizeOptions options_;
+};
+
+}  // namespace
+
+PolicyPtr make_resize(const ResizeOptions& options) {
+  return std::make_shared<Resize>(options);
+}
+
+PlannedPolicyPtr resize_from(const OptionReader& reader) {
+  ResizeOptions options;
+  options.amount = reader.amount();
+  options.row_breaks_compete = reader.row_breaks_compete(options.row_breaks_compete);
+  options.common = reader.common();
+  return std::make_shared<Resize>(options);
+}
+
+}  // namespace espalier
