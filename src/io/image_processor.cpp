@@ -6,12 +6,12 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include "espalier/error.h"
 #include "io/image_transforms.h"
 #include "io/json_file.h"
+#include "io/processor_fields.h"
 
 namespace espalier {
 namespace {
@@ -19,8 +19,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kMaxSide = 16384;  // of what a config may ask for
-constexpr std::array<const char*, 6> kFilters = {"nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"};
-constexpr int64_t kBicubic = 3;
 constexpr std::string_view kAnyResolution = "LlavaNextImageProcessor";
 
 int read_side(const JsonFields& fields, const char* key) {
@@ -59,25 +57,10 @@ void read_crop_size(const JsonFields& fields, const std::string& file, ImageProc
   }
 }
 
-void read_channels(const JsonFields& fields, const char* key, std::array<double, 3>& out) {
-  const json* value = fields.find(key);
-  if (!value) return;
-  if (value->is_number()) {
-    out.fill(*fields.number(key));
-    return;
-  }
-  const std::vector<double> numbers = *fields.numbers(key);
-  if (numbers.size() != out.size()) fields.fail(key, "three numbers");
-  std::copy(numbers.begin(), numbers.end(), out.begin());
-}
-
-// The class that the file names, without the suffix that says on which library it runs.
+// One of the classes that make crops of a fixed size.
 std::string read_type(const JsonFields& fields) {
-  std::string type = fields.string("image_processor_type").value_or("");
+  std::string type = processor_type(fields);
   if (type.empty() && fields.string("feature_extractor_type") == "CLIPFeatureExtractor") type = "CLIPImageProcessor";
-  for (const std::string_view suffix : {"Fast", "Pil"}) {
-    if (type.ends_with(suffix)) type.resize(type.size() - suffix.size());
-  }
   if (type == "CLIPImageProcessor" || type == "LlavaImageProcessor" || type == kAnyResolution) return type;
   fields.fail("image_processor_type", "CLIPImageProcessor, LlavaImageProcessor or LlavaNextImageProcessor");
 }
@@ -105,14 +88,6 @@ void read_any_resolution(const JsonFields& fields, ImageProcessor& out) {
       fields.fail("image_grid_pinpoints", "multiples of crop_size, " + std::to_string(height));
 }
 
-void check_filter(const JsonFields& fields) {
-  const int64_t filter = fields.integer("resample").value_or(kBicubic);
-  if (filter == kBicubic) return;
-  const bool known = filter >= 0 && filter < static_cast<int64_t>(kFilters.size());
-  const std::string name = known ? std::string(" (this is ") + kFilters[static_cast<size_t>(filter)] + ")" : "";
-  fields.fail("resample", "3, bicubic" + name);
-}
-
 ImageProcessor read(const json& config, const std::string& file) {
   const JsonFields fields(config, file);
   const std::string type = read_type(fields);
@@ -124,7 +99,7 @@ ImageProcessor read(const json& config, const std::string& file) {
   out.do_rescale = fields.boolean("do_rescale").value_or(out.do_rescale);
   out.do_normalize = fields.boolean("do_normalize").value_or(out.do_normalize);
   if (out.do_pad && type != "LlavaImageProcessor") fields.fail("do_pad", "false for " + type);
-  if (out.do_resize) check_filter(fields);
+  if (out.do_resize) check_bicubic(fields);
   read_size(fields, file, out);
   read_crop_size(fields, file, out);
   if (type == kAnyResolution) read_any_resolution(fields, out);
@@ -234,15 +209,9 @@ PixelBox single_crop_box(const ImageProcessor& processor, int width, int height)
 }  // namespace
 
 ImageProcessor ImageProcessor::load(const std::filesystem::path& folder) {
-  const std::filesystem::path combined = folder / "processor_config.json";
-  std::error_code ignored;
-  if (std::filesystem::exists(combined, ignored)) {
-    const json config = read_json_file(combined);
-    const std::string file = combined.string();
-    if (const json* nested = JsonFields(config, file).find("image_processor")) return read(*nested, file);
-  }
-  const std::filesystem::path file = folder / "preprocessor_config.json";
-  return read(read_json_file(file), file.string());
+  std::string file;
+  const json config = read_processor_config(folder, file);
+  return read(config, file);
 }
 
 Tiling tiling_of(const ImageProcessor& processor, int width, int height) {
