@@ -92,7 +92,10 @@ class Prefill {
   DecoderState state_of(size_t s) const {
     const auto look_ahead = [this, s](int layer) {
       const Rotary own{rows_of(rotary_.cos, s), rows_of(rotary_.sin, s)};
-      const QueryKeyValue qkv = project_qkv(config_, model_.weights.decoder.layers[layer], rows_of(hidden_, s), own);
+      const at::Tensor hidden = rows_of(hidden_, s);
+      const QueryKeyValue qkv = project_qkv(config_, model_.weights.decoder.layers[layer], hidden, own);
+      if (hooks_.on_look_ahead)
+        hooks_.on_look_ahead({layer, s, sequences_[s].walk.layout(), hidden, qkv.query, qkv.key, {}});
       return LayerTrace{qkv.query, qkv.key, {}};
     };
     const auto norm = [this](const at::Tensor& x) { return final_norm(config_, model_.weights.decoder, x); };

@@ -25,6 +25,8 @@ struct PrefillHooks {
   CancelCheck should_cancel;
   Progress on_progress;
   std::function<void(const LayerView&)> on_layer;
+  // A layer that a policy looked at before it ran (no lse): its own on_layer comes behind what the policy then dropped.
+  std::function<void(const LayerView&)> on_look_ahead;
   // The residual stream that reaches a layer, before a policy acts there.
   std::function<void(int layer, const TokenLayout& layout, const at::Tensor& hidden)> on_state;
   // After the last layer: the residual stream of one sequence, before the final norm.

@@ -17,6 +17,7 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "espalier/error.h"
 #include "io/output_file.h"
@@ -96,6 +97,11 @@ class Recorder {
       if (layer > 0) state(layer, layout, hidden);
     };
     hooks.prefill.on_layer = [this](const LayerView& view) { decoder_layer(view); };
+    // What a policy read of the layer that was about to run is what a replay has to read.
+    hooks.prefill.on_look_ahead = [this](const LayerView& view) {
+      attention(view);
+      looked_at_.insert(view.layer);
+    };
     hooks.prefill.on_output = [this](size_t, const TokenLayout& layout, const at::Tensor& hidden) {
       state(model_.config.decoder.num_layers, layout, hidden);
     };
@@ -128,12 +134,17 @@ class Recorder {
 
   void decoder_layer(const LayerView& view) {
     const std::string layer = std::to_string(view.layer);
-    const int64_t n = view.layout.prompt->num_tokens;
     add_tokens("query." + layer, view.query.transpose(0, 1), 1, view.layout);
     add_tokens("key." + layer, view.key.transpose(0, 1), 1, view.layout);
-    if (!wanted_("attention." + layer)) return;
+    if (!looked_at_.contains(view.layer)) attention(view);
+  }
+
+  void attention(const LayerView& view) {
+    const std::string name = "attention." + std::to_string(view.layer);
+    if (!wanted_(name)) return;
+    const int64_t n = view.layout.prompt->num_tokens;
     const at::Tensor rows = scatter_tokens(attention_map(model_.config.decoder, view), 1, view.layout.source_index, n);
-    arrays_["attention." + layer] = as_float(scatter_tokens(rows, 2, view.layout.source_index, n));
+    arrays_[name] = as_float(scatter_tokens(rows, 2, view.layout.source_index, n));
   }
 
   void vision_layer(size_t image, const ImagePlan& plan, const VisionLayerTrace& t) {
@@ -165,6 +176,7 @@ class Recorder {
   const LoadedModel& model_;
   Wanted wanted_;
   Arrays arrays_;
+  std::set<int> looked_at_;  // layers whose attention a policy read ahead
   std::map<std::string, std::vector<at::Tensor>> by_image_;
 };
 
@@ -216,7 +228,7 @@ void record(const LoadedModel& model, const Request& request, const RecordFiles&
   for (const std::string& name : files.only)
     if (std::ranges::none_of(arrays, [&](const auto& entry) { return Wanted({name})(entry.first); }))
       throw Error("--only " + name + ": this model and prompt record nothing of that name");
-  const PackedPrompt packed = pack_prompt(model, request.prompt, 0);
+  const PackedPrompt packed = pack_prompt(model, request.prompt, 0, policy_of(request).get());
   OutputFile layout(files.layout);  // both files or none
   layout.write(layout_to_json(*packed.layout, model.facts));
   write_arrays(files.signals, arrays);
