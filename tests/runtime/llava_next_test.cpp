@@ -3,13 +3,16 @@
 // the masked reference, with every policy that drops; packed requests; checkpoints in every form on disk.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/softmax.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "espalier/error.h"
 #include "runtime/encode.h"
+#include "runtime/pixels.h"
 #include "runtime/record.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/derived_checkpoint.h"
@@ -225,6 +228,82 @@ TEST(NextRowBreaks, FollowTheirRowUntilItsLastPatchLeaves) {
   const int64_t first = sequences[0].prompt.layout->segments[1].begin;
   const at::Tensor image = layout.source_index.index_select(0, (layout.image == 0).nonzero().squeeze(1)) - first;
   EXPECT_TRUE(image.equal(test::int64_tensor({0, 16 + 5 * 9 + 3, 16 + 5 * 9 + 8}))) << image.cpu();
+}
+
+// ---- signals of the vision tower ----
+
+// Asks for what the tower has and keeps everything.
+class TowerReader final : public PruningPolicy {
+ public:
+  std::string spec() const override { return "tower_reader"; }
+  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override {
+    return {{Site::kVisionOutput}};
+  }
+  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override {
+    return {AttentionProbe{.layer = 1, .rows = AttentionProbe::Rows::kClass, .heads = AttentionProbe::Heads::kEach},
+            Tap{Tap::What::kVisionKey, 1}, Tap{Tap::What::kVisionOutput}, Tap{Tap::What::kVisionClass}};
+  }
+  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
+                 State*) const override {
+    seen.assign(signals.begin(), signals.end());
+    return {.kept = at::arange(layout.num_image_tokens(), at::kLong)};
+  }
+  mutable std::vector<at::Tensor> seen;
+};
+
+// Each column belongs to the patch that stands there in the sequence: crop by crop from the tower itself.
+TEST(NextSignals, OfTheTowerFollowTheSequence) {
+  const c10::InferenceMode no_gradients;
+  const LoadedModel& model = mistral();
+  const auto reader = std::make_shared<TowerReader>();
+  Sequence sequence = test::sequence_for(model, mixed_prompt(), reader);
+  encode(model, sequence, {});
+  ASSERT_EQ(reader->seen.size(), 4U);
+  const VisionConfig& config = model.config.vision;
+  int64_t column = 0, class_row = 0;
+  for (size_t image = 0; image < sequence.prompt.images.size(); ++image) {
+    const at::Tensor pixels = pixels_of(model, sequence.prompt.plans[image], *sequence.prompt.images[image].image);
+    VisionLayerTrace trace;
+    const VisionFeatures features =
+        run_vision_tower(model.config, model.weights.vision, pixels, config.num_layers,
+                         [&](const VisionLayerTrace& t) { trace = t.layer == 1 ? t : trace; });
+    const int64_t crops = pixels.size(0), p1 = config.num_patches() + 1;
+    const at::Tensor q = trace.query.view({crops, p1, config.num_heads, -1}),
+                     k = trace.key.view({crops, p1, config.num_heads, -1});
+    for (const Segment& s : sequence.prompt.layout->segments) {
+      if (s.kind != Segment::Kind::kPatches || s.image != static_cast<int>(image)) continue;
+      for (int64_t t = 0; t < s.end - s.begin; ++t, ++column) {
+        const int64_t patch = (s.origin.rows + t / s.grid.cols) * config.grid() + s.origin.cols + t % s.grid.cols;
+        EXPECT_LT(test::relative_error(reader->seen[1][column], k[s.crop][patch + 1].flatten()).max, 1e-5);
+        EXPECT_LT(test::relative_error(reader->seen[2][column], features.patches[s.crop][patch]).max, 1e-5);
+        for (int64_t h = 0; h < config.num_heads; ++h) {
+          const at::Tensor scores = k[s.crop].select(1, h).mv(q[s.crop][0][h]) / std::sqrt(double(config.head_dim()));
+          EXPECT_NEAR(reader->seen[0][h][column].item<double>(),
+                      at::softmax(scores.to(at::kDouble), 0)[patch + 1].item<double>(), 1e-5);
+        }
+      }
+    }
+    for (int64_t crop = 0; crop < crops; ++crop, ++class_row)
+      EXPECT_LT(test::relative_error(reader->seen[3][class_row], features.classes[crop]).max, 1e-5);
+  }
+  EXPECT_EQ(reader->seen[0].size(1), column);
+  EXPECT_EQ(reader->seen[3].size(0), class_row);
+}
+
+// A picture whose tiles are cut away altogether leaves class rows behind, and the next picture's stay its own.
+TEST(NextSignals, ClassRowsBehindCropsThatAreCutAway) {
+  const c10::InferenceMode no_gradients;
+  for (const LoadedModel* model : {&mistral(), &vicuna()}) {
+    const auto front_of_second_image = [&](const Prompt& prompt, int image) {
+      Sequence sequence = test::sequence_for(*model, prompt, make_policy("visionzip:num_kept=4,contextual=1"));
+      encode(*model, sequence, {});
+      const at::Tensor own = (sequence.walk.layout().image == image).nonzero().squeeze(1);
+      return sequence.hidden.index_select(0, own).clone();
+    };
+    const at::Tensor alone = front_of_second_image(prompt_of({{60, 70}}), 0);
+    Chat line_first = prompt_of({{700, 1}, {60, 70}});
+    EXPECT_LT(test::relative_error(front_of_second_image(line_first, 1), alone).max, 1e-4);
+  }
 }
 
 // ---- batches ----
