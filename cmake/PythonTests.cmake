@@ -8,8 +8,10 @@ if(NOT ESPALIER_PYTHON OR ESPALIER_SANITIZE)
 endif()
 get_filename_component(site ${LibTorch_ROOT} DIRECTORY)
 set(installed ${PROJECT_BINARY_DIR}/consumer/prefix/${CMAKE_INSTALL_LIBDIR}/libespalier.so)
-add_test(NAME python.ops COMMAND ${ESPALIER_PYTHON} ${PROJECT_SOURCE_DIR}/tests/python/ops_test.py ${installed} ${LibTorch_VERSION})
+set(ops_test ${ESPALIER_PYTHON} ${PROJECT_SOURCE_DIR}/tests/python/ops_test.py ${installed} ${LibTorch_VERSION})
+add_test(NAME python.ops COMMAND ${ops_test})
+add_test(NAME python.opcheck COMMAND ${ops_test} opcheck)
 add_test(NAME python.example COMMAND ${ESPALIER_PYTHON} ${PROJECT_SOURCE_DIR}/tests/python/skip_without_torch.py ${LibTorch_VERSION}
   ${PROJECT_SOURCE_DIR}/examples/python/call_ops.py ${installed})
-set_tests_properties(python.ops python.example PROPERTIES SKIP_RETURN_CODE 77 FIXTURES_REQUIRED consumer_install
+set_tests_properties(python.ops python.opcheck python.example PROPERTIES SKIP_RETURN_CODE 77 FIXTURES_REQUIRED consumer_install
   TIMEOUT 600 ENVIRONMENT "PYTHONPATH=${site};PYTHONDONTWRITEBYTECODE=1")
