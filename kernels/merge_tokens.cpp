@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/merge_tokens.h"
+#include "kernels/merge_tokens_arguments.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weighted means of groups of rows below the dispatcher: the check that every backend makes, and the loops and
-// launchers on raw pointers.
+// Weighted means of groups of rows on raw pointers: the plain reference (which tests call), the fast CPU path and the
+// CUDA launcher.
 #pragma once
 
 #include <cstdint>
-#include <optional>
 
 #include "kernels/element_type.h"
 
@@ -12,16 +11,7 @@
 #include <cuda_runtime_api.h>
 #endif
 
-namespace at {
-class Tensor;
-}
-
 namespace espalier::kernels {
-
-// Throws unless x is [n, d], index int64 [r], group_begin int64 [k + 1] and weight, if any, float32 [r] (float64 beside
-// a float64 x), all on one device. What index and group_begin hold is checked by the backends.
-void check_merge_tokens(const at::Tensor& x, const at::Tensor& index, const at::Tensor& group_begin,
-                        const std::optional<at::Tensor>& weight);
 
 struct MergeGroups {
   const int64_t* index;        // [r]
@@ -34,11 +24,14 @@ struct MergeShape {
   int64_t d, stride;
 };
 
-// out[i] for groups i in [begin, end), out [k, d] contiguous; sums in float32, in the order of `index`. sum: room for d
-// floats.
+// out[i] for groups i in [begin, end), out [k, d] contiguous; sums in float32, in the order of `index`.
 template <typename T>
 void merge_tokens_plain(const T* x, const MergeGroups& groups, T* out, const MergeShape& shape, int64_t begin,
-                        int64_t end, float* sum);
+                        int64_t end);
+
+// The same; call it only where cpu_level() is kAvx512.
+void merge_tokens_avx512(ElementType type, const void* x, const MergeGroups& groups, void* out, const MergeShape& shape,
+                         int64_t begin, int64_t end);
 
 #ifdef ESPALIER_HAS_CUDA
 // x has num_rows and index num_indices; an index or a group outside them ends in a device-side assertion.

@@ -9,16 +9,19 @@
 
 #include "espalier/ops.h"
 #include "kernels/chosen_kernels.h"
+#include "kernels/cpu_level.h"
 #include "kernels/merge_tokens.h"
+#include "kernels/merge_tokens_arguments.h"
 #include "kernels/row_arguments.h"
 
 namespace espalier::kernels {
 
 template <typename T>
 void merge_tokens_plain(const T* x, const MergeGroups& groups, T* out, const MergeShape& shape, int64_t begin,
-                        int64_t end, float* sum) {
+                        int64_t end) {
+  std::vector<float> sum(static_cast<size_t>(shape.d));
   for (int64_t group = begin; group < end; ++group) {
-    std::fill(sum, sum + shape.d, 0.0F);
+    std::fill(sum.begin(), sum.end(), 0.0F);
     float total = 0.0F;
     for (int64_t j = groups.group_begin[group]; j < groups.group_begin[group + 1]; ++j) {
       const float weight = groups.weight == nullptr ? 1.0F : groups.weight[j];
@@ -31,11 +34,10 @@ void merge_tokens_plain(const T* x, const MergeGroups& groups, T* out, const Mer
   }
 }
 
-template void merge_tokens_plain(const float*, const MergeGroups&, float*, const MergeShape&, int64_t, int64_t, float*);
+template void merge_tokens_plain(const float*, const MergeGroups&, float*, const MergeShape&, int64_t, int64_t);
 template void merge_tokens_plain(const c10::BFloat16*, const MergeGroups&, c10::BFloat16*, const MergeShape&, int64_t,
-                                 int64_t, float*);
-template void merge_tokens_plain(const c10::Half*, const MergeGroups&, c10::Half*, const MergeShape&, int64_t, int64_t,
-                                 float*);
+                                 int64_t);
+template void merge_tokens_plain(const c10::Half*, const MergeGroups&, c10::Half*, const MergeShape&, int64_t, int64_t);
 
 }  // namespace espalier::kernels
 
@@ -52,7 +54,9 @@ Tensor merge_tokens_cpu(const Tensor& x_in, const Tensor& index_in, const Tensor
   kernels::check_offsets("merge_tokens", "group_begin", group_begin_in, index.numel());
   const Tensor group_begin = group_begin_in.contiguous();
   const Tensor weight = weight_in.has_value() && weight_in->defined() ? weight_in->contiguous() : Tensor();
-  kernels::note_kernel("merge_tokens", "plain");
+  const kernels::ElementType type = kernels::element_type(x, "merge_tokens");
+  const kernels::CpuLevel level = kernels::cpu_level();
+  kernels::note_kernel("merge_tokens", kernels::vector_kernel_name(level));
   const int64_t num_groups = group_begin.size(0) - 1, d = x.size(1);
   Tensor out = at::empty({num_groups, d}, x.options());
   const kernels::MergeGroups groups{index.const_data_ptr<int64_t>(), group_begin.const_data_ptr<int64_t>(),
@@ -60,11 +64,12 @@ Tensor merge_tokens_cpu(const Tensor& x_in, const Tensor& index_in, const Tensor
   const int64_t elements_a_group =
       std::max<int64_t>(d * (index.numel() + num_groups), 1) / std::max<int64_t>(num_groups, 1);
   const int64_t groups_per_task = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(elements_a_group, 1));
-  kernels::visit_element_type(x, "merge_tokens", [&]<typename T>(T) {
-    at::parallel_for(0, num_groups, groups_per_task, [&](int64_t begin, int64_t end) {
-      std::vector<float> sum(static_cast<size_t>(d));
-      kernels::merge_tokens_plain(x.const_data_ptr<T>(), groups, out.mutable_data_ptr<T>(), {d, x.stride(0)}, begin,
-                                  end, sum.data());
+  at::parallel_for(0, num_groups, groups_per_task, [&](int64_t begin, int64_t end) {
+    const kernels::MergeShape shape{d, x.stride(0)};
+    if (level == kernels::CpuLevel::kAvx512)
+      return kernels::merge_tokens_avx512(type, x.const_data_ptr(), groups, out.mutable_data_ptr(), shape, begin, end);
+    kernels::visit_element_type(x, "merge_tokens", [&]<typename T>(T) {
+      kernels::merge_tokens_plain(x.const_data_ptr<T>(), groups, out.mutable_data_ptr<T>(), shape, begin, end);
     });
   });
   return out;

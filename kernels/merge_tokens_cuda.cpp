@@ -9,6 +9,7 @@
 #include "espalier/ops.h"
 #include "kernels/chosen_kernels.h"
 #include "kernels/merge_tokens.h"
+#include "kernels/merge_tokens_arguments.h"
 #include "kernels/tensor_checks.h"
 
 namespace espalier::ops {

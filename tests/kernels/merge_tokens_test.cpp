@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "espalier/ops.h"
+#include "kernels/tensor_checks.h"
 #include "tests/support/devices.h"
 #include "tests/support/dispatch.h"
 
@@ -115,6 +116,24 @@ TEST_P(MergeTokensTest, WrongArgumentsThrow) {
   EXPECT_THROW(ops::merge_tokens(x, index, on_device({})), c10::Error);
   EXPECT_THROW(ops::merge_tokens(x, index, begin, weights(3)), c10::Error);
   EXPECT_THROW(ops::merge_tokens(x, index, begin, weights(2).to(at::kDouble)), c10::Error);
+}
+
+// A machine with AVX-512 runs the plain loops nowhere else.
+TEST(MergeTokens, PlainLoopsMatch) {
+  const auto dtypes = all_device_dtypes();
+  for (const DeviceDtype& where : dtypes) {
+    if (!where.device.is_cpu()) continue;
+    for (const int64_t d : {1, 17, 64, 200}) {
+      const at::Tensor x = random_tensor({37, d}, where.dtype, 5),
+                       weight = random_tensor({17}, at::kFloat, 6).abs() + 0.25;
+      const at::Tensor out = at::zeros({6, d}, x.options());
+      const kernels::MergeGroups groups{kIndex.data(), kBegin.data(), weight.const_data_ptr<float>()};
+      kernels::visit_element_type(x, "test", [&]<typename T>(T) {
+        kernels::merge_tokens_plain(x.const_data_ptr<T>(), groups, out.mutable_data_ptr<T>(), {d, d}, 0, 6);
+      });
+      expect_close(out, oracle(x, kIndex, kBegin, to_doubles(weight)), where.tolerance);
+    }
+  }
 }
 
 TEST(MergeTokens, WhatDoesNotExistThrows) {
