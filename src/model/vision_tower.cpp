@@ -12,6 +12,7 @@
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/upsample_bicubic2d.h>
 
 #include <cmath>
 #include <vector>
@@ -46,14 +47,25 @@ at::Tensor apply(Activation activation, const at::Tensor& x) {
   TORCH_CHECK(false, "activation ", static_cast<int>(activation), " is not one");
 }
 
+// Positions of the class token and of a grid of rows x cols patches, [1 + rows·cols, d]: those of the tower's own grid
+// between which others lie are interpolated, as Transformers' interpolate_pos_encoding does.
+at::Tensor positions_for(const VisionConfig& config, const at::Tensor& embedding, int64_t rows, int64_t cols) {
+  const int64_t n = config.grid();
+  if (rows == n && cols == n) return embedding;
+  const at::Tensor own = embedding.slice(0, 1).to(at::kFloat).view({1, n, n, config.hidden_size}).permute({0, 3, 1, 2});
+  const at::Tensor patches = at::upsample_bicubic2d(own, {rows, cols}, /*align_corners=*/false)
+                                 .permute({0, 2, 3, 1})
+                                 .reshape({rows * cols, config.hidden_size});
+  return at::cat({embedding.slice(0, 0, 1), patches.to(embedding.scalar_type())});
+}
+
 // [crops, 1 + p, d]: patches row by row behind the class token, with positions.
 at::Tensor embed(const VisionConfig& config, const VisionWeights& w, const at::Tensor& pixels) {
-  const at::Tensor patches =
-      at::conv2d(pixels.to(w.patch_embedding.scalar_type()), w.patch_embedding, {}, config.patch_size)
-          .flatten(2)
-          .transpose(1, 2);
+  const at::Tensor grid =
+      at::conv2d(pixels.to(w.patch_embedding.scalar_type()), w.patch_embedding, {}, config.patch_size);
+  const at::Tensor patches = grid.flatten(2).transpose(1, 2);
   const at::Tensor cls = w.class_embedding.expand({pixels.size(0), 1, config.hidden_size});
-  return at::cat({cls, patches}, 1) + w.position_embedding;
+  return at::cat({cls, patches}, 1) + positions_for(config, w.position_embedding, grid.size(2), grid.size(3));
 }
 
 struct CropRows {  // every crop is a sequence of its own

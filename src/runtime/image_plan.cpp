@@ -10,6 +10,7 @@
 #include <array>
 #include <charconv>
 #include <string>
+#include <utility>
 
 #include "espalier/error.h"
 
@@ -91,12 +92,13 @@ void set_tower_rows(ImagePlan& plan, int64_t crops) {
   std::ranges::copy(rows, plan.tower_row.data_ptr<int64_t>());
 }
 
-ImagePlan plan_single_crop(const LoadedModel& model, int width, int height) {
-  const VisionConfig& vision = model.config.vision;
+ImagePlan plan_single_crop(const VisionConfig& vision, const PictureProcessors& processors, int width, int height) {
+  const int64_t n = processors.crop_grid, side = n * vision.patch_size;
   ImagePlan plan;
-  plan.shape = {.grid = {vision.grid(), vision.grid()}, .tiling = {}, .crop_boxes = {}};
-  plan.shape.crop_boxes = crop_boxes(model.image_processor, width, height);
-  plan.pixel_shape = {1, vision.channels, vision.image_size, vision.image_size};
+  plan.shape = {.grid = {n, n}, .tiling = {}, .crop_boxes = {}};
+  plan.shape.crop_boxes = crop_boxes(processors.image_processor, width, height);
+  plan.shape.crop_boxes.resize(1);
+  plan.pixel_shape = {1, vision.channels, side, side};
   PlanBuilder(plan).add_patches(0, plan.shape.grid, {});
   set_tower_rows(plan, 1);
   return plan;
@@ -104,15 +106,15 @@ ImagePlan plan_single_crop(const LoadedModel& model, int width, int height) {
 
 // LLaVA-NeXT: the full view, then the stitched tiles row by row, without what un-padding cuts away; behind each of
 // their rows stands a row break.
-ImagePlan plan_any_resolution(const LoadedModel& model, int width, int height) {
-  const VisionConfig& vision = model.config.vision;
-  const Tiling tiling = tiling_of(model.image_processor, width, height);
-  const int64_t n = vision.grid();
+ImagePlan plan_any_resolution(const VisionConfig& vision, const PictureProcessors& processors, int width, int height) {
+  if (!processors.has_tiles) return plan_single_crop(vision, processors, width, height);
+  const Tiling tiling = tiling_of(processors.image_processor, width, height);
+  const int64_t n = processors.crop_grid, side = n * vision.patch_size;
   ImagePlan plan;
   plan.shape = {.grid = {n, n}, .tiling = GridSize{tiling.rows, tiling.cols}, .crop_boxes = {}};
-  plan.shape.crop_boxes = crop_boxes(model.image_processor, width, height);
+  plan.shape.crop_boxes = crop_boxes(processors.image_processor, width, height);
   const int64_t crops = 1 + int64_t{tiling.rows} * tiling.cols;
-  plan.pixel_shape = {crops, vision.channels, vision.image_size, vision.image_size};
+  plan.pixel_shape = {crops, vision.channels, side, side};
   PlanBuilder builder(plan);
   builder.add_patches(0, {n, n}, {});
   const Uncut left = unpadded({tiling.rows * n, tiling.cols * n}, width, height);
@@ -129,9 +131,8 @@ ImagePlan plan_any_resolution(const LoadedModel& model, int width, int height) {
 }
 
 // Qwen2.5-VL: one crop in the picture's own proportions, a token for each cell of merged patches.
-ImagePlan plan_dynamic(const LoadedModel& model, int width, int height) {
-  const VisionConfig& vision = model.config.vision;
-  const auto [rows, cols] = patch_grid(model.qwen_image_processor, width, height);
+ImagePlan plan_dynamic(const VisionConfig& vision, const PictureProcessors& processors, int width, int height) {
+  const auto [rows, cols] = patch_grid(processors.qwen_image_processor, width, height);
   ImagePlan plan;
   plan.shape = {.grid = {rows / vision.merge_size, cols / vision.merge_size}, .tiling = {}, .crop_boxes = {}};
   plan.shape.crop_boxes = {{0, 0, static_cast<double>(width), static_cast<double>(height)}};
@@ -140,6 +141,56 @@ ImagePlan plan_dynamic(const LoadedModel& model, int width, int height) {
   PlanBuilder(plan).add_patches(0, plan.shape.grid, {});
   set_tower_rows(plan, 1);
   return plan;
+}
+
+ImagePlan plan_with(const LoadedModel& model, std::shared_ptr<const PictureProcessors> processors, int width,
+                    int height) {
+  const auto plan_of_family = [&] {
+    switch (model.config.family) {
+      case Family::kLlava:
+        return plan_single_crop(model.config.vision, *processors, width, height);
+      case Family::kLlavaNext:
+        return plan_any_resolution(model.config.vision, *processors, width, height);
+      case Family::kQwen25Vl:
+        return plan_dynamic(model.config.vision, *processors, width, height);
+    }
+    TORCH_CHECK(false, "family ", static_cast<int>(model.config.family), " is not one");
+  };
+  ImagePlan plan = plan_of_family();
+  plan.processors = std::move(processors);
+  return plan;
+}
+
+// Processors that make about the wanted shape. LLaVA: crops of a smaller side, everything else in proportion.
+// Qwen2.5-VL: a limit of pixels.
+std::shared_ptr<const PictureProcessors> smaller(const PictureProcessors& own, const LoadedModel& model,
+                                                 const ImageShape& wanted) {
+  PictureProcessors processors = own;
+  if (model.config.family == Family::kQwen25Vl) {
+    QwenImageProcessor& qwen = processors.qwen_image_processor;
+    const int64_t side = int64_t{qwen.patch_size} * qwen.merge_size;
+    qwen.max_pixels = wanted.grid.rows * wanted.grid.cols * side * side;
+    qwen.min_pixels = std::min(qwen.min_pixels, qwen.max_pixels);
+    return std::make_shared<const PictureProcessors>(std::move(processors));
+  }
+  if (wanted.grid.rows != wanted.grid.cols)
+    throw Error("a policy wants a grid of " + std::to_string(wanted.grid.rows) + " x " +
+                std::to_string(wanted.grid.cols) + ", but this model's crops are squares");
+  ImageProcessor& p = processors.image_processor;
+  const auto scaled = [&](int pixels) {
+    return static_cast<int>((pixels * wanted.grid.rows + own.crop_grid / 2) / own.crop_grid);
+  };
+  processors.crop_grid = wanted.grid.rows;
+  if (p.shortest_edge) p.shortest_edge = scaled(*p.shortest_edge);
+  p.size = {scaled(p.size.height), scaled(p.size.width)};
+  p.crop_size = {scaled(p.crop_size.height), scaled(p.crop_size.width)};
+  if (!p.grid_pinpoints.empty()) {
+    processors.has_tiles = wanted.tiling.has_value();
+    const GridSize tiles = wanted.tiling.value_or(GridSize{1, 1});
+    p.grid_pinpoints = {
+        {static_cast<int>(tiles.rows) * p.crop_size.height, static_cast<int>(tiles.cols) * p.crop_size.width}};
+  }
+  return std::make_shared<const PictureProcessors>(std::move(processors));
 }
 
 // Three-part ids (time, height, width). Text counts on in all three; a picture has one time, its rows and columns count
@@ -164,16 +215,15 @@ PromptPositions mrope_positions(const PromptLayout& layout) {
 
 }  // namespace
 
-ImagePlan plan_image(const LoadedModel& model, int width, int height) {
-  switch (model.config.family) {
-    case Family::kLlava:
-      return plan_single_crop(model, width, height);
-    case Family::kLlavaNext:
-      return plan_any_resolution(model, width, height);
-    case Family::kQwen25Vl:
-      return plan_dynamic(model, width, height);
-  }
-  TORCH_CHECK(false, "family ", static_cast<int>(model.config.family), " is not one");
+ImagePlan plan_image(const LoadedModel& model, int width, int height, const PruningPolicy* policy) {
+  const VisionConfig& vision = model.config.vision;
+  const auto own = std::make_shared<const PictureProcessors>(PictureProcessors{
+      model.image_processor, model.qwen_image_processor, model.config.family == Family::kQwen25Vl ? 0 : vision.grid()});
+  ImagePlan plan = plan_with(model, own, width, height);
+  if (!policy) return plan;
+  const ImageShape wanted = policy->wanted_shape(model.facts, plan.shape);
+  if (wanted.grid == plan.shape.grid && wanted.tiling == plan.shape.tiling) return plan;
+  return plan_with(model, smaller(*own, model, wanted), width, height);
 }
 
 at::Tensor tower_rows(const std::vector<ImagePlan>& plans) {

@@ -6,12 +6,22 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "espalier/pruning.h"
 #include "espalier/token_layout.h"
 #include "runtime/loaded_model.h"
 
 namespace espalier {
+
+// How pixels are made of pictures, and what a crop of them is to the tower.
+struct PictureProcessors {
+  ImageProcessor image_processor;
+  QwenImageProcessor qwen_image_processor;
+  int64_t crop_grid = 0;  // patches along a side (LLaVA)
+  bool has_tiles = true;  // false: of an any-resolution picture the full view alone
+};
 
 struct ImagePlan {
   ImageShape shape;
@@ -23,12 +33,14 @@ struct ImagePlan {
   // they come.
   at::Tensor tower_row;
   int64_t num_tower_rows = 0;
+  std::shared_ptr<const PictureProcessors> processors;  // the model's, or those of a smaller picture
 
   int64_t num_tokens() const { return segments.empty() ? 0 : segments.back().end; }
 };
 
-// Throws Error where the picture cannot be shown to the model.
-ImagePlan plan_image(const LoadedModel& model, int width, int height);
+// The picture in the shape that the policy wants, by default its own. Throws Error where it cannot be shown to the
+// model.
+ImagePlan plan_image(const LoadedModel& model, int width, int height, const PruningPolicy* policy = nullptr);
 
 // The rows of all images' tower output, behind each other, in sequence order: int64 [m]; undefined: as they come.
 at::Tensor tower_rows(const std::vector<ImagePlan>& plans);

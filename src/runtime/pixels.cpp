@@ -36,10 +36,11 @@ int64_t most_crops(const std::vector<ImagePlan>& plans) {
 
 at::Tensor pixels_of(const LoadedModel& model, const ImagePlan& plan, const Image& image) {
   if (model.config.family == Family::kQwen25Vl) {
-    PatchValues patches = preprocess(model.qwen_image_processor, image);
+    PatchValues patches = preprocess(plan.processors->qwen_image_processor, image);
     return at::from_blob(patches.values.data(), plan.pixel_shape, at::kFloat).clone();
   }
-  PixelValues pixels = preprocess(model.image_processor, image);
+  PixelValues pixels = preprocess(plan.processors->image_processor, image);
+  if (!plan.processors->has_tiles) pixels.crops = 1;  // the full view is the first
   const std::vector<int64_t> shape = {pixels.crops, pixels.channels, pixels.height, pixels.width};
   if (shape != plan.pixel_shape)
     throw Error(model.folder.string() + "/preprocessor_config.json: a picture of " + std::to_string(image.width) +

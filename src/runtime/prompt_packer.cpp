@@ -121,21 +121,30 @@ void check_length(const LoadedModel& model, int64_t tokens, int64_t positions, i
               " new ones pass the model's limit of " + std::to_string(limit) + " positions");
 }
 
-std::vector<ImagePlan> plan_images(const LoadedModel& model, const std::vector<ImagePart>& images) {
-  std::vector<ImagePlan> plans;
-  for (size_t i = 0; i < images.size(); ++i) {
-    try {
-      plans.push_back(plan_image(model, images[i].image->width, images[i].image->height));
-    } catch (const Error& e) {
-      throw Error("prompt: image " + std::to_string(i) + ": " + e.what());
+std::vector<ImagePlan> plan_images(const LoadedModel& model, const std::vector<ImagePart>& images,
+                                   const PruningPolicy* policy) {
+  const auto plan_all = [&](const PruningPolicy* of) {
+    std::vector<ImagePlan> plans;
+    for (size_t i = 0; i < images.size(); ++i) {
+      try {
+        plans.push_back(plan_image(model, images[i].image->width, images[i].image->height, of));
+      } catch (const Error& e) {
+        throw Error("prompt: image " + std::to_string(i) + ": " + e.what());
+      }
     }
-  }
-  return plans;
+    return plans;
+  };
+  std::vector<ImagePlan> plans = plan_all(nullptr);
+  if (!policy) return plans;
+  int64_t tokens = 0;
+  for (const ImagePlan& plan : plans) tokens += plan.num_tokens();
+  return tokens < policy->common().min_tokens ? plans : plan_all(policy);
 }
 
 }  // namespace
 
-PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens) {
+PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens,
+                         const PruningPolicy* policy) {
   Rendered rendered = std::visit([&](const auto& p) { return render(model, p); }, prompt);
   check_images(rendered.images);
   const std::vector<Tokenizer::Token> tokens = model.tokenizer.encode_with_ends(rendered.text);
@@ -145,7 +154,7 @@ PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t
     throw Error("prompt: " + std::to_string(placeholders) + " image placeholders in the text, but " +
                 std::to_string(rendered.images.size()) + " images were given");
   PackedPrompt packed;
-  packed.plans = plan_images(model, rendered.images);
+  packed.plans = plan_images(model, rendered.images, policy);
   LayoutBuilder builder;
   for (const Tokenizer::Token& token : tokens) {
     const int example = example_at(rendered.example_begins, token.end);

@@ -24,8 +24,9 @@ struct PackedPrompt {
   std::shared_ptr<const PromptLayout> layout;
 };
 
-// Throws Error when placeholders and images do not match, or the prompt with `new_tokens` behind it passes the position
-// limit.
-PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens);
+// Pictures take the shape that the policy wants. Throws Error when placeholders and images do not match, or the prompt
+// with `new_tokens` behind it passes the position limit.
+PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens,
+                         const PruningPolicy* policy = nullptr);
 
 }  // namespace espalier

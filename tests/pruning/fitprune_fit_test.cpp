@@ -115,7 +115,7 @@ TEST(FitpruneFit, CostsOfThePublishedRecipes) {
                                                        {"80", 79.7}, {"90", 89.7}};
   for (const auto& [name, percent] : reductions) {
     const FitpruneRecipe recipe = published_fitprune_recipe("llava15-7b-" + std::string(name));
-    EXPECT_NEAR(100 * (1 - cost.of(576, recipe.deleted) / cost.full(576)), percent, 0.05) << name;
+    EXPECT_NEAR(100 * (1 - cost.of(576, recipe.deleted) / cost.full(576)), percent, 0.06) << name;
   }
 }
 

@@ -73,10 +73,11 @@ void expect_same_points(const Json& replayed, const Result& live) {
     const Json& point = replayed["points"][i];
     EXPECT_EQ(point.at("site"), live.points[i].site);
     EXPECT_EQ(point.value("layer", -1), live.points[i].layer);
-    if (live.points[i].kept_per_head.empty())
+    if (live.points[i].kept_per_head.empty()) {
       EXPECT_EQ(point.at("kept").get<Tokens>(), live.points[i].kept);
-    else
+    } else {
       EXPECT_EQ(point.at("kept").get<std::vector<Tokens>>(), live.points[i].kept_per_head);
+    }
     EXPECT_EQ(point.value("candidates", Tokens{}), live.points[i].candidates);
     const auto scores = point.value("scores", std::vector<double>{});
     ASSERT_EQ(scores.size(), live.points[i].scores.size());
@@ -133,8 +134,9 @@ TEST_P(ReplayTest, OfAnUnprunedRecordingKeepsWhatTheFirstPointOfTheLiveRunKept) 
     return;
   }
   // Up to the first verdict both saw the same model.
-  if (live.points[0].kept_per_head.empty())
+  if (live.points[0].kept_per_head.empty()) {
     EXPECT_EQ(replayed["points"][0].at("kept").get<Tokens>(), live.points[0].kept);
+  }
   if (live.points.size() == 1) expect_same_points(replayed, live);
 }
 
