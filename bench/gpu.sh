@@ -13,7 +13,8 @@ usage: ./dev gpu [--out DIR] [--minutes N] [--jobs N] [--libtorch DIR] [--only P
   Needs on the machine: an NVIDIA GPU with nvidia-smi, nvcc 13, g++ (C++20), cmake 3.25 or later, ninja, and a python3 that can
   import torch 2.11 (its folder is the libtorch; --libtorch names another one). Everything else it takes from .pack/, if that is
   there, and else from the system. `--pack` fills .pack/ (a few MB, ignored by git) on a machine that has the packages installed.
-  Bring along the working tree and .pack/; nothing is fetched, nothing outside build/gpu/ and DIR is written.
+  Bring along the working tree and a fresh .pack/ (it notes the commit, where .git stays behind); nothing is fetched, nothing
+  outside build/gpu/ and DIR is written.
 
   Parts, one after the other, so that a stop cuts off only the last:
     build      kernels, their tests and benchmarks, for this GPU's architecture alone
