@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stages that teach the demo model, as data: what each trains, on what, for how long, and what it builds on. The
+// order and the numbers are the recipe; why each is there stands beside it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "synth/scene.h"
+#include "training/picture_task.h"
+#include "training/trainer.h"
+
+namespace espalier {
+
+struct CurriculumStage {
+  enum class Data : uint8_t { kCopying, kShortTurns, kTextBinding, kTower, kPictures };
+
+  StagePlan plan;
+  std::string summary;
+  Data data;
+  std::string after;                                 // the stage whose weights it starts from; empty: fresh ones
+  int64_t sequences = 0;                             // a batch; tower: pictures
+  int64_t turns = 0;                                 // a sequence; copying: tokens
+  double echo = 0;                                   // share of turns that ask for the real name
+  std::vector<synth::Difficulty> difficulties = {};  // tower: taken in turns; pictures: the one of the pool
+  PictureTaskOptions pictures = {};
+  int share_layers = 0;     // late reading: layers that should not look at pictures
+  bool moves_late = false;  // before it begins: the three least needed layers go, three that do nothing come in front
+};
+
+const std::vector<CurriculumStage>& curriculum();
+
+}  // namespace espalier

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder over packed training sequences: the steps of model/decoder.h strung together with a gradient, scored rows
+// only at the end. No cache, no policy; what a sequence means is not known here.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace espalier {
+
+// b sequences behind each other, n tokens, m of them image tokens, r scored rows.
+struct TrainingBatch {
+  at::Tensor ids;          // int64 [n]; at image rows any id
+  at::Tensor position_id;  // int64 [n]
+  at::Tensor begin;        // int64 [b + 1]
+  at::Tensor image_rows;   // int64 [m], ascending, or undefined
+  at::Tensor features;     // [m, d_v]: what the projector reads
+  at::Tensor scored_rows;  // int64 [r]: the next token of these rows is scored
+  at::Tensor targets;      // int64 [r]
+  at::Tensor weights;      // float32 [r]: of each row in the loss
+  std::vector<int> topic;  // [r]: what the row asks for, for accuracies of their own; -1: not counted
+};
+
+struct DecoderPassOptions {
+  int share_layers = 0;         // layers 0 … share_layers - 1 give their share
+  int drop_images_before = -1;  // a layer: image tokens leave the stream there, as policies take them away
+};
+
+struct DecoderPass {
+  at::Tensor logits;       // [r, vocab]
+  at::Tensor image_share;  // float32 []: attention that rows behind a picture give to image tokens, mean over those
+                           // rows, heads and share_layers; undefined without share_layers or images
+};
+
+DecoderPass run_decoder(const ModelConfig& config, const ModelWeights& weights, const TrainingBatch& batch,
+                        const DecoderPassOptions& options = {});
+
+}  // namespace espalier

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// The bundled model as a LLaVA-1.5 folder that Espalier and Transformers load: its sizes, and its files written from
+// trained parameters. Tokenizer and template come from synth.
+#pragma once
+
+#include <filesystem>
+
+#include "model/config.h"
+#include "training/parameters.h"
+
+namespace espalier {
+
+// Everything but the weights: config.json, tokenizer, template, image settings, generation_config.json. Training opens
+// the tokenizer and the image processor from the same files that users get.
+void write_model_files(const std::filesystem::path& folder);
+
+// What config.json of such a folder says.
+ModelConfig demo_model_config();
+
+// model.safetensors in bfloat16, under the published names.
+void write_model_weights(const std::filesystem::path& folder, const ModelConfig& config, const Parameters& parameters);
+
+}  // namespace espalier

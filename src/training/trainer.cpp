@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "espalier/error.h"
+#include "training/saved_state.h"
+
+namespace espalier {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kReportEvery = 20;  // steps
+
+// Appends whole lines, so that a kill leaves a readable log.
+class Log {
+ public:
+  explicit Log(const std::filesystem::path& file) : stream_(file, std::ios::app), file_(file) {
+    if (!stream_) throw Error(file_.string() + ": cannot write the log");
+  }
+  void write(const Json& line) {
+    stream_ << line.dump() << '\n' << std::flush;
+    if (!stream_) throw Error(file_.string() + ": cannot write the log");
+  }
+
+ private:
+  std::ofstream stream_;
+  std::filesystem::path file_;
+};
+
+int64_t counter(const Counters& counters, const std::string& key) {
+  const auto found = counters.find(key);
+  return found == counters.end() ? 0 : std::stoll(found->second);
+}
+
+class StageRun {
+ public:
+  StageRun(const StagePlan& plan, const Task& task, Parameters& parameters, uint64_t seed,
+           const std::filesystem::path& folder, const TrainingHooks& hooks)
+      : plan_(plan),
+        task_(task),
+        parameters_(parameters),
+        seed_(seed),
+        file_(state_file(folder, plan.name)),
+        hooks_(hooks),
+        trained_(parameters.train_only(plan.trained)),
+        optimizer_(masters(), plan.optimizer),
+        log_(log_file(folder, plan.name)) {
+    for (const Parameter& p : trained_) names_.push_back(p.name);
+  }
+
+  StageResult run() {
+    resume();
+    while (!finished_) {
+      const bool pauses = plan_.pause_at > 0 && step_ >= plan_.pause_at;
+      if (pauses || (hooks_.should_cancel && hooks_.should_cancel())) {
+        save();
+        return result(/*cancelled=*/true);
+      }
+      train_one();
+      const bool is_last = step_ >= plan_.schedule.steps;
+      if (is_last || step_ % plan_.evaluate_every == 0) evaluate();
+      finished_ = is_last || good_evaluations_ >= plan_.stop.evaluations;
+      if (finished_ || step_ % plan_.evaluate_every == 0 || step_ % plan_.save_every == 0) save();
+    }
+    return result(/*cancelled=*/false);
+  }
+
+ private:
+  std::vector<at::Tensor> masters() const {
+    std::vector<at::Tensor> tensors;
+    for (const Parameter& p : trained_) tensors.push_back(p.master);
+    return tensors;
+  }
+
+  void resume() {
+    if (!std::filesystem::exists(file_)) {
+      log_.write({{"event", "start"}, {"stage", plan_.name}, {"seed", seed_}});
+      return;
+    }
+    const Counters counters = load_state(file_, parameters_, optimizer_, names_);
+    if (counters.at("seed") != std::to_string(seed_))
+      throw Error(file_.string() + ": was trained with seed " + counters.at("seed") + ", not " + std::to_string(seed_) +
+                  "; choose another folder or remove it");
+    step_ = counter(counters, "step");
+    good_evaluations_ = static_cast<int>(counter(counters, "good_evaluations"));
+    finished_ = counter(counters, "finished") != 0;
+    log_.write({{"event", "resume"}, {"stage", plan_.name}, {"step", step_}});
+  }
+
+  void save() const {
+    save_state(file_, parameters_, optimizer_, names_,
+               {{"stage", plan_.name},
+                {"seed", std::to_string(seed_)},
+                {"step", std::to_string(step_)},
+                {"good_evaluations", std::to_string(good_evaluations_)},
+                {"finished", finished_ ? "1" : "0"}});
+  }
+
+  void train_one() {
+    const Clock::time_point start = Clock::now();
+    const double rate = plan_.schedule.rate(step_);
+    const at::Tensor loss = task_.loss(parameters_, step_);
+    const double value = loss.item<double>();
+    if (!std::isfinite(value)) fail("loss", value);
+    loss.backward();
+    const double norm = optimizer_.step(rate);
+    if (!std::isfinite(norm)) fail("gradient", norm);
+    ++step_;
+    loss_sum_ += value;
+    seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
+    if (step_ % kReportEvery == 0) report(rate, norm);
+  }
+
+  [[noreturn]] void fail(const char* what, double value) const {
+    const bool saved = std::filesystem::exists(file_);
+    throw Error("stage " + plan_.name + ", step " + std::to_string(step_) + ": the " + what + " is " +
+                std::to_string(value) +
+                (saved ? "; the last good state is in " + file_.string() : "; nothing was saved yet"));
+  }
+
+  void report(double rate, double norm) {
+    const double mean = loss_sum_ / kReportEvery;
+    log_.write({{"step", step_},
+                {"loss", mean},
+                {"learning_rate", rate},
+                {"gradient_norm", norm},
+                {"ms_per_step", 1000 * seconds_ / kReportEvery}});
+    if (hooks_.on_step) hooks_.on_step({plan_, step_, mean});
+    loss_sum_ = seconds_ = 0;
+  }
+
+  void evaluate() {
+    const Clock::time_point start = Clock::now();
+    scores_ = task_.evaluate(parameters_);
+    Json accuracy = Json::object();
+    for (const Score& s : scores_) accuracy[s.topic] = {{"accuracy", s.accuracy()}, {"n", s.count}};
+    log_.write({{"step", step_},
+                {"evaluation", accuracy},
+                {"ms", 1000 * std::chrono::duration<double>(Clock::now() - start).count()}});
+    const bool good = std::ranges::all_of(scores_, [&](const Score& s) { return s.accuracy() >= plan_.stop.accuracy; });
+    good_evaluations_ = good ? good_evaluations_ + 1 : 0;
+    if (hooks_.on_evaluation) hooks_.on_evaluation(plan_, step_, scores_);
+  }
+
+  StageResult result(bool cancelled) const {
+    return {cancelled, good_evaluations_ >= plan_.stop.evaluations, step_, scores_};
+  }
+
+  const StagePlan& plan_;
+  const Task& task_;
+  Parameters& parameters_;
+  uint64_t seed_;
+  std::filesystem::path file_;
+  const TrainingHooks& hooks_;
+  std::vector<Parameter> trained_;
+  std::vector<std::string> names_;
+  AdamW optimizer_;
+  Log log_;
+  int64_t step_ = 0;
+  int good_evaluations_ = 0;
+  bool finished_ = false;
+  double loss_sum_ = 0, seconds_ = 0;  // since the last report
+  std::vector<Score> scores_;
+};
+
+}  // namespace
+
+std::filesystem::path state_file(const std::filesystem::path& folder, const std::string& stage) {
+  return folder / (stage + ".safetensors");
+}
+
+std::filesystem::path log_file(const std::filesystem::path& folder, const std::string& stage) {
+  return folder / (stage + ".log.jsonl");
+}
+
+bool is_finished(const std::filesystem::path& folder, const std::string& stage) {
+  const std::filesystem::path file = state_file(folder, stage);
+  return std::filesystem::exists(file) && counter(read_counters(file), "finished") != 0;
+}
+
+StageResult run_stage(const StagePlan& plan, const Task& task, Parameters& parameters, uint64_t seed,
+                      const std::filesystem::path& folder, const TrainingHooks& hooks) {
+  return StageRun(plan, task, parameters, seed, folder, hooks).run();
+}
+
+}  // namespace espalier
