@@ -62,4 +62,5 @@ int main(int argc, char** argv) {
   for (const at::ScalarType dtype : {at::kFloat, at::kHalf})
     report(bench, dtype, {bench, kQueryHeads, kHeadDim, 1, 2880, 1}, 32, true);
   report(bench, at::kBFloat16, {bench, 20, 64, 1, 1408, 1}, 20, true);
+  return bench.status();
 }

@@ -53,4 +53,5 @@ int main(int argc, char** argv) {
   for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat, at::kHalf})
     report(bench, dtype, {bench, kQueryHeads, kHeadDim, 1, 576, 600}, 32);
   report(bench, at::kBFloat16, {bench, 12, 64, 1, 576, 600}, 12);
+  return bench.status();
 }

@@ -63,4 +63,5 @@ int main(int argc, char** argv) {
     pairwise(bench, at::kBFloat16, 2880, 64, 4096);
     if (bench.is_cuda()) pairwise(bench, at::kBFloat16, 11520, 11520, 4096);
   }
+  return bench.status();
 }

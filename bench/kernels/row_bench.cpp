@@ -138,4 +138,5 @@ int main(int argc, char** argv) {
     cache(bench, at::kBFloat16, s.batch * s.tokens, s.kv_heads, s.name());
   for (const int64_t blocks : {1, 5, 40}) topk(bench, 576, blocks);
   topk(bench, 11520, 1);
+  return bench.status();
 }

@@ -197,4 +197,5 @@ int main(int argc, char** argv) {
     dpp_rows(bench, at::kBFloat16, wide);
     dpp_rows(bench, at::kFloat, {1, 576, 4096, 128, true});
   }
+  return bench.status();
 }
