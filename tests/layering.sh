@@ -41,6 +41,7 @@ mapfile -t model < <(files src/model)
 mapfile -t pruning < <(files src/pruning)
 mapfile -t runtime < <(files src/runtime)
 mapfile -t synth < <(files src/synth)
+mapfile -t evaluation < <(files src/eval)
 mapfile -t conformance < <(files src/conformance)
 mapfile -t inspect < <(files src/inspect)
 mapfile -t cli < <(files src/cli)
@@ -61,7 +62,8 @@ own_includes 'synth draws and words: synth/, io for its files, the random genera
   '(synth|io)/|pruning/split_mix64\.h|espalier/' "${synth[@]}"
 own_includes 'conformance plays a runtime to policies' '(conformance|runtime)/|espalier/' "${conformance[@]}"
 own_includes 'inspect draws what runtime tells' '(inspect|runtime|io)/|espalier/' "${inspect[@]}"
-own_includes 'cli asks runtime; io for its files' '(cli|runtime|inspect|io|synth)/|model/config\.h|espalier/' "${cli[@]}"
+own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|pruning)/|espalier/' "${evaluation[@]}"
+own_includes 'cli asks runtime; io for its files' '(eval|cli|runtime|inspect|io|synth)/|model/config\.h|espalier/' "${cli[@]}"
 own_includes 'training stands beside runtime' '(training|synth|runtime|io|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/ and ops.h' 'kernels/|espalier/ops\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"

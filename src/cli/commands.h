@@ -22,6 +22,8 @@ Run add_record(CLI::App& app);
 Run add_replay(CLI::App& app);
 Run add_inspect(CLI::App& app);
 Run add_bench(CLI::App& app);
+Run add_synth(CLI::App& app);
+Run add_eval(CLI::App& app);
 Run add_fit(CLI::App& app);
 Run add_train_demo(CLI::App& app);
 

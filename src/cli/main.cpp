@@ -31,6 +31,8 @@ constexpr Command kCommands[] = {
     {"record", "Run a prompt and write what policies read: attention, hidden states, layout", add_record},
     {"replay", "Run a policy on recorded signals, without a model", add_replay},
     {"bench", "Time encode, select, prefill and decode of an in-context prompt under several policies", add_bench},
+    {"synth", "Draw the synthetic in-context benchmark: pictures, chats and what covers which patch", add_synth},
+    {"eval", "Measure accuracy on the synthetic benchmark under several policies", add_eval},
     {"fit", "Calibrate a policy on a few prompts: recipes of fitprune and vtw, thresholds of atp", add_fit},
     {"train-demo", "Train the bundled model from nothing, stage by stage", add_train_demo},
 };

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "eval/evaluate.h"
+
+#include <CLI/App.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/number_option.h"
+#include "cli/policy_options.h"
+#include "cli/prompt_options.h"
+#include "cli/terminal_progress.h"
+#include "espalier/error.h"
+#include "eval/report.h"
+#include "io/output_file.h"
+#include "runtime/engine_impl.h"
+
+namespace espalier::cli {
+
+namespace {
+
+struct EvalArguments {
+  ModelOptions model;
+  PluginOptions plugins;
+  std::vector<std::string> policies, suites;
+  std::string difficulty = "hard";
+  eval::EvalOptions eval;
+  std::optional<int> side;
+  bool has_curve = false, without_controls = false, json = false;
+  std::filesystem::path markdown, svg;
+};
+
+// What runs without options: a few minutes on two cores.
+const std::vector<std::string> kUsualPolicies = {"catp:keep_ratio=2/9", "fastv:keep_ratio=2/9", "random:keep_ratio=2/9",
+                                                 "oracle:keep_ratio=2/9"};
+const std::vector<std::string> kUsualSuites = {"single",        "detail",         "bind/shape-2x1", "bind/colour-2x1",
+                                               "bind/spot-2x1", "bind/shape-2x2", "bind/shape-4x1", "define"};
+
+std::string command_of(const EvalArguments& arguments) {
+  std::string text = "espalier eval";
+  if (!arguments.model.model.empty()) text += " --model " + arguments.model.model.string();
+  if (arguments.has_curve) text += " --curve";
+  for (const std::string& policy : arguments.policies) text += " --policy " + policy;
+  for (const std::string& suite : arguments.suites) text += " --suite " + suite;
+  text += " --difficulty " + arguments.difficulty + " --seed " + std::to_string(arguments.eval.seed) + " --items " +
+          std::to_string(arguments.eval.items);
+  if (arguments.side) text += " --side " + std::to_string(*arguments.side);
+  if (arguments.without_controls) text += " --no-controls";
+  return text;
+}
+
+void add_policy(EvalArguments& arguments, const std::string& spec) {
+  arguments.eval.policies.push_back(
+      eval::eval_policy(spec, [plugins = arguments.plugins](const std::string& s) { return read_policy(plugins, s); }));
+}
+
+void write_text(const std::filesystem::path& file, const std::string& text) {
+  OutputFile out(file);
+  out.write(text);
+  out.commit();
+}
+
+// Pictures as the model wants them: nothing is gained by scaling a drawing.
+int side_for(const Engine& engine) {
+  const int64_t side = engine.impl().model.config.vision.image_size;
+  return side > 0 ? static_cast<int>(side) : 336;
+}
+
+ExitStatus evaluate(EvalArguments arguments) {
+  eval::EvalOptions& options = arguments.eval;
+  const std::string command = command_of(arguments);
+  options.cells = synth::select_cells(arguments.suites.empty() ? kUsualSuites : arguments.suites);
+  options.difficulty = synth::difficulty_named(arguments.difficulty);
+  options.with_controls = !arguments.without_controls;
+  if (arguments.policies.empty() && !arguments.has_curve) arguments.policies = kUsualPolicies;
+  for (const std::string& spec : arguments.policies) add_policy(arguments, spec);
+  for (const std::filesystem::path* file : {&arguments.markdown, &arguments.svg})
+    if (!file->empty()) check_output_folder(*file);
+  catch_interrupts();
+  TerminalProgress progress;
+  const Engine engine = load_engine(arguments.model, progress);
+  if (arguments.has_curve)
+    for (int layer = 1; layer < engine.impl().model.facts.num_layers; ++layer)
+      add_policy(arguments, "vtw:layer=" + std::to_string(layer));
+  options.side = arguments.side.value_or(side_for(engine));
+  const std::optional<eval::EvalResult> result =
+      eval::evaluate(engine, options,
+                     {.show = [&](int64_t done, int64_t total) { progress.show("eval", done, total); },
+                      .should_cancel = [] { return interrupted(); }});
+  progress.clear();
+  if (!result) return kInterrupted;
+  const eval::EvalContext context{.model = engine.folder().filename().string(),
+                                  .difficulty = arguments.difficulty,
+                                  .seed = options.seed,
+                                  .items = options.items,
+                                  .command = command};
+  const std::string markdown = to_markdown(*result, context);
+  if (!arguments.markdown.empty()) write_text(arguments.markdown, markdown);
+  if (!arguments.svg.empty()) write_text(arguments.svg, to_svg(*result));
+  std::fputs((arguments.json ? to_json(*result, context) : markdown).c_str(), stdout);
+  return kDone;
+}
+
+}  // namespace
+
+Run add_eval(CLI::App& app) {
+  const auto arguments = std::make_shared<EvalArguments>();
+  add_model_options(app, arguments->model);
+  add_plugin_option(app, arguments->plugins);
+  app.add_option("--policy", arguments->policies,
+                 "Policy to compare with the unpruned model; may be given several times. random without a seed is five "
+                 "draws an item, oracle:keep_ratio=R keeps the patches of what is asked about (catp, fastv, random and "
+                 "oracle at 2/9)")
+      ->type_name("SPEC");
+  app.add_option("--suite", arguments->suites,
+                 "single, detail, bind, define, or a cell such as bind/shape-2x1; may be given several times (all of "
+                 "single, detail and define, and some of bind)")
+      ->type_name("NAME");
+  add_integer(
+      app, "--seed", {}, [=](int64_t n) { arguments->eval.seed = static_cast<uint64_t>(n); },
+      "Which list of test items; published numbers use 0 (0)");
+  add_integer(
+      app, "--items", {1, 1'000'000}, [=](int64_t n) { arguments->eval.items = n; }, "Items a cell (50)");
+  app.add_option("--difficulty", arguments->difficulty,
+                 "plain, clutter (dull strokes), distractor (a grey object), hard (both) (hard)")
+      ->type_name("NAME");
+  add_integer(
+      app, "--side", {28, 1344}, [=](int64_t n) { arguments->side = static_cast<int>(n); },
+      "Pixels along a side of the pictures (what the model takes)");
+  app.add_flag("--curve", arguments->has_curve,
+               "Also with all image tokens dropped before layer 1, 2, …: where the model reads its images");
+  app.add_flag("--no-controls", arguments->without_controls,
+               "Leave out the unpruned model without images, with shuffled words, and without examples");
+  app.add_flag("--json", arguments->json, "Print JSON instead of tables");
+  app.add_option("--markdown", arguments->markdown, "Also write the tables to this file")->type_name("FILE");
+  app.add_option("--svg", arguments->svg, "Also write a plot: accuracy over image tokens")->type_name("FILE");
+  app.footer(
+      "Every policy answers the same items, which `espalier synth` writes out. Accuracy is exact match of the greedy\n"
+      "answer. Without options it takes a few minutes on two cores.\n\n"
+      "  espalier eval --policy catp:keep_ratio=1/9 --policy random:keep_ratio=1/9 --suite bind --items 500\n"
+      "  espalier eval --curve --suite single --suite detail --svg curve.svg");
+  return [arguments] { return evaluate(*arguments); };
+}
+
+}  // namespace espalier::cli

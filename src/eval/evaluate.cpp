@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "eval/evaluate.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+#include <string_view>
+
+#include "eval/oracle.h"
+#include "pruning/policy_spec.h"
+#include "runtime/engine_impl.h"
+#include "runtime/generate.h"
+
+namespace espalier::eval {
+
+namespace {
+
+using synth::Item;
+
+constexpr int kRandomDraws = 5;
+constexpr int64_t kTimedItems = 5;       // of each cell, asked alone
+constexpr int64_t kTokensABatch = 4096;  // of prompts in one packed prefill: larger ones gain nothing on a CPU
+constexpr int64_t kLongestAnswer = 8;    // tokens
+
+std::string_view trimmed(std::string_view text) {
+  const size_t first = text.find_first_not_of(" \n\t"), last = text.find_last_not_of(" \n\t");
+  return first == std::string_view::npos ? std::string_view() : text.substr(first, last + 1 - first);
+}
+
+// An item with its pictures drawn once, for all policies.
+struct Posed {
+  std::shared_ptr<const Item> item;
+  uint64_t index = 0;
+  Chat chat;
+};
+
+Posed pose(Item item, uint64_t index, int side) {
+  const auto picture = [&](const synth::Turn& turn) {
+    return ImagePart{.image = std::make_shared<const Image>(picture_of(turn, side)), .pins = {}};
+  };
+  std::vector<Example> examples;
+  for (size_t i = 0; i + 1 < item.turns.size(); ++i)
+    examples.push_back({picture(item.turns[i]), item.turns[i].question, item.turns[i].answer});
+  Chat chat = in_context_chat(examples, picture(item.query()), item.query().question);
+  return {std::make_shared<const Item>(std::move(item)), index, std::move(chat)};
+}
+
+struct Reply {
+  bool is_correct = false;
+  std::optional<bool> is_chosen_correctly;
+  Stats stats;
+};
+
+double image_tokens_a_layer(const Stats& stats) {
+  double sum = 0;
+  for (const std::vector<int64_t>& layer : stats.image_tokens_per_layer)
+    sum += static_cast<double>(std::accumulate(layer.begin(), layer.end(), int64_t{0}));
+  return stats.image_tokens_per_layer.empty() ? 0 : sum / static_cast<double>(stats.image_tokens_per_layer.size());
+}
+
+// Whether the right candidate has the highest logit among the candidates' first tokens behind the prompt.
+std::optional<bool> is_chosen(const Tokenizer& tokenizer, const std::string& prompt, const Item& item,
+                              const at::Tensor& logits) {
+  const size_t begin = tokenizer.encode(prompt).size();
+  std::vector<int32_t> ids;
+  std::vector<float> values;
+  for (const std::string& choice : item.choices) {
+    const std::vector<int32_t> with_choice = tokenizer.encode(prompt + " " + choice);
+    if (with_choice.size() <= begin || std::ranges::count(ids, with_choice[begin])) return std::nullopt;
+    ids.push_back(with_choice[begin]);
+    values.push_back(logits[ids.back()].item<float>());
+  }
+  const auto best = std::ranges::max_element(values) - values.begin();
+  return item.choices[static_cast<size_t>(best)] == item.query().answer;
+}
+
+class Examiner {
+ public:
+  Examiner(const Engine& engine, const EvalOptions& options, const EvalProgress& progress)
+      : engine_(engine), options_(options), progress_(progress) {
+    policies_ = options.policies;
+    std::erase_if(policies_, [](const EvalPolicy& p) { return p.spec == "none"; });
+    policies_.insert(policies_.begin(), eval_policy("none", [](const std::string& spec) { return make_policy(spec); }));
+    total_ = count_requests();
+  }
+
+  EvalResult run() {
+    // What a policy or the model cannot do shows before the work, not after hours of it.
+    for (const synth::Cell& cell : options_.cells) {
+      const Posed example = pose(item_of(cell, 0), 0, options_.side);
+      seen_.clear();
+      for (const EvalPolicy& policy : policies_) ask({&example, 1}, policy, 0);
+    }
+    EvalResult result;
+    for (const synth::Cell& cell : options_.cells) {
+      std::vector<CellResult> rows = examine(cell, result);
+      for (const CellResult& row : rows) result.cells.push_back(row);
+      if (!options_.with_controls) continue;
+      for (const synth::Control control :
+           {synth::Control::kNoImages, synth::Control::kShuffledWords, synth::Control::kNoExamples})
+        if (applies(control, cell)) result.cells.push_back(examine_control(cell, control));
+    }
+    return result;
+  }
+
+ private:
+  int64_t count_requests() const {
+    int64_t of_item = 0, total = 0;
+    for (const EvalPolicy& policy : policies_) of_item += policy.draws;
+    for (const synth::Cell& cell : options_.cells)
+      total += options_.items * (of_item + (options_.with_controls ? (cell.classes > 0 ? 3 : 1) : 0));
+    return total;
+  }
+
+  Item item_of(const synth::Cell& cell, int64_t index) const {
+    return make_item(cell, synth::Split::kTest, options_.seed, static_cast<uint64_t>(index), options_.difficulty);
+  }
+
+  // All policies on the items of a cell.
+  std::vector<CellResult> examine(const synth::Cell& cell, EvalResult& result) {
+    std::vector<Tally> tallies;
+    for (const EvalPolicy& policy : policies_) tallies.emplace_back(policy, cell, std::nullopt);
+    synth::ItemDigest digest;
+    const int64_t batch = batch_size(cell);
+    for (int64_t begin = 0; begin < options_.items; begin += batch) {
+      std::vector<Posed> posed;
+      for (int64_t i = begin; i < std::min(begin + batch, options_.items); ++i) {
+        Item item = item_of(cell, i);
+        digest.add(item);
+        posed.push_back(pose(std::move(item), static_cast<uint64_t>(i), options_.side));
+      }
+      seen_.clear();
+      if (begin == 0) time_alone(posed, tallies);
+      for (Tally& tally : tallies) ask_all(posed, tally);
+    }
+    result.digests.emplace_back(cell.full_name(), digest.finish());
+    std::vector<CellResult> rows;
+    for (const Tally& tally : tallies) rows.push_back(tally.finish(rows.empty() ? nullptr : &rows.front()));
+    return rows;
+  }
+
+  CellResult examine_control(const synth::Cell& cell, synth::Control control) {
+    Tally tally(policies_.front(), cell, control);
+    const int64_t batch = batch_size(cell);
+    for (int64_t begin = 0; begin < options_.items; begin += batch) {
+      std::vector<Posed> posed;
+      for (int64_t i = begin; i < std::min(begin + batch, options_.items); ++i) {
+        const auto index = static_cast<uint64_t>(i);
+        posed.push_back(pose(make_control(cell, item_of(cell, i), control, index), index, options_.side));
+      }
+      seen_.clear();
+      ask_all(posed, tally);
+    }
+    return tally.finish(nullptr);
+  }
+
+  // Sums over the items of one policy in one cell.
+  struct Tally {
+    Tally(const EvalPolicy& of, const synth::Cell& in, std::optional<synth::Control> with) : policy(of) {
+      row.policy = of.spec;
+      row.suite = in.suite;
+      row.cell = in.name;
+      row.control = with;
+      row.chance = in.chance;
+      row.chosen_correctly = 0;
+    }
+
+    void add(const Reply& reply) {
+      ++row.n;
+      row.correct += reply.is_correct;
+      if (!reply.is_chosen_correctly) row.chosen_correctly.reset();
+      if (row.chosen_correctly) *row.chosen_correctly += *reply.is_chosen_correctly;
+      row.tokens_mean += image_tokens_a_layer(reply.stats);
+      row.flops += reply.stats.prefill_flops + reply.stats.probe_flops;
+      row.flops_unpruned += reply.stats.prefill_flops_unpruned;
+    }
+
+    CellResult finish(const CellResult* unpruned) const {
+      CellResult done = row;
+      const double n = static_cast<double>(std::max<int64_t>(row.n, 1));
+      for (double* mean : {&done.tokens_mean, &done.flops, &done.flops_unpruned}) *mean /= n;
+      done.interval = wilson_interval(row.correct, row.n);
+      if (!times.empty()) {
+        std::vector<double> sorted = times;
+        std::ranges::sort(sorted);
+        done.first_token_ms = sorted[sorted.size() / 2];
+      }
+      if (unpruned == nullptr) return done;
+      if (unpruned->correct > 0) done.relative = done.accuracy() / unpruned->accuracy();
+      done.difference = paired_difference(unpruned->scores, done.scores);
+      if (policy.draws > 1) return done;
+      int64_t only_unpruned = 0, only_pruned = 0;
+      for (size_t i = 0; i < done.scores.size(); ++i) {
+        only_unpruned += unpruned->scores[i] > done.scores[i];
+        only_pruned += done.scores[i] > unpruned->scores[i];
+      }
+      done.mcnemar = mcnemar_p(only_unpruned, only_pruned);
+      return done;
+    }
+
+    const EvalPolicy& policy;
+    CellResult row;
+    std::vector<double> times;
+  };
+
+  int64_t batch_size(const synth::Cell& cell) const {
+    const Posed example = pose(item_of(cell, 0), 0, options_.side);
+    const int64_t tokens = engine_.count_tokens(example.chat).prompt_tokens;
+    return std::max<int64_t>(1, kTokensABatch / std::max<int64_t>(tokens, 1));
+  }
+
+  // Policies in turn, so that a drift of the machine hits all of them alike.
+  void time_alone(const std::vector<Posed>& posed, std::vector<Tally>& tallies) {
+    const size_t timed = std::min<size_t>(posed.size(), kTimedItems);
+    for (size_t i = 0; i < timed; ++i)
+      for (Tally& tally : tallies) {
+        const Reply reply = ask({&posed[i], 1}, tally.policy, 0).front();
+        tally.times.push_back(reply.stats.select_ms + reply.stats.prefill_ms);
+      }
+  }
+
+  void ask_all(const std::vector<Posed>& posed, Tally& tally) {
+    std::vector<double> scores(posed.size(), 0);
+    for (int draw = 0; draw < tally.policy.draws; ++draw) {
+      const std::vector<Reply> replies = ask(posed, tally.policy, draw);
+      for (size_t i = 0; i < replies.size(); ++i) {
+        tally.add(replies[i]);
+        scores[i] += replies[i].is_correct;
+      }
+      done_ += std::ssize(posed);
+      if (progress_.show) progress_.show(done_, total_);
+    }
+    for (const double score : scores) tally.row.scores.push_back(score / tally.policy.draws);
+  }
+
+  // One packed batch.
+  std::vector<Reply> ask(std::span<const Posed> posed, const EvalPolicy& policy, int draw) {
+    std::vector<Request> requests;
+    for (const Posed& p : posed) {
+      Request& request = requests.emplace_back();
+      request.prompt = p.chat;
+      request.custom = policy.make(p.item, p.index, draw);
+      request.options.greedy = true;
+      request.options.max_new_tokens = kLongestAnswer;
+    }
+    std::vector<std::string> texts(posed.size());
+    Callbacks callbacks;
+    callbacks.should_cancel = progress_.should_cancel;
+    callbacks.on_text = [&](size_t i, std::string_view piece) {  // no need to hear a wrong answer to its end
+      texts[i] += piece;
+      return posed[i].item->query().answer.starts_with(trimmed(texts[i])) ? Continue::kGo : Continue::kStop;
+    };
+    RunHooks hooks;
+    at::Tensor logits;
+    hooks.encode.seen = &seen_;
+    hooks.prefill.on_logits = [&](const at::Tensor& rows) { logits = rows.to(at::kCPU, at::kFloat); };
+    const std::vector<Result> results = generate_batch(engine_.impl().model, requests, callbacks, hooks);
+    std::vector<Reply> replies;
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (results[i].finish_reason == FinishReason::kCancelled) throw Cancelled();
+      replies.push_back({.is_correct = trimmed(texts[i]) == posed[i].item->query().answer,
+                         .is_chosen_correctly = is_chosen(engine_.tokenizer(), results[i].prompt, *posed[i].item,
+                                                          logits[static_cast<int64_t>(i)]),
+                         .stats = results[i].stats});
+    }
+    return replies;
+  }
+
+  const Engine& engine_;
+  const EvalOptions& options_;
+  const EvalProgress& progress_;
+  std::vector<EvalPolicy> policies_;
+  SeenPictures seen_;  // of the batch at hand
+  int64_t done_ = 0, total_ = 0;
+};
+
+}  // namespace
+
+EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(const std::string&)>& make_policy) {
+  if (const auto amount = parse_oracle(spec))
+    return {.spec = spec, .draws = 1, .make = [amount](const std::shared_ptr<const Item>& item, uint64_t, int) {
+              return make_oracle(*amount, item);
+            }};
+  const std::vector<PolicySpec> parsed = parse_policy_spec(spec);
+  const bool has_seed = std::ranges::any_of(parsed[0].options, [](const auto& o) { return o.first == "seed"; });
+  if (parsed.size() == 1 && parsed[0].name == "random" && !has_seed) {
+    make_policy(spec);  // for its complaints
+    const std::string prefix = spec + (parsed[0].options.empty() ? ":" : ",") + "seed=";
+    return {.spec = spec,
+            .draws = kRandomDraws,
+            .make = [prefix, make_policy](const std::shared_ptr<const Item>&, uint64_t index, int draw) {
+              return make_policy(prefix + std::to_string(index * kRandomDraws + static_cast<uint64_t>(draw)));
+            }};
+  }
+  return {.spec = spec,
+          .draws = 1,
+          .make = [policy = make_policy(spec)](const std::shared_ptr<const Item>&, uint64_t, int) { return policy; }};
+}
+
+std::optional<EvalResult> evaluate(const Engine& engine, const EvalOptions& options, const EvalProgress& progress) {
+  try {
+    return Examiner(engine, options, progress).run();
+  } catch (const Cancelled&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace espalier::eval

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ceiling of the benchmark: a policy that knows the scene. Before the decoder it keeps of each image the patches of
+// what is asked about, then those of other objects and spots, then the rest. Not a policy for users: it reads the
+// answer key.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "espalier/policies/amount.h"
+#include "espalier/pruning.h"
+#include "synth/items.h"
+
+namespace espalier::eval {
+
+// Patches of one picture, most needed first: what is asked about (without it all objects and the spot in turn), other
+// objects and the spot in turn, distractor, clutter, background.
+std::vector<int> by_need(std::span<const synth::Cover> covers, const synth::Turn& turn);
+
+// Of a spec string `oracle:keep_ratio=…` or `oracle:num_kept=…`; nothing when it names another policy. Throws Error for
+// other options.
+std::optional<Amount> parse_oracle(std::string_view spec);
+
+// For requests whose images are the turns of `item`, at one token a patch. `amount` is of each image.
+PolicyPtr make_oracle(const Amount& amount, std::shared_ptr<const synth::Item> item);
+
+}  // namespace espalier::eval

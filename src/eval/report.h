@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an evaluation looks like on paper: JSON for programs, Markdown tables, and a plot as SVG.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "eval/evaluate.h"
+
+namespace espalier::eval {
+
+// What was asked of whom.
+struct EvalContext {
+  std::string model;
+  std::string difficulty;
+  uint64_t seed = 0;
+  int64_t items = 0;
+  std::string command;  // that makes the same again
+};
+
+std::string to_json(const EvalResult& result, const EvalContext& context);
+
+// One table a suite, a row a policy: accuracy in percent with half the width of its interval, and a star where the
+// difference to the unpruned model is beyond chance (95 %); then controls and, over all cells, what each policy costs.
+std::string to_markdown(const EvalResult& result, const EvalContext& context);
+
+// A panel a cell: accuracy over image tokens per layer, a line a policy (its specs joined), the unpruned model dashed,
+// chance dotted. Policies of the form `vtw:layer=L` are drawn over L instead: the curve of late reading.
+std::string to_svg(const EvalResult& result);
+
+}  // namespace espalier::eval

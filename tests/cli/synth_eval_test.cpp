@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// `espalier synth` and `espalier eval` as a user runs them, on a checkpoint with random weights: what is checked is the
+// machinery, against `generate` on the items that `synth` wrote.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <set>
+
+#include "espalier/image.h"
+#include "tests/cli/golden_case.h"
+#include "tests/cli/run_espalier.h"
+
+namespace espalier::test {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+std::vector<json> index_of(const fs::path& folder) {
+  std::vector<json> lines;
+  std::ifstream in(folder / "index.jsonl");
+  for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line, nullptr, false));
+  return lines;
+}
+
+// The first token of each choice behind the prompt, told by comparing the ids of both texts.
+std::vector<size_t> first_ids(const TemporaryFolder& folder, const json& prompt, const json& choices) {
+  json cases = json::array({{{"text", prompt}}});
+  for (const json& choice : choices)
+    cases.push_back({{"text", prompt.get<std::string>() + " " + choice.get<std::string>()}});
+  output_of({"tokenize", "--model", kModel.string(), "--in", folder.write("cases.json", cases.dump()).string(), "--out",
+             folder / "ids.json"});
+  const json made = read_json(folder / "ids.json");
+  std::vector<size_t> ids;
+  for (size_t i = 1; i < made.size(); ++i) ids.push_back(made[i]["ids"][made[0]["ids"].size()]);
+  return ids;
+}
+
+const Arguments kSmallEval = {"eval",    "--model", kModel.string(), "--dtype", "f32",   "--side", "56",
+                              "--items", "6",       "--difficulty",  "hard",    "--json"};
+
+TEST(Synth, WritesPicturesChatsAndOwners) {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "items";
+  output_of({"synth", "--out", out.string(), "--suite", "single", "--suite", "bind/shape-2x1", "--items", "2"});
+  const std::vector<json> index = index_of(out);
+  ASSERT_EQ(index.size(), 14u);
+  for (const json& item : index) {
+    const fs::path chat = out / item["messages"];
+    const json messages = read_json(chat);
+    ASSERT_EQ(messages.size(), 2 * item["turns"].size() - 1);
+    EXPECT_EQ(messages.back()["role"], "user");
+    for (size_t turn = 0; turn < item["turns"].size(); ++turn) {
+      const json& content = messages[2 * turn]["content"];
+      const Image image = read_image(chat.parent_path() / content[0]["path"]);
+      EXPECT_EQ(image.width, 56);
+      EXPECT_EQ(content[1]["text"], item["turns"][turn]["question"]);
+      const json asked = item["turns"][turn].value("asked_patches", json::array());
+      EXPECT_EQ(asked.empty(), item["cell"] == "count");
+    }
+    EXPECT_EQ(std::ranges::count(item["choices"], item["answer"]), 1);
+  }
+}
+
+TEST(Synth, TheSameSeedGivesTheSameFiles) {
+  const TemporaryFolder folder;
+  const auto run = [&](const char* name, const char* seed) {
+    return output_of({"synth", "--out", folder / name, "--suite", "detail", "--items", "3", "--seed", seed});
+  };
+  const std::string first = run("a", "1"), second = run("b", "1"), other = run("c", "2");
+  EXPECT_EQ(first, second);
+  EXPECT_NE(first, other);
+  for (const char* file : {"index.jsonl", "detail/spot/000002/0.png", "detail/spot/000002/messages.json"}) {
+    EXPECT_EQ(read_whole(folder.path() / "a" / file), read_whole(folder.path() / "b" / file));
+    EXPECT_NE(read_whole(folder.path() / "a" / file), "");
+  }
+}
+
+TEST(Synth, RefusesWithOneLineAndLeavesNothing) {
+  const TemporaryFolder folder;
+  folder.write("full/file", "x");
+  const std::vector<Arguments> bad = {{"synth", "--out", folder / "full"},
+                                      {"synth", "--out", folder / "new", "--suite", "bind/shape-9x9"},
+                                      {"synth", "--out", folder / "new", "--split", "validation"},
+                                      {"synth", "--out", folder / "new", "--difficulty", "easy"},
+                                      {"synth", "--out", folder / "new", "--side", "60", "--grid", "8"},
+                                      {"synth", "--out", folder / "full/file/below"}};
+  for (const Arguments& arguments : bad) {
+    const Outcome outcome = run_espalier(arguments);
+    EXPECT_EQ(outcome.status, 2) << outcome.err;
+    EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 1);
+}
+
+TEST(Eval, ReportsEveryCellAndPolicy) {
+  const json report = json_of(kSmallEval + Arguments{"--suite", "single/count", "--suite", "bind/colour-2x1",
+                                                     "--policy", "fastv:keep_ratio=1/2", "--policy",
+                                                     "random:keep_ratio=1/2", "--policy", "oracle:keep_ratio=1/2"});
+  std::map<std::string, json> rows;
+  int controls = 0;
+  for (const json& c : report["cells"]) {
+    controls += c["control"].get<bool>();
+    EXPECT_GE(c["correct"], 0);
+    EXPECT_LE(c["correct"], c["n"]);
+    const double share = c["correct"].get<double>() / c["n"].get<double>();
+    EXPECT_LE(c["low"].get<double>(), share);
+    EXPECT_GE(c["high"].get<double>(), share);
+    if (!c["control"]) rows[c["policy"].get<std::string>() + " " + c["cell"].get<std::string>()] = c;
+  }
+  EXPECT_EQ(rows.size(), 8u);
+  EXPECT_EQ(controls, 4);  // no images twice, shuffled words, no examples
+  EXPECT_EQ(rows["none count"]["n"], 6);
+  EXPECT_EQ(rows["random:keep_ratio=1/2 count"]["n"], 30);
+  EXPECT_EQ(rows["none count"]["tokens_mean"], 16);
+  EXPECT_EQ(rows["none colour-2x1"]["tokens_mean"], 48);
+  EXPECT_EQ(rows["oracle:keep_ratio=1/2 colour-2x1"]["tokens_mean"], 24);
+  EXPECT_EQ(rows["random:keep_ratio=1/2 count"]["tokens_mean"], 8);
+  EXPECT_GT(rows["fastv:keep_ratio=1/2 count"]["tokens_mean"], 8);  // all of them in the first layers
+  EXPECT_LT(rows["oracle:keep_ratio=1/2 count"]["flops"], rows["none count"]["flops"]);
+  EXPECT_TRUE(rows["none count"].value("difference", json()).is_null());
+  EXPECT_TRUE(rows["oracle:keep_ratio=1/2 count"]["difference"]["mean"].is_number());
+}
+
+// The choice by the first logits, and the grade, made again item by item from `generate`.
+TEST(Eval, AgreesWithGenerateOnTheItemsOfSynth) {
+  const TemporaryFolder folder;
+  const fs::path items = folder / "items";
+  const Arguments cells = {"--suite", "single/colour", "--suite", "bind/shape-2x2"};
+  output_of(Arguments{"synth", "--out", items.string(), "--items", "6"} + cells);
+  for (const char* policy : {"none", "oracle:keep_ratio=1"}) {  // keeping all is unpruned
+    const json report = json_of(kSmallEval + cells + Arguments{"--policy", policy, "--no-controls"});
+    std::map<std::string, int> correct, chosen;
+    std::map<std::string, bool> is_ambiguous;  // candidates that share their first token
+    for (const json& item : index_of(items)) {
+      const std::string prefix = folder / "dump";
+      const Arguments asked = {"generate", "--model",  kModel.string(), "--dtype",
+                               "f32",      "--greedy", "--chat",        (items / item["messages"]).string()};
+      const json answer = json_of(asked + Arguments{"--max-new-tokens", "8", "--json"});
+      output_of(asked + Arguments{"--max-new-tokens", "1", "--dump", folder / "dump"});
+      const SafetensorsFile dump = SafetensorsFile::open(folder / "dump.safetensors");
+      const std::vector<double> logits = numbers(dump.tensors().at("logits"));
+      const auto last_row = logits.end() - dump.tensors().at("logits").shape.back();
+      std::vector<double> values;
+      const std::vector<size_t> ids = first_ids(folder, answer["prompt"], item["choices"]);
+      for (const size_t id : ids) values.push_back(last_row[static_cast<std::ptrdiff_t>(id)]);
+      const auto best = static_cast<size_t>(std::ranges::max_element(values) - values.begin());
+      correct[item["cell"]] += answer["text"] == item["answer"];
+      chosen[item["cell"]] += item["choices"][best] == item["answer"];
+      is_ambiguous[item["cell"]] |= std::set(ids.begin(), ids.end()).size() < ids.size();
+    }
+    int compared = 0;
+    for (const json& c : report["cells"]) {
+      if (c["policy"] != policy) continue;
+      EXPECT_EQ(c["correct"], correct[c["cell"]]);
+      EXPECT_EQ(c["chosen_correctly"], is_ambiguous[c["cell"]] ? json() : json(chosen[c["cell"]]));
+      ++compared;
+    }
+    EXPECT_EQ(compared, 2);
+  }
+}
+
+TEST(Eval, CurveDropsBeforeEachLayer) {
+  const json report = json_of(kSmallEval + Arguments{"--suite", "detail", "--curve", "--no-controls", "--items", "2"});
+  ASSERT_EQ(report["cells"].size(), 8u);  // unpruned, layers 1 to 7 of 8
+  for (int layer = 1; layer < 8; ++layer) {
+    const json& row = report["cells"][static_cast<size_t>(layer)];
+    EXPECT_EQ(row["policy"], "vtw:layer=" + std::to_string(layer));
+    EXPECT_DOUBLE_EQ(row["tokens_mean"], 16.0 * layer / 8);
+  }
+}
+
+TEST(Eval, WritesTablesAndPlot) {
+  const TemporaryFolder folder;
+  output_of(kSmallEval + Arguments{"--suite", "detail", "--items", "2", "--policy", "uniform:keep_ratio=1/2",
+                                   "--markdown", folder / "t.md", "--svg", folder / "p.svg"});
+  EXPECT_NE(read_whole(folder / "t.md").find("uniform:keep_ratio=1/2"), std::string::npos);
+  EXPECT_TRUE(read_whole(folder / "p.svg").starts_with("<svg "));
+}
+
+TEST(Eval, BadInputIsOneLine) {
+  const std::vector<Arguments> bad = {{"--policy", "fastv"},
+                                      {"--policy", "oracle:layer=2"},
+                                      {"--policy", "nosuch"},
+                                      {"--suite", "nosuch"},
+                                      {"--difficulty", "nosuch"},
+                                      {"--items", "0"},
+                                      {"--markdown", "/nosuch/folder/t.md"},
+                                      {"--model", "/nosuch"}};
+  for (const Arguments& arguments : bad) {
+    const Outcome outcome = run_espalier(Arguments{"eval", "--items", "1"} + arguments);
+    EXPECT_EQ(outcome.status, 2) << arguments[0] << outcome.err;
+    EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << outcome.err;
+  }
+}
+
+}  // namespace
+}  // namespace espalier::test

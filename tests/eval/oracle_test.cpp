@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "eval/oracle.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "espalier/error.h"
+#include "tests/support/array_signals.h"
+
+namespace espalier::eval {
+namespace {
+
+using synth::Cover;
+using testing::facts;
+using testing::kept_at_end;
+using testing::LayoutBuilder;
+
+constexpr Cover kNothing{}, kSpot{Cover::By::kSpot}, kObject0{Cover::By::kObject, 0}, kObject1{Cover::By::kObject, 1},
+    kGrey{Cover::By::kDistractor}, kStroke{Cover::By::kClutter};
+const std::vector<Cover> kCovers = {kStroke, kObject1, kNothing, kObject0, kGrey, kObject1, kSpot, kObject0, kObject1};
+
+synth::Turn turn_with_two_objects(std::optional<Cover> asked) {
+  synth::Turn turn;
+  turn.scene.objects.resize(2);
+  turn.asked = asked;
+  return turn;
+}
+
+TEST(Oracle, WhatIsAskedAboutComesFirst) {
+  EXPECT_EQ(by_need(kCovers, turn_with_two_objects(kObject0)), (std::vector<int>{3, 7, 6, 1, 5, 8, 4, 0, 2}));
+  EXPECT_EQ(by_need(kCovers, turn_with_two_objects(kSpot)), (std::vector<int>{6, 3, 1, 7, 5, 8, 4, 0, 2}));
+  EXPECT_EQ(by_need(kCovers, turn_with_two_objects(std::nullopt)), (std::vector<int>{6, 3, 1, 7, 5, 8, 4, 0, 2}));
+}
+
+TEST(Oracle, KeepsTheAskedPatchesOfEveryImage) {
+  const auto cell = synth::select_cells(std::vector<std::string>{"bind/spot-2x1"}).at(0);
+  for (uint64_t index = 0; index < 10; ++index) {
+    const auto item = std::make_shared<synth::Item>(make_item(cell, synth::Split::kTest, 0, index, {true, true}));
+    LayoutBuilder builder;
+    for (int i = 0; i < 3; ++i) builder.text(2, i).image({8, 8}, i).text(5, i);
+    const auto policy = make_oracle({.keep_ratio = Fraction{1, 9}, .num_kept = {}}, item);
+    const auto kept = kept_at_end(policy, facts(4), builder.build(2), {});
+    EXPECT_EQ(kept.size(), 3u * 7);
+    const std::set<int64_t> set(kept.begin(), kept.end());
+    for (int i = 0; i < 3; ++i) {
+      const auto covers = patch_covers(draw(item->turns[static_cast<size_t>(i)].scene), 8, 8);
+      for (int64_t patch = 0; patch < 64; ++patch)
+        if (covers[static_cast<size_t>(patch)] == kSpot) {
+          EXPECT_TRUE(set.contains(71 * i + 2 + patch));
+        }
+    }
+  }
+}
+
+TEST(Oracle, RefusesOtherRequests) {
+  const auto item =
+      std::make_shared<synth::Item>(make_item(synth::all_cells()[0], synth::Split::kTest, 0, 0, {}));  // one picture
+  const auto policy = make_oracle({.keep_ratio = Fraction{1, 2}, .num_kept = {}}, item);
+  EXPECT_THROW(policy->points(facts(4), *LayoutBuilder().image({2, 2}, 0).image({2, 2}, 0).build(0)), Error);
+}
+
+TEST(Oracle, ReadsItsAmount) {
+  EXPECT_EQ(parse_oracle("oracle:keep_ratio=2/9")->keep_ratio, (Fraction{2, 9}));
+  EXPECT_EQ(parse_oracle("oracle:num_kept=7")->num_kept, 7);
+  EXPECT_FALSE(parse_oracle("random:keep_ratio=2/9"));
+  for (const char* bad : {"oracle", "oracle:keep_ratio=0", "oracle:layer=3", "oracle:keep_ratio=1/2,num_kept=3"})
+    EXPECT_THROW(parse_oracle(bad), Error) << bad;
+}
+
+}  // namespace
+}  // namespace espalier::eval

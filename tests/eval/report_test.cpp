@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "eval/report.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace espalier::eval {
+namespace {
+
+using nlohmann::json;
+
+CellResult cell(const char* policy, const char* suite, const char* name, int64_t correct, int64_t n, double tokens) {
+  CellResult c;
+  c.policy = policy;
+  c.suite = suite;
+  c.cell = name;
+  c.chance = 0.5;
+  c.n = n;
+  c.correct = correct;
+  c.interval = wilson_interval(correct, n);
+  c.chosen_correctly = correct;
+  c.tokens_mean = tokens;
+  c.flops = 1e6 * tokens;
+  c.flops_unpruned = 64e6;
+  return c;
+}
+
+EvalResult small_result() {
+  EvalResult result;
+  result.cells = {cell("none", "bind", "shape-2x1", 96, 100, 64),
+                  cell("fastv:keep_ratio=1/2", "bind", "shape-2x1", 60, 100, 32)};
+  result.cells[1].difference = Difference{-0.36, {-0.46, -0.26}};
+  result.cells[1].mcnemar = 1e-6;
+  CellResult control = cell("none", "bind", "shape-2x1", 48, 100, 64);
+  control.control = synth::Control::kShuffledWords;
+  control.chosen_correctly.reset();
+  result.cells.push_back(control);
+  result.digests = {{"bind/shape-2x1", "abc"}};
+  return result;
+}
+
+const EvalContext kContext{.model = "demo", .difficulty = "hard", .seed = 3, .items = 100, .command = "espalier eval"};
+
+TEST(Report, JsonHasWhatProgramsRead) {
+  const json report = json::parse(to_json(small_result(), kContext));
+  ASSERT_EQ(report["cells"].size(), 3u);
+  for (const json& c : report["cells"])
+    for (const char* field :
+         {"policy", "suite", "cell", "control", "chance", "n", "correct", "low", "high", "tokens_mean", "flops"})
+      EXPECT_TRUE(c.contains(field)) << field;
+  EXPECT_EQ(report["cells"][0]["control"], false);
+  EXPECT_EQ(report["cells"][1]["correct"], 60);
+  EXPECT_EQ(report["cells"][1]["difference"]["mean"], -0.36);
+  EXPECT_EQ(report["cells"][2]["control"], true);
+  EXPECT_EQ(report["cells"][2]["control_name"], "shuffled-words");
+  EXPECT_TRUE(report["cells"][2]["chosen_correctly"].is_null());
+  EXPECT_EQ(report["items_sha256"]["bind/shape-2x1"], "abc");
+  EXPECT_EQ(report["seed"], 3);
+}
+
+TEST(Report, MarkdownSaysAccuracyIntervalAndDifference) {
+  const std::string text = to_markdown(small_result(), kContext);
+  EXPECT_NE(text.find("| `none`"), std::string::npos);
+  EXPECT_NE(text.find("96.0 ±4.0"), std::string::npos) << text;   // Wilson: .902 to .984
+  EXPECT_NE(text.find("60.0 ±9.4*"), std::string::npos) << text;  // Wilson: .502 to .691; differs
+  EXPECT_NE(text.find("62.5 %"), std::string::npos) << text;      // 60 of 96
+  EXPECT_NE(text.find("50.0 %"), std::string::npos) << text;      // FLOPs
+  EXPECT_NE(text.find("shuffled-words"), std::string::npos);
+}
+
+TEST(Report, PlotIsWellFormed) {
+  const std::string svg = to_svg(small_result());
+  EXPECT_TRUE(svg.starts_with("<svg "));
+  EXPECT_TRUE(svg.ends_with("</svg>\n"));
+  EXPECT_NE(svg.find("bind/shape-2x1"), std::string::npos);
+  EXPECT_NE(svg.find(">fastv<"), std::string::npos);
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace espalier::eval
