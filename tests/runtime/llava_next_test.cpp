@@ -93,7 +93,7 @@ std::vector<std::vector<ActPoint>> some_points() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sites, NextSites, testing::ValuesIn(some_points()),
-                         [](const auto& info) { return test::name_of_points(info.param); });
+                         [](const auto& points) { return test::name_of_points(points.param); });
 
 // ---- policies ----
 
