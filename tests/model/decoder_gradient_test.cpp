@@ -95,6 +95,27 @@ TEST(DecoderGradient, LayerWithSoftKeysEqualsFiniteDifferences) {
       inputs, 1e-6);
 }
 
+// Qwen2: biases on queries, keys and values, and position ids of three parts.
+TEST(DecoderGradient, LayerWithBiasesAndThreePartPositionsEqualsFiniteDifferences) {
+  DecoderConfig c = small_config();
+  c.qkv_bias = true;
+  c.mrope_section = {0, 1, 1};
+  const at::Tensor position_id =
+      int64_tensor({0, 1, 2, 2, 2, 4, 0, 1, 2, 2, 3, 4, 0, 1, 2, 3, 2, 4}).view({3, kTokens});
+  std::vector<at::Tensor> inputs = {random_input(at::kDouble)};
+  for (const int64_t size : {16, 8, 8}) inputs.push_back(random_tensor({size}, at::kDouble, 30 + inputs.size()));
+  for (const at::Tensor& w : random_weights(c, at::kDouble)) inputs.push_back(w);
+  test::expect_gradients_match(
+      [&](const std::vector<at::Tensor>& in) {
+        DecoderLayerWeights w = as_layer(in, 4);
+        w.q_bias = in[1];
+        w.k_bias = in[2];
+        w.v_bias = in[3];
+        return std::vector<at::Tensor>{run_layer(c, w, in[0], position_id, {})};
+      },
+      inputs, 1e-6);
+}
+
 TEST(DecoderGradient, EmbeddingAndHeadEqualFiniteDifferences) {
   const DecoderConfig c = small_config();
   const at::Tensor ids = int64_tensor({3, 0, 3, 6});
