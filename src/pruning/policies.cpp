@@ -281,11 +281,11 @@ constexpr std::array kBuiltIns = {
          [](const ModelFacts& model) { return at_least_layers(model, 8); }},
         sparsevlm_from},
     BuiltIn{{"fitprune", "arXiv 2409.10197", "a fitted number of tokens leaves inside each layer", kFitpruneOptions,
-             kAfterAttention, "attention of all rows behind the first image in most layers; 32 decoder layers",
+             kAfterAttention, "attention of all rows behind the first image in most layers; a recipe for the depth",
              [](const ModelFacts& model) {
                return model.num_layers == 32 ? std::string()
                                              : "the published recipes are for 32 layers, the model has " +
-                                                   std::to_string(model.num_layers);
+                                                   std::to_string(model.num_layers) + "; espalier fit makes others";
              }},
             fitprune_from},
     BuiltIn{{"atp", "arXiv 2412.00447", "modules between layers set thresholds for each crop; the number kept adapts",

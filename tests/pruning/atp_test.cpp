@@ -385,6 +385,7 @@ TEST(Atp, SoftMasksFollowTheOrderOfTheSequence) {
   PolicyWalk walk(policy, facts(8), prompt);
   const auto state = policy->begin_sequence(facts(8), *prompt);
   const TokenLayout layout = walk.layout();
+  at::Tensor earlier;
   for (const int layer : {2, 5}) {
     const ActPoint point{Site::kBeforeLayer, layer};
     std::vector<at::Tensor> signals;
@@ -397,7 +398,16 @@ TEST(Atp, SoftMasksFollowTheOrderOfTheSequence) {
       EXPECT_EQ(testing::to_vector((mask > 0.5).nonzero().squeeze(1)), testing::to_vector(verdict.kept));
     }
     EXPECT_TRUE(((mask > 0) & (mask < 1)).all().item<bool>());
+    // Image 0, the first 16 tokens and the first two groups: what an earlier module has masked is out of range.
+    const at::Tensor self = signals[0].slice(0, 0, 16), cross = signals[0].slice(0, 16, 32);
+    const at::Tensor in_range = earlier.defined() ? earlier.slice(0, 0, 16) > 0.5 : at::Tensor();
+    const at::Tensor expected =
+        atp_soft_mask(atp_redundancy_score(self, cross, AtpNorm::kMinmax, in_range),
+                      atp_spatial_score({4, 4}, Tokens{2, 3}, 3.0), {at::tensor(0.4F), at::tensor(0.6F)}, 10);
+    EXPECT_TRUE(mask.slice(0, 0, 16).allclose(expected, 1e-5, 1e-6));
+    earlier = earlier.defined() ? earlier * mask : mask;
   }
+  ASSERT_TRUE((earlier.slice(0, 0, 16) <= 0.5).any().item<bool>());  // or the range says nothing
 }
 
 TEST(Atp, PinsAndFloorsStay) {
