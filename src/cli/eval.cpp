@@ -112,7 +112,8 @@ Run add_eval(CLI::App& app) {
   add_plugin_option(app, arguments->plugins);
   app.add_option("--policy", arguments->policies,
                  "Policy to compare with the unpruned model; may be given several times. random without a seed is five "
-                 "draws an item, oracle:keep_ratio=R keeps the patches of what is asked about (catp, fastv, random and "
+                 "draws an item, oracle:keep_ratio=R keeps the patches of what is asked about, with knows=scene those "
+                 "of all objects (catp, fastv, random and "
                  "oracle at 2/9)")
       ->type_name("SPEC");
   app.add_option("--suite", arguments->suites,
@@ -123,7 +124,7 @@ Run add_eval(CLI::App& app) {
       app, "--seed", {}, [=](int64_t n) { arguments->eval.seed = static_cast<uint64_t>(n); },
       "Which list of test items; published numbers use 0 (0)");
   add_integer(
-      app, "--items", {1, 1'000'000}, [=](int64_t n) { arguments->eval.items = n; }, "Items a cell (50)");
+      app, "--items", {1, 1'000'000}, [=](int64_t n) { arguments->eval.items = n; }, "Items a cell (200)");
   app.add_option("--difficulty", arguments->difficulty,
                  "plain, clutter (dull strokes), distractor (a grey object), hard (both) (hard)")
       ->type_name("NAME");

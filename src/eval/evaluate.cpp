@@ -279,9 +279,9 @@ class Examiner {
 }  // namespace
 
 EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(const std::string&)>& make_policy) {
-  if (const auto amount = parse_oracle(spec))
-    return {.spec = spec, .draws = 1, .make = [amount](const std::shared_ptr<const Item>& item, uint64_t, int) {
-              return make_oracle(*amount, item);
+  if (const auto oracle = parse_oracle(spec))
+    return {.spec = spec, .draws = 1, .make = [oracle](const std::shared_ptr<const Item>& item, uint64_t, int) {
+              return make_oracle(*oracle, item);
             }};
   const std::vector<PolicySpec> parsed = parse_policy_spec(spec);
   const bool has_seed = std::ranges::any_of(parsed[0].options, [](const auto& o) { return o.first == "seed"; });

@@ -31,7 +31,7 @@ struct EvalOptions {
   std::vector<EvalPolicy> policies;  // beside the unpruned model, which is always asked
   std::vector<synth::Cell> cells;
   uint64_t seed = 0;
-  int64_t items = 50;  // of each cell
+  int64_t items = 200;  // of each cell
   synth::Difficulty difficulty;
   int side = synth::kDefaultSide;  // of the pictures
   bool with_controls = true;       // of the unpruned model

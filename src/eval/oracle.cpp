@@ -16,11 +16,19 @@ namespace {
 
 using synth::Cover;
 
+constexpr ValueNames<bool, 2> kKnowledge = {{{"question", true}, {"scene", false}}};
+
 class Oracle final : public PruningPolicy {
  public:
-  Oracle(const Amount& amount, std::shared_ptr<const synth::Item> item) : amount_(amount), item_(std::move(item)) {}
+  Oracle(const OracleOptions& options, std::shared_ptr<const synth::Item> item)
+      : options_(options), item_(std::move(item)) {}
 
-  std::string spec() const override { return SpecWriter("oracle").amount(amount_).text(); }
+  std::string spec() const override {
+    return SpecWriter("oracle")
+        .amount(options_.amount)
+        .choice("knows", options_.knows_question, OracleOptions().knows_question, kKnowledge)
+        .text();
+  }
 
   std::vector<ActPoint> points(const ModelFacts&, const PromptLayout& prompt) const override {
     const bool is_plain = std::ranges::none_of(prompt.images, [](const ImageShape& s) { return s.tiling.has_value(); });
@@ -35,12 +43,13 @@ class Oracle final : public PruningPolicy {
 
   Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
     const PromptLayout& prompt = *layout.prompt;
-    const std::vector<int64_t> wanted = kept_per_image({.policy = "oracle", .amount = amount_}, prompt);
+    const std::vector<int64_t> wanted = kept_per_image({.policy = "oracle", .amount = options_.amount}, prompt);
     std::vector<int64_t> kept;
     int64_t first = 0;  // ordinal of the image's first token
     for (size_t i = 0; i < prompt.images.size(); ++i) {
       const GridSize grid = prompt.images[i].grid;
-      const synth::Turn& turn = item_->turns[i];
+      synth::Turn turn = item_->turns[i];
+      if (!options_.knows_question) turn.asked.reset();
       const std::vector<Cover> covers =
           synth::patch_covers(synth::draw(turn.scene), static_cast<int>(grid.rows), static_cast<int>(grid.cols));
       std::vector<int> patches = by_need(covers, turn);
@@ -53,7 +62,7 @@ class Oracle final : public PruningPolicy {
   }
 
  private:
-  Amount amount_;
+  OracleOptions options_;
   std::shared_ptr<const synth::Item> item_;
 };
 
@@ -86,19 +95,21 @@ std::vector<int> by_need(std::span<const Cover> covers, const synth::Turn& turn)
   return order;
 }
 
-std::optional<Amount> parse_oracle(std::string_view text) {
+std::optional<OracleOptions> parse_oracle(std::string_view text) {
   const std::vector<PolicySpec> specs = parse_policy_spec(text);
   if (specs.size() != 1 || specs[0].name != "oracle") return std::nullopt;
-  static constexpr PolicyOption kOptions[] = {{"keep_ratio", "", "of each image"}, {"num_kept", "", "of each image"}};
+  static constexpr PolicyOption kOptions[] = {
+      {"keep_ratio", "", "of each image"}, {"num_kept", "", "of each image"}, {"knows", "question", "or scene"}};
   static constexpr PolicyEntry kEntry{
       .name = "oracle", .paper = "", .summary = "", .options = kOptions, .sites = {}, .needs = "", .refusal = nullptr};
-  const Amount amount = OptionReader(specs[0], kEntry).amount();
-  check_amount("oracle", amount);
-  return amount;
+  const OptionReader reader(specs[0], kEntry);
+  const OracleOptions options{.amount = reader.amount(), .knows_question = reader.choice("knows", true, kKnowledge)};
+  check_amount("oracle", options.amount);
+  return options;
 }
 
-PolicyPtr make_oracle(const Amount& amount, std::shared_ptr<const synth::Item> item) {
-  return std::make_shared<Oracle>(amount, std::move(item));
+PolicyPtr make_oracle(const OracleOptions& options, std::shared_ptr<const synth::Item> item) {
+  return std::make_shared<Oracle>(options, std::move(item));
 }
 
 }  // namespace espalier::eval

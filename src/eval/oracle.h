@@ -19,11 +19,18 @@ namespace espalier::eval {
 // objects and the spot in turn, distractor, clutter, background.
 std::vector<int> by_need(std::span<const synth::Cover> covers, const synth::Turn& turn);
 
-// Of a spec string `oracle:keep_ratio=…` or `oracle:num_kept=…`; nothing when it names another policy. Throws Error for
-// other options.
-std::optional<Amount> parse_oracle(std::string_view spec);
+// `knows=question` hides the other objects of a crowded picture, so that less is left to confuse: a model can do better
+// than unpruned. `knows=scene` gives all objects and spots of a picture their turn, whatever is asked.
+struct OracleOptions {
+  Amount amount;  // of each image
+  bool knows_question = true;
+};
 
-// For requests whose images are the turns of `item`, at one token a patch. `amount` is of each image.
-PolicyPtr make_oracle(const Amount& amount, std::shared_ptr<const synth::Item> item);
+// Of a spec string `oracle:keep_ratio=…[,knows=scene]`; nothing when it names another policy. Throws Error for other
+// options.
+std::optional<OracleOptions> parse_oracle(std::string_view spec);
+
+// For requests whose images are the turns of `item`, at one token a patch.
+PolicyPtr make_oracle(const OracleOptions& options, std::shared_ptr<const synth::Item> item);
 
 }  // namespace espalier::eval

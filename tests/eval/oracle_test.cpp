@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
 #include "espalier/error.h"
@@ -39,7 +40,7 @@ TEST(Oracle, KeepsTheAskedPatchesOfEveryImage) {
     const auto item = std::make_shared<synth::Item>(make_item(cell, synth::Split::kTest, 0, index, {true, true}));
     LayoutBuilder builder;
     for (int i = 0; i < 3; ++i) builder.text(2, i).image({8, 8}, i).text(5, i);
-    const auto policy = make_oracle({.keep_ratio = Fraction{1, 9}, .num_kept = {}}, item);
+    const auto policy = make_oracle({.amount = {.keep_ratio = Fraction{1, 9}, .num_kept = {}}}, item);
     const auto kept = kept_at_end(policy, facts(4), builder.build(2), {});
     EXPECT_EQ(kept.size(), 3u * 7);
     const std::set<int64_t> set(kept.begin(), kept.end());
@@ -53,18 +54,44 @@ TEST(Oracle, KeepsTheAskedPatchesOfEveryImage) {
   }
 }
 
+// Two objects named by examples: what is asked must not show in what is kept.
+TEST(Oracle, KnowingTheSceneTreatsItsObjectsAlike) {
+  const auto cell = synth::select_cells(std::vector<std::string>{"define/colour-of"}).at(0);
+  for (uint64_t index = 0; index < 10; ++index) {
+    const auto item = std::make_shared<synth::Item>(make_item(cell, synth::Split::kTest, 0, index, {true, true}));
+    const auto prompt = LayoutBuilder().image({8, 8}, 0).image({8, 8}, 1).image({8, 8}, 2).build(2);
+    const auto covers = patch_covers(draw(item->query().scene), 8, 8);
+    for (const bool knows_question : {true, false}) {
+      const auto policy =
+          make_oracle({.amount = {.keep_ratio = {}, .num_kept = 6}, .knows_question = knows_question}, item);
+      std::map<int, int> patches;  // object of the query -> patches kept
+      for (const int64_t token : kept_at_end(policy, facts(4), prompt, {}))
+        if (token >= 128 && covers[static_cast<size_t>(token - 128)].by == Cover::By::kObject)
+          ++patches[covers[static_cast<size_t>(token - 128)].object];
+      if (knows_question) {
+        EXPECT_GE(patches[item->query().asked->object], 3);
+      } else {
+        EXPECT_EQ(patches, (std::map<int, int>{{0, 2}, {1, 2}, {2, 2}}));
+      }
+    }
+  }
+}
+
 TEST(Oracle, RefusesOtherRequests) {
   const auto item =
       std::make_shared<synth::Item>(make_item(synth::all_cells()[0], synth::Split::kTest, 0, 0, {}));  // one picture
-  const auto policy = make_oracle({.keep_ratio = Fraction{1, 2}, .num_kept = {}}, item);
+  const auto policy = make_oracle({.amount = {.keep_ratio = Fraction{1, 2}, .num_kept = {}}}, item);
   EXPECT_THROW(policy->points(facts(4), *LayoutBuilder().image({2, 2}, 0).image({2, 2}, 0).build(0)), Error);
 }
 
 TEST(Oracle, ReadsItsAmount) {
-  EXPECT_EQ(parse_oracle("oracle:keep_ratio=2/9")->keep_ratio, (Fraction{2, 9}));
-  EXPECT_EQ(parse_oracle("oracle:num_kept=7")->num_kept, 7);
+  EXPECT_EQ(parse_oracle("oracle:keep_ratio=2/9")->amount.keep_ratio, (Fraction{2, 9}));
+  EXPECT_TRUE(parse_oracle("oracle:keep_ratio=2/9")->knows_question);
+  EXPECT_FALSE(parse_oracle("oracle:keep_ratio=2/9,knows=scene")->knows_question);
+  EXPECT_EQ(parse_oracle("oracle:num_kept=7")->amount.num_kept, 7);
   EXPECT_FALSE(parse_oracle("random:keep_ratio=2/9"));
-  for (const char* bad : {"oracle", "oracle:keep_ratio=0", "oracle:layer=3", "oracle:keep_ratio=1/2,num_kept=3"})
+  for (const char* bad : {"oracle", "oracle:keep_ratio=0", "oracle:layer=3", "oracle:num_kept=3,knows=all",
+                          "oracle:keep_ratio=1/2,num_kept=3"})
     EXPECT_THROW(parse_oracle(bad), Error) << bad;
 }
 
