@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "espalier/policies/catp.h"
+#include "tests/io/temporary_folder.h"
 #include "tests/support/array_signals.h"
 
 namespace espalier {
@@ -80,12 +81,16 @@ TEST(PolicySpec, SpecIsWrittenBackAndReadAgain) {
 
 // The defaults that `espalier policies` prints are those that hold.
 TEST(PolicySpec, TableDefaultsAreTheDefaults) {
+  const TemporaryFolder folder;
+  const std::string kept_sets = folder.write("kept.json", R"({"points": []})");
   for (const PolicyEntry& entry : policy_table()) {
     const bool takes_amount =
         !entry.options.empty() && entry.options[0].name == "keep_ratio" && entry.options[0].default_value.empty();
     std::string start = std::string(entry.name) + (takes_amount ? ":keep_ratio=1/2" : "");
     if (entry.name == "attention") start += ",layer=2";  // has no default
     if (entry.name == "fitprune") start += ":recipe=llava15-7b-60";
+    if (entry.name == "keepmask") start += ":file=" + kept_sets;
+    if (entry.name == "atp") start += ":theta_r=0.5,theta_s=0.5";
     const std::string plain = make_policy(start)->spec();
     for (const auto options : {entry.options, common_policy_options()})
       for (const PolicyOption& option : options) {
