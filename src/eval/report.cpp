@@ -209,15 +209,15 @@ std::string line_name(const std::string& policy) {
   return name + options;
 }
 
-std::vector<Line> lines_of(const std::vector<CellResult>& rows) {
+std::vector<Line> lines_of(const std::vector<CellResult>& rows, bool is_curve) {
   std::vector<Line> lines;
   for (const CellResult& c : rows) {
     if (c.policy == "none") continue;
     const std::string name = line_name(c.policy);
     auto line = std::ranges::find(lines, name, &Line::name);
     if (line == lines.end()) line = lines.insert(lines.end(), Line{name, {}});
-    const double layer = withdrawal_layer(c.policy);
-    line->points.push_back({layer >= 0 ? layer : c.tokens_mean, c.accuracy(), c.interval.low, c.interval.high});
+    line->points.push_back(
+        {is_curve ? withdrawal_layer(c.policy) : c.tokens_mean, c.accuracy(), c.interval.low, c.interval.high});
   }
   for (Line& line : lines) std::ranges::sort(line.points);
   return lines;
@@ -259,7 +259,7 @@ constexpr double kPanelWidth = 220, kPanelHeight = 180, kLeft = 34, kRight = 10,
 
 // One cell, its upper left corner at (x, y).
 void draw_panel(Drawing& out, double x, double y, const std::string& title, const std::vector<CellResult>& rows,
-                const std::vector<std::string>& names, double x_max, const char* x_label) {
+                const std::vector<std::string>& names, double x_max, bool is_curve) {
   const double w = kPanelWidth - kLeft - kRight, h = kPanelHeight - kTop - kBottom;
   const auto px = [&](double v) { return x + kLeft + w * v / x_max; };
   const auto py = [&](double v) { return y + kTop + h * (1 - v); };
@@ -270,12 +270,13 @@ void draw_panel(Drawing& out, double x, double y, const std::string& title, cons
   }
   for (const double share : {0.0, 0.5, 1.0})
     out.words(px(share * x_max), py(0) + 14, format("%.0f", share * x_max), "text-anchor=\"middle\" fill=\"#666\"");
-  out.words(px(x_max / 2), py(0) + 27, x_label, "text-anchor=\"middle\" fill=\"#666\"");
+  out.words(px(x_max / 2), py(0) + 27, is_curve ? "images are gone before layer" : "image tokens a layer",
+            "text-anchor=\"middle\" fill=\"#666\"");
   for (const CellResult& c : rows)
     if (c.policy == "none")
       out.line(px(0), py(c.accuracy()), px(x_max), py(c.accuracy()), "stroke=\"#555\" stroke-dasharray=\"5 3\"");
   out.line(px(0), py(rows[0].chance), px(x_max), py(rows[0].chance), "stroke=\"#999\" stroke-dasharray=\"1 3\"");
-  for (const Line& line : lines_of(rows)) {
+  for (const Line& line : lines_of(rows, is_curve)) {
     const auto at = static_cast<size_t>(std::ranges::find(names, line.name) - names.begin());
     const std::string ink = kInks[at % kInks.size()];
     for (size_t i = 0; i < line.points.size(); ++i) {
@@ -342,7 +343,7 @@ std::string to_svg(const EvalResult& result) {
     for (const CellResult& c : own)
       x_max = std::max(x_max, is_curve ? withdrawal_layer(c.policy) + 1 : std::ceil(c.tokens_mean));
     draw_panel(out, kPanelWidth * static_cast<double>(i % kColumns), kPanelHeight * static_cast<double>(i / kColumns),
-               cells[i], own, names, x_max, is_curve ? "images are gone before layer" : "image tokens a layer");
+               cells[i], own, names, x_max, is_curve);
   }
   const double y = kPanelHeight * static_cast<double>(lines) + 20;
   double x = kLeft;

@@ -26,7 +26,7 @@ std::string to_json(const EvalResult& result, const EvalContext& context);
 std::string to_markdown(const EvalResult& result, const EvalContext& context);
 
 // A panel a cell: accuracy over image tokens per layer, a line a policy (its specs joined), the unpruned model dashed,
-// chance dotted. Policies of the form `vtw:layer=L` are drawn over L instead: the curve of late reading.
+// chance dotted. Where all policies are `vtw:layer=L`, over L instead: the curve of late reading.
 std::string to_svg(const EvalResult& result);
 
 }  // namespace espalier::eval

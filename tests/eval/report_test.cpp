@@ -79,5 +79,15 @@ TEST(Report, PlotIsWellFormed) {
   EXPECT_EQ(svg.find("nan"), std::string::npos);
 }
 
+// The curve of late reading is drawn over the layer; beside other policies, over tokens like these.
+TEST(Report, PlotOfACurve) {
+  EvalResult result = small_result();
+  EXPECT_NE(to_svg(result).find("image tokens a layer"), std::string::npos);
+  result.cells[1].policy = "vtw:layer=3";
+  EXPECT_NE(to_svg(result).find("images are gone before layer"), std::string::npos);
+  result.cells.push_back(cell("fastv:keep_ratio=1/2", "bind", "shape-2x1", 60, 100, 32));
+  EXPECT_NE(to_svg(result).find("image tokens a layer"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace espalier::eval
