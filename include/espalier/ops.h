@@ -34,6 +34,11 @@ std::tuple<Tensor, Tensor> rope(const Tensor& query, const Tensor& key, const Te
 // weight once at memory speed (decoding); everything else is the library's product of matrices.
 Tensor linear(const Tensor& x, const Tensor& weight);
 
+// The same with an int8 weight [out, in] and a float32 scale an output: x · (weight · scale)ᵀ. Few rows multiply the
+// int8 weights themselves; for many rows the weight is widened to x's dtype, which rounds it once more. Not
+// differentiable.
+Tensor linear_int8(const Tensor& x, const Tensor& weight, const Tensor& scale);
+
 // silu(gate) · up, element by element; same shape.
 Tensor silu_mul(const Tensor& gate, const Tensor& up);
 

@@ -41,6 +41,8 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_option("--dtype", options.dtype, "Arithmetic: f32, bf16 or f16; without it what config.json says")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->type_name("TYPE");
+  app.add_flag("--int8", options.int8,
+               "Keep the decoder's weights as int8 with a scale an output; arithmetic as --dtype");
   app.add_option("--device", options.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->type_name("DEVICE");
   add_integer(
       app, "--threads", {1, 1024}, [&options](int64_t n) { options.threads = static_cast<int>(n); },
@@ -53,6 +55,7 @@ Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
   const std::filesystem::path folder = options.model.empty() ? bundled_model() : options.model;
   EngineOptions engine_options;
   engine_options.dtype = dtype_of(options.dtype);
+  engine_options.int8_weights = options.int8;
   engine_options.device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   engine_options.threads = options.threads;
   engine_options.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {

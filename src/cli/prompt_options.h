@@ -22,6 +22,7 @@ class TerminalProgress;
 struct ModelOptions {
   std::filesystem::path model;  // empty: the bundled one
   std::string dtype;            // empty: the checkpoint's
+  bool int8 = false;
   std::string device = "cpu";
   int threads = 0;  // 0: as many as the library chooses
 };

@@ -62,6 +62,10 @@ at::Tensor half_angles(const DecoderConfig& config, const at::Tensor& position_i
   return at::cat(sections, 1);
 }
 
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& scale) {
+  return scale.defined() ? ops::linear_int8(x, weight, scale) : ops::linear(x, weight);
+}
+
 at::Tensor biased(const at::Tensor& x, const at::Tensor& bias) {
   return bias.defined() ? x + bias : x;
 }
@@ -84,22 +88,25 @@ QueryKeyValue project_qkv(const DecoderConfig& config, const DecoderLayerWeights
                           const Rotary& r) {
   const int64_t n = x.size(0);
   const at::Tensor normed = ops::rms_norm(x, layer.norm1, config.rms_norm_eps);
-  const at::Tensor q = biased(ops::linear(normed, layer.q), layer.q_bias).view({n, config.num_heads, config.head_dim});
+  const at::Tensor q =
+      biased(linear(normed, layer.q, layer.scales.q), layer.q_bias).view({n, config.num_heads, config.head_dim});
   const at::Tensor k =
-      biased(ops::linear(normed, layer.k), layer.k_bias).view({n, config.num_kv_heads, config.head_dim});
+      biased(linear(normed, layer.k, layer.scales.k), layer.k_bias).view({n, config.num_kv_heads, config.head_dim});
   const at::Tensor v =
-      biased(ops::linear(normed, layer.v), layer.v_bias).view({n, config.num_kv_heads, config.head_dim});
+      biased(linear(normed, layer.v, layer.scales.v), layer.v_bias).view({n, config.num_kv_heads, config.head_dim});
   auto [query, key] = ops::rope(q, k, r.cos, r.sin);
   return {query, key, v};
 }
 
 at::Tensor add_attention(const DecoderLayerWeights& layer, const at::Tensor& x, const at::Tensor& attended) {
-  return x + ops::linear(attended.flatten(1), layer.o);
+  return x + linear(attended.flatten(1), layer.o, layer.scales.o);
 }
 
 at::Tensor add_mlp(const DecoderConfig& config, const DecoderLayerWeights& layer, const at::Tensor& x) {
   const at::Tensor normed = ops::rms_norm(x, layer.norm2, config.rms_norm_eps);
-  return x + ops::linear(ops::silu_mul(ops::linear(normed, layer.gate), ops::linear(normed, layer.up)), layer.down);
+  return x +
+         linear(ops::silu_mul(linear(normed, layer.gate, layer.scales.gate), linear(normed, layer.up, layer.scales.up)),
+                layer.down, layer.scales.down);
 }
 
 at::Tensor final_norm(const DecoderConfig& config, const DecoderWeights& weights, const at::Tensor& x) {
@@ -107,7 +114,7 @@ at::Tensor final_norm(const DecoderConfig& config, const DecoderWeights& weights
 }
 
 at::Tensor logits(const DecoderWeights& weights, const at::Tensor& normed) {
-  return ops::linear(normed, weights.head);
+  return linear(normed, weights.head, weights.head_scale);
 }
 
 double attention_scale(const DecoderConfig& config) {

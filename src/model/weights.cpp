@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weights.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+
+#include <algorithm>
+
 namespace espalier {
 
 namespace {
@@ -103,6 +108,39 @@ ModelWeights bind_weights(const ModelConfig& config, const WeightSource& source)
   if (config.family == Family::kLlavaNext) w.image_newline = source("image_newline", {config.decoder.hidden_size});
   w.decoder = bind_decoder(config.decoder, source);
   return w;
+}
+
+namespace {
+
+// Row by row, in pieces: the float32 copy of a head may be larger than the rest of the model.
+void quantise(at::Tensor& weight, at::Tensor& scale) {
+  constexpr int64_t kElementsAtOnce = int64_t{1} << 24;
+  const int64_t step = std::max<int64_t>(1, kElementsAtOnce / std::max<int64_t>(1, weight.size(1)));
+  std::vector<at::Tensor> whole, scales;
+  for (int64_t o = 0; o < weight.size(0); o += step) {
+    const at::Tensor rows = weight.slice(0, o, o + step).to(at::kFloat);
+    const at::Tensor of_rows = rows.abs().amax(1) / 127.0;
+    scales.push_back(of_rows);
+    // A row of zeros has scale 0 and stays zeros.
+    whole.push_back((rows / of_rows.clamp_min(1e-30).unsqueeze(1)).round().clamp(-127, 127).to(at::kChar));
+  }
+  weight = at::cat(whole);
+  scale = at::cat(scales);
+}
+
+}  // namespace
+
+void quantise_to_int8(DecoderWeights& weights) {
+  for (DecoderLayerWeights& layer : weights.layers) {
+    quantise(layer.q, layer.scales.q);
+    quantise(layer.k, layer.scales.k);
+    quantise(layer.v, layer.scales.v);
+    quantise(layer.o, layer.scales.o);
+    quantise(layer.gate, layer.scales.gate);
+    quantise(layer.up, layer.scales.up);
+    quantise(layer.down, layer.scales.down);
+  }
+  quantise(weights.head, weights.head_scale);  // a tied embedding keeps its own tensor
 }
 
 std::vector<NamedShape> weight_names(const ModelConfig& config) {

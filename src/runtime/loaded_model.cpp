@@ -167,6 +167,7 @@ LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions&
                     .device = device};
   check_image_pipeline(model);
   model.weights = load_weights(config, folder, dtype, device, options.on_progress);
+  if (options.int8_weights) quantise_to_int8(model.weights.decoder);
   return model;
 }
 

@@ -4,6 +4,7 @@
 #include "espalier/ops.h"
 #include "kernels/cpu_level.h"
 #include "kernels/linear.h"
+#include "kernels/linear_int8.h"
 #include "kernels/tensor_checks.h"
 #include "tests/support/devices.h"
 
@@ -82,6 +83,65 @@ TEST(Linear, GradientsMatchFiniteDifferences) {
   expect_gradients_match(
       [](const std::vector<at::Tensor>& in) { return std::vector<at::Tensor>{ops::linear(in[0], in[1])}; },
       {random_tensor({3, 5}, at::kDouble, 1), random_tensor({4, 5}, at::kDouble, 2)});
+}
+
+// ---- linear_int8 ----
+
+struct Quantised {
+  at::Tensor weight, scale;
+};
+Quantised quantised(int64_t out, int64_t in, uint64_t seed, at::Device device) {
+  const at::Tensor weight = (random_tensor({out, in}, at::kFloat, seed) * 40).round().clamp(-127, 127).to(at::kChar);
+  const at::Tensor scale = random_tensor({out}, at::kFloat, seed + 1).abs() / (40 * std::sqrt(double(in)));
+  return {weight.to(device), scale.to(device)};
+}
+
+TEST_P(LinearTest, Int8MatchesTheFormula) {
+  for (const int64_t rows : {0, 1, 3, 8, 9, 40})
+    for (const int64_t in : {1, 15, 16, 48, 77})
+      for (const int64_t out : {1, 2, 51}) {
+        const at::Tensor x = random({rows, in}, 1);
+        const auto [weight, scale] = quantised(out, in, 2, device());
+        const at::Tensor wide = weight.to(at::kDouble) * scale.to(at::kDouble).unsqueeze(1);
+        expect_close(ops::linear_int8(x, weight, scale), oracle(x, wide), 8 * tolerance(),
+                     std::to_string(rows) + " x " + std::to_string(in) + " x " + std::to_string(out));
+      }
+}
+
+TEST_P(LinearTest, Int8TakesAnyRankAndStrides) {
+  const auto [weight, scale] = quantised(6, 10, 3, device());
+  const at::Tensor wide = weight.to(at::kDouble) * scale.to(at::kDouble).unsqueeze(1);
+  for (const at::Tensor& x : {random({10}, 3), random({2, 3, 10}, 4), random({4, 20}, 2).narrow(1, 5, 10)})
+    expect_close(ops::linear_int8(x, weight, scale), oracle(x, wide), 8 * tolerance());
+  expect_close(ops::linear_int8(random({2, 10}, 5), weight.t().contiguous().t(), scale),
+               oracle(random({2, 10}, 5), wide), 8 * tolerance());
+}
+
+TEST_P(LinearTest, Int8WrongArgumentsThrow) {
+  const auto [weight, scale] = quantised(6, 10, 3, device());
+  const at::Tensor x = random({2, 10});
+  EXPECT_THROW(ops::linear_int8(x, weight.to(at::kFloat), scale), c10::Error);
+  EXPECT_THROW(ops::linear_int8(x, weight, scale.narrow(0, 0, 5)), c10::Error);
+  EXPECT_THROW(ops::linear_int8(x, weight, scale.to(at::kHalf)), c10::Error);
+  EXPECT_THROW(ops::linear_int8(random({2, 9}), weight, scale), c10::Error);
+}
+
+TEST(LinearInt8, EachCpuPathMatchesTheFormula) {
+  const auto [weight, scale] = quantised(13, 77, 4, at::kCPU);
+  const at::Tensor wide = weight.to(at::kDouble) * scale.to(at::kDouble).unsqueeze(1);
+  for (int64_t rows = 1; rows <= kernels::kFewRows; ++rows) {
+    const at::Tensor x = random_tensor({rows, 77}, at::kFloat, 1);
+    const kernels::LinearShape shape{rows, 77, 13};
+    at::Tensor out = at::zeros({rows, 13}, at::kFloat);
+    kernels::linear_int8_plain(x.const_data_ptr<float>(), weight.const_data_ptr<int8_t>(),
+                               scale.const_data_ptr<float>(), out.data_ptr<float>(), shape, 0, 13);
+    expect_close(out, oracle(x, wide), 1e-5, "plain");
+    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
+    out.zero_();
+    kernels::linear_int8_avx512(kernels::ElementType::kFloat32, x.const_data_ptr(), weight.const_data_ptr<int8_t>(),
+                                scale.const_data_ptr<float>(), out.data_ptr(), shape, 0, 13);
+    expect_close(out, oracle(x, wide), 1e-5, "avx512");
+  }
 }
 
 }  // namespace
