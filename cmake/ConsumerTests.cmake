@@ -8,6 +8,7 @@ set(folder ${PROJECT_BINARY_DIR}/consumer)
 set(source ${PROJECT_SOURCE_DIR}/tests/consumer)
 set(model ${PROJECT_SOURCE_DIR}/tests/golden/llava15)
 set(configure ${CMAKE_COMMAND} -S ${source} -G ${CMAKE_GENERATOR} -DCMAKE_PREFIX_PATH=${folder}/prefix
+                                   -DESPALIER_EXAMPLES=${PROJECT_SOURCE_DIR}/examples
                                    -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}
                                    -DCMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER})
 
@@ -21,13 +22,30 @@ add_test(NAME consumer.own_policy
 set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP consumer_install)
 set_tests_properties(consumer.configure PROPERTIES FIXTURES_SETUP consumer_configure FIXTURES_REQUIRED consumer_install)
 set_tests_properties(consumer.build PROPERTIES FIXTURES_SETUP consumer_build FIXTURES_REQUIRED consumer_configure)
-set_tests_properties(consumer.answer consumer.own_policy PROPERTIES FIXTURES_REQUIRED consumer_build)
+foreach(example generate keep_norms merge_pairs)
+  add_test(NAME consumer.${example}
+    COMMAND ${folder}/build/${example} ${model} ${model}/cases/images/56x56_shapes_33.png "What is it?")
+endforeach()
+add_test(NAME consumer.conformance COMMAND ${folder}/build/keep_centre_test --gtest_brief=1)
+set_tests_properties(consumer.answer consumer.own_policy consumer.generate consumer.keep_norms consumer.merge_pairs
+  consumer.conformance PROPERTIES FIXTURES_REQUIRED consumer_build)
 if(TARGET espalier_cli)
   # With the bundled model, which it has to find in the install tree.
   add_test(NAME consumer.program
     COMMAND ${folder}/prefix/${CMAKE_INSTALL_BINDIR}/espalier generate --prompt Hello --max-new-tokens 2 --json)
   set_tests_properties(consumer.program PROPERTIES FIXTURES_REQUIRED consumer_install
     PASS_REGULAR_EXPRESSION "\"token_ids\"")
+  # A policy loaded by path, and one that is refused.
+  set(ask ${folder}/prefix/${CMAKE_INSTALL_BINDIR}/espalier generate --model ${model} --max-new-tokens 2 --prompt Hello
+          --image ${model}/cases/images/56x56_shapes_33.png --json)
+  add_test(NAME consumer.plugin COMMAND ${ask}
+    --policy-plugin ${folder}/build/libkeep_centre_policy.so --policy keep_centre:share=0.5)
+  add_test(NAME consumer.outdated_plugin COMMAND ${ask}
+    --policy-plugin ${folder}/build/liboutdated_policy.so --policy outdated)
+  set_tests_properties(consumer.plugin consumer.outdated_plugin PROPERTIES FIXTURES_REQUIRED consumer_build)
+  set_tests_properties(consumer.plugin PROPERTIES PASS_REGULAR_EXPRESSION "projector_output")
+  set_tests_properties(consumer.outdated_plugin PROPERTIES
+    PASS_REGULAR_EXPRESSION "built for policy interface 1, libtorch 2.3.1, this is policy interface 1, libtorch ${LibTorch_VERSION}")
 endif()
 
 # A libtorch that is gone, and one of another minor version: refused while configuring, in words.

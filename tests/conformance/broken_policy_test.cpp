@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Policies that each break one property: the kit has to say so, and to find nothing in the sound one they are made
+// from.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/tensor.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+
+#include "espalier/error.h"
+#include "espalier/policy_properties.h"
+
+namespace espalier {
+namespace {
+
+using Choose = std::function<at::Tensor(const TokenLayout& layout, Fraction ratio)>;
+
+// Keeps what `choose` says before the decoder.
+class Chooses final : public PruningPolicy {
+ public:
+  Chooses(Choose choose, Fraction ratio, bool acts_always = false)
+      : choose_(std::move(choose)), ratio_(ratio), acts_always_(acts_always) {}
+  std::string spec() const override { return "chooses"; }
+  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout& prompt) const override {
+    if (!acts_always_ && (prompt.images.empty() || ratio_ == Fraction{1, 1})) return {};
+    return {{Site::kProjectorOutput}};
+  }
+  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
+  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
+    return {.kept = choose_(layout, ratio_)};
+  }
+
+ private:
+  Choose choose_;
+  Fraction ratio_;
+  bool acts_always_;
+};
+
+ConformingPolicy choosing(Choose choose, bool acts_always = false) {
+  ConformingPolicy policy;
+  policy.name = "chooses";
+  policy.make = [=](Fraction ratio) { return std::make_shared<Chooses>(choose, ratio, acts_always); };
+  return policy;
+}
+
+// The first tokens of each image, pinned ones before the others.
+at::Tensor sound(const TokenLayout& layout, Fraction ratio) {
+  const PromptLayout& prompt = *layout.prompt;
+  std::vector<int64_t> kept;
+  int64_t first = 0;
+  for (size_t image = 0; image < prompt.images.size(); ++image) {
+    const int64_t m = prompt.num_patches(static_cast<int>(image)), k = m * ratio.num / ratio.den;
+    std::vector<int64_t> chosen;
+    for (const bool pinned : {true, false})
+      for (int64_t i = first; i < first + m && std::ssize(chosen) < k; ++i)
+        if (layout.pinned[layout.image_tokens[i].item<int64_t>()].item<bool>() == pinned) chosen.push_back(i);
+    std::ranges::sort(chosen);
+    kept.insert(kept.end(), chosen.begin(), chosen.end());
+    first += m;
+  }
+  return at::tensor(kept, at::kLong);
+}
+
+std::vector<std::string> all_answers(const ConformingPolicy& policy) {
+  using namespace conformance;
+  return {keeps_tokens_that_are_there(policy),  keeps_text(policy),
+          conformance::keeps_the_share(policy), conformance::keeps_all_at_one(policy),
+          conformance::keeps_pinned(policy),    conformance::treats_images_alike(policy),
+          works_without_images(policy),         works_with_one_token(policy),
+          works_with_sixteen_images(policy),    works_with_tiles(policy),
+          works_with_equal_tokens(policy),      repeats_itself(policy)};
+}
+
+TEST(Conformance, FindsNothingInASoundPolicy) {
+  for (const std::string& wrong : all_answers(choosing(sound))) EXPECT_EQ(wrong, "");
+}
+
+TEST(Conformance, SeesKeptTokensOutOfOrder) {
+  const auto policy = choosing([](const TokenLayout& layout, Fraction ratio) { return sound(layout, ratio).flip(0); });
+  EXPECT_NE(conformance::keeps_tokens_that_are_there(policy), "");
+}
+
+TEST(Conformance, SeesTokensThatAreNotThere) {
+  const auto policy = choosing([](const TokenLayout& layout, Fraction) {
+    return at::tensor(std::vector<int64_t>{layout.num_image_tokens()}, at::kLong);
+  });
+  EXPECT_NE(conformance::keeps_tokens_that_are_there(policy), "");
+}
+
+TEST(Conformance, SeesMoreThanTheShare) {
+  const auto policy =
+      choosing([](const TokenLayout& layout, Fraction) { return at::arange(layout.num_image_tokens(), at::kLong); });
+  EXPECT_NE(conformance::keeps_the_share(policy).find("the share is"), std::string::npos);
+}
+
+TEST(Conformance, SeesThatRatioOneDrops) {
+  const auto policy = choosing(
+      [](const TokenLayout& layout, Fraction) { return at::arange(1, layout.num_image_tokens(), at::kLong); }, true);
+  EXPECT_NE(conformance::keeps_all_at_one(policy), "");
+}
+
+TEST(Conformance, SeesDroppedPins) {
+  const auto policy = choosing([](const TokenLayout& layout, Fraction ratio) {
+    const int64_t m = layout.num_image_tokens();
+    return at::arange(m - m * ratio.num / ratio.den, m, at::kLong);
+  });
+  EXPECT_NE(conformance::keeps_pinned(policy).find("pinned token"), std::string::npos);
+}
+
+TEST(Conformance, SeesThatTheFirstImageIsPreferred) {
+  const auto policy = choosing([](const TokenLayout& layout, Fraction ratio) {
+    return at::arange(layout.num_image_tokens() * ratio.num / ratio.den, at::kLong);
+  });
+  EXPECT_NE(conformance::treats_images_alike(policy), "");
+}
+
+TEST(Conformance, SeesAPolicyThatRemembers) {
+  const auto calls = std::make_shared<std::atomic<int>>(0);
+  const auto policy = choosing([calls](const TokenLayout& layout, Fraction) {
+    return at::tensor(std::vector<int64_t>{(*calls)++ % layout.num_image_tokens()}, at::kLong);
+  });
+  EXPECT_NE(conformance::repeats_itself(policy), "");
+}
+
+TEST(Conformance, SeesAPolicyThatNeedsImages) {
+  const auto policy = choosing(
+      [](const TokenLayout& layout, Fraction ratio) {
+        if (layout.num_image_tokens() == 0) throw Error("no image");
+        return sound(layout, ratio);
+      },
+      true);
+  EXPECT_EQ(conformance::works_without_images(policy), "it threw: no image");
+}
+
+TEST(Conformance, SeesAPolicyThatCannotTakeTiles) {
+  const auto policy = choosing([](const TokenLayout& layout, Fraction ratio) {
+    if (layout.prompt->images[0].tiling) throw Error("no tiles");
+    return sound(layout, ratio);
+  });
+  EXPECT_EQ(conformance::works_with_tiles(policy), "it threw: no tiles");
+}
+
+}  // namespace
+}  // namespace espalier
