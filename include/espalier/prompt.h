@@ -20,12 +20,16 @@ struct Region {  // pixels of the original picture; x1, y1 exclusive
   int x0, y0, x1, y1;
 };
 
+class ImageHandle;  // a picture that an Engine has looked at already (Engine::look_at)
+
 // One picture of a prompt. Tokens that touch a pinned region are never dropped by the built-in policies; a policy of
 // the caller's own reads them from TokenLayout::pinned.
 struct ImagePart {
   std::shared_ptr<const Image> image;
   bool pin_all = false;
   std::vector<Region> pins;
+  // In place of preparing `image` and running the vision tower again; `image` may then be empty. Of the same Engine.
+  std::shared_ptr<const ImageHandle> handle = {};
 };
 
 struct TextPart {

@@ -254,7 +254,7 @@ class Examiner {
     };
     RunHooks hooks;
     at::Tensor logits;
-    hooks.encode.seen = &seen_;
+    hooks.encode.cache = &seen_;
     hooks.prefill.on_logits = [&](const at::Tensor& rows) { logits = rows.to(at::kCPU, at::kFloat); };
     const std::vector<Result> results = generate_batch(engine_.impl().model, requests, callbacks, hooks);
     std::vector<Reply> replies;
@@ -272,7 +272,7 @@ class Examiner {
   const EvalOptions& options_;
   const EvalProgress& progress_;
   std::vector<EvalPolicy> policies_;
-  SeenPictures seen_;  // of the batch at hand
+  ImageCache seen_{int64_t{1} << 30};  // of the batch at hand
   int64_t done_ = 0, total_ = 0;
 };
 

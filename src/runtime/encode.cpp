@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "espalier/error.h"
 #include "espalier/ops.h"
 #include "model/decoder.h"
 #include "model/qwen_vision.h"
@@ -50,10 +51,17 @@ VisionFeatures run_tower(const LoadedModel& model, const ImagePlan& plan, const 
   return {of_crops.patches.flatten(0, 1), of_crops.classes};
 }
 
+// What was seen of the picture before, by its handle or in the cache; else `look` looks, and the cache keeps it.
 template <typename Look>
-VisionFeatures remembered(SeenPictures& seen, const SeenPictures::key_type& picture, const Look& look) {
-  const auto found = seen.find(picture);
-  return found != seen.end() ? found->second : seen.emplace(picture, look()).first->second;
+VisionFeatures features_once(const ImagePart& part, const ImagePlan& plan, ImageCache* cache, const Look& look) {
+  if (part.handle)
+    if (const VisionFeatures* features = part.handle->features(plan)) return *features;
+  if (!cache) return look();
+  const ImageCache::Key key = ImageCache::key_of(*part.image, plan);
+  if (const auto found = cache->find(key)) return *found;
+  const VisionFeatures features = look();
+  cache->keep(key, features);
+  return features;
 }
 
 VisionState run_vision(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks) {
@@ -77,10 +85,9 @@ VisionState run_vision(const LoadedModel& model, const Sequence& sequence, const
       return run_tower(model, plan, pixels.to(model.device), num_layers,
                        is_watched ? VisionObserver(observe) : VisionObserver());
     };
-    const bool may_remember = hooks.seen && !is_watched && !hooks.on_pixels && !hooks.pixel_values.defined();
+    const bool may_reuse = !is_watched && !hooks.on_pixels && !hooks.pixel_values.defined();
     const VisionFeatures features =
-        may_remember ? remembered(*hooks.seen, {sequence.prompt.images[i].image.get(), plan.pixel_shape}, look)
-                     : look();
+        may_reuse ? features_once(sequence.prompt.images[i], plan, hooks.cache, look) : look();
     patches.push_back(features.patches);
     if (features.classes.defined()) classes.push_back(features.classes);
     if (hooks.on_progress) hooks.on_progress("encode", static_cast<int64_t>(i) + 1, static_cast<int64_t>(images));
@@ -134,6 +141,14 @@ at::Tensor merge_embeddings(const LoadedModel& model, const Sequence& sequence, 
 }
 
 }  // namespace
+
+std::shared_ptr<const ImageHandle> look_at(const LoadedModel& model, std::shared_ptr<const Image> image) {
+  if (!image || image->width < 1 || image->height < 1) throw Error("look_at: the image has no pixels");
+  const ImagePlan plan = plan_image(model, image->width, image->height);
+  const at::Tensor pixels = pixels_of(model, plan, *image);
+  VisionFeatures features = run_tower(model, plan, pixels.to(model.device), model.config.last_vision_layer(), {});
+  return std::make_shared<const ImageHandle>(model, std::move(image), plan.pixel_shape, std::move(features));
+}
 
 at::Tensor apply_rows(const at::Tensor& x, const Applied& applied) {
   if (applied.unchanged) return x;

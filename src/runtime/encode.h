@@ -4,12 +4,10 @@
 #pragma once
 
 #include <functional>
-#include <map>
-#include <utility>
-#include <vector>
 
 #include "espalier/generation.h"
 #include "model/vision_tower.h"
+#include "runtime/image_cache.h"
 #include "runtime/loaded_model.h"
 #include "runtime/sequence.h"
 
@@ -17,10 +15,6 @@ namespace espalier {
 
 // Thrown inside the runtime when a callback asks to cancel; becomes FinishReason::kCancelled.
 struct Cancelled {};
-
-// The tower's output for pictures that a caller asks about more than once, under other policies or in other prompts.
-// A picture is known by its address and by what is made of it. The caller keeps the pictures alive.
-using SeenPictures = std::map<std::pair<const Image*, std::vector<int64_t>>, VisionFeatures>;
 
 struct EncodeHooks {
   CancelCheck should_cancel;
@@ -35,8 +29,11 @@ struct EncodeHooks {
   std::function<void(const at::Tensor& image_tokens)> on_image_tokens;
   at::Tensor pixel_values = {};  // a batch in place of the pictures' own
   // Read and filled where nobody looks into the tower: then encode times leave out pictures that were seen before.
-  SeenPictures* seen = nullptr;
+  ImageCache* cache = nullptr;
 };
+
+// The picture through preprocessing and vision tower, for use in many prompts.
+std::shared_ptr<const ImageHandle> look_at(const LoadedModel& model, std::shared_ptr<const Image> image);
 
 // Fills sequence.hidden, and encode and select times.
 void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hooks);

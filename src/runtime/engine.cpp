@@ -3,6 +3,8 @@
 
 #include <c10/core/InferenceMode.h>
 
+#include "espalier/error.h"
+#include "runtime/encode.h"
 #include "runtime/engine_impl.h"
 #include "runtime/generate.h"
 #include "runtime/prompt_packer.h"
@@ -16,7 +18,10 @@ Engine::~Engine() = default;
 
 Engine Engine::load(const std::filesystem::path& folder, const EngineOptions& options) {
   const c10::InferenceMode no_gradients;
-  return Engine(std::make_unique<Impl>(Impl{load_model(folder, options)}));
+  if (options.image_cache_bytes < 0)
+    throw Error("image_cache_bytes: a number from 0 up was expected, got " + std::to_string(options.image_cache_bytes));
+  auto images = options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr;
+  return Engine(std::make_unique<Impl>(Impl{load_model(folder, options), std::move(images)}));
 }
 
 Result Engine::generate(const Request& request, const Callbacks& callbacks) const {
@@ -24,7 +29,14 @@ Result Engine::generate(const Request& request, const Callbacks& callbacks) cons
 }
 
 std::vector<Result> Engine::generate(std::span<const Request> requests, const Callbacks& callbacks) const {
-  return generate_batch(impl_->model, requests, callbacks);
+  RunHooks hooks;
+  hooks.encode.cache = impl_->images.get();
+  return generate_batch(impl_->model, requests, callbacks, hooks);
+}
+
+std::shared_ptr<const ImageHandle> Engine::look_at(std::shared_ptr<const Image> image) const {
+  const c10::InferenceMode no_gradients;
+  return espalier::look_at(impl_->model, std::move(image));
 }
 
 TokenCounts Engine::count_tokens(const Prompt& prompt) const {

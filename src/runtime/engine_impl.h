@@ -3,12 +3,14 @@
 #pragma once
 
 #include "espalier/engine.h"
+#include "runtime/image_cache.h"
 #include "runtime/loaded_model.h"
 
 namespace espalier {
 
 struct Engine::Impl {
   LoadedModel model;
+  std::unique_ptr<ImageCache> images;  // none without bytes for it
 };
 
 }  // namespace espalier

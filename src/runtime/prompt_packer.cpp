@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "espalier/error.h"
+#include "runtime/image_cache.h"
 #include "runtime/token_layout.h"
 
 namespace espalier {
@@ -106,10 +107,18 @@ void mark_pins(const std::vector<ImagePart>& images, PromptLayout& layout) {
   }
 }
 
-void check_images(const std::vector<ImagePart>& images) {
-  for (size_t i = 0; i < images.size(); ++i)
-    if (!images[i].image || images[i].image->width < 1 || images[i].image->height < 1)
-      throw Error("prompt: image " + std::to_string(i) + " has no pixels");
+// A handle brings its picture along.
+void check_images(const LoadedModel& model, std::vector<ImagePart>& images) {
+  for (size_t i = 0; i < images.size(); ++i) {
+    ImagePart& part = images[i];
+    const std::string name = "prompt: image " + std::to_string(i);
+    if (part.handle) {
+      if (!part.handle->is_of(model)) throw Error(name + ": its handle is of another engine");
+      if (part.image && part.image != part.handle->image()) throw Error(name + ": its handle is of another picture");
+      part.image = part.handle->image();
+    }
+    if (!part.image || part.image->width < 1 || part.image->height < 1) throw Error(name + " has no pixels");
+  }
 }
 
 // With M-RoPE a prompt takes fewer positions than it has tokens.
@@ -146,7 +155,7 @@ std::vector<ImagePlan> plan_images(const LoadedModel& model, const std::vector<I
 PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens,
                          const PruningPolicy* policy) {
   Rendered rendered = std::visit([&](const auto& p) { return render(model, p); }, prompt);
-  check_images(rendered.images);
+  check_images(model, rendered.images);
   const std::vector<Tokenizer::Token> tokens = model.tokenizer.encode_with_ends(rendered.text);
   const auto placeholders =
       std::ranges::count_if(tokens, [&](const auto& t) { return t.id == model.config.image_token_id; });

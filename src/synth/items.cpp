@@ -7,7 +7,7 @@
 
 #include "espalier/error.h"
 #include "synth/draws.h"
-#include "synth/sha256.h"
+#include "io/sha256.h"
 
 namespace espalier::synth {
 

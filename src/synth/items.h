@@ -16,6 +16,10 @@
 #include "synth/scene.h"
 #include "synth/wording.h"
 
+namespace espalier {
+class Sha256;
+}
+
 namespace espalier::synth {
 
 struct Turn {
@@ -97,7 +101,7 @@ class ItemDigest {
   std::string finish();
 
  private:
-  std::unique_ptr<class Sha256> hash_;
+  std::unique_ptr<Sha256> hash_;
 };
 
 }  // namespace espalier::synth

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SHA-256 (FIPS 180-4), to pin lists of items. Not for anything secret.
+// SHA-256 (FIPS 180-4), to tell pictures apart and to pin lists of them. Not for anything secret.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace espalier::synth {
+namespace espalier {
 
 class Sha256 {
  public:
@@ -27,4 +27,4 @@ class Sha256 {
   uint64_t length_ = 0;  // bytes
 };
 
-}  // namespace espalier::synth
+}  // namespace espalier

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "synth/sha256.h"
+#include "io/sha256.h"
 
 #include <gtest/gtest.h>
 
 #include <string>
 #include <string_view>
 
-namespace espalier::synth {
+namespace espalier {
 namespace {
 
 std::string hash(std::string_view text) {
@@ -41,4 +41,4 @@ TEST(Sha256, PiecesDoNotMatter) {
 }
 
 }  // namespace
-}  // namespace espalier::synth
+}  // namespace espalier

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "synth/sha256.h"
+#include "io/sha256.h"
 
 #include <algorithm>
 #include <bit>
 
-namespace espalier::synth {
+namespace espalier {
 
 namespace {
 
@@ -72,4 +72,4 @@ void Sha256::absorb_block() {
   filled_ = 0;
 }
 
-}  // namespace espalier::synth
+}  // namespace espalier

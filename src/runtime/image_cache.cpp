@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/image_cache.h"
+
+#include "io/sha256.h"
+
+namespace espalier {
+
+ImageCache::Key ImageCache::key_of(const Image& image, const ImagePlan& plan) {
+  Sha256 digest;
+  digest.add(std::to_string(image.width) + "x" + std::to_string(image.height) + ":");
+  digest.add(std::span<const uint8_t>(image.rgb));
+  return {digest.hex(), plan.pixel_shape};
+}
+
+std::optional<VisionFeatures> ImageCache::find(const Key& key) {
+  const std::scoped_lock lock(mutex_);
+  const auto place = places_.find(key);
+  if (place == places_.end()) return std::nullopt;
+  entries_.splice(entries_.begin(), entries_, place->second);
+  return place->second->features;
+}
+
+void ImageCache::keep(const Key& key, const VisionFeatures& features) {
+  int64_t bytes = static_cast<int64_t>(features.patches.nbytes());
+  if (features.classes.defined()) bytes += static_cast<int64_t>(features.classes.nbytes());
+  const std::scoped_lock lock(mutex_);
+  if (bytes > max_bytes_ || places_.contains(key)) return;  // another request may have been faster
+  while (bytes_ + bytes > max_bytes_) drop_last();
+  entries_.push_front({key, features, bytes});
+  places_[key] = entries_.begin();
+  bytes_ += bytes;
+}
+
+void ImageCache::clear() {
+  const std::scoped_lock lock(mutex_);
+  places_.clear();
+  entries_.clear();
+  bytes_ = 0;
+}
+
+int64_t ImageCache::bytes() const {
+  const std::scoped_lock lock(mutex_);
+  return bytes_;
+}
+
+void ImageCache::drop_last() {
+  bytes_ -= entries_.back().bytes;
+  places_.erase(entries_.back().key);
+  entries_.pop_back();
+}
+
+}  // namespace espalier
