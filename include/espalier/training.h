@@ -21,7 +21,7 @@ struct TrainDemoOptions {
   int threads = 1;
   int64_t max_steps = 0;                        // of a stage: it pauses there and can go on later; 0: its own end
   int64_t save_every = 0;                       // steps; 0: the stage's own
-  ComputeDtype dtype = ComputeDtype::kFloat32;  // of the arithmetic; masters are always float32
+  ComputeDtype dtype = ComputeDtype::kBFloat16;  // of the arithmetic; masters are always float32
 };
 
 struct TrainingUpdate {

@@ -73,7 +73,7 @@ Run add_train_demo(CLI::App& app) {
          [=](const std::string& name) {
            options->dtype = name == "bf16" ? ComputeDtype::kBFloat16 : ComputeDtype::kFloat32;
          },
-         "of the arithmetic: f32 or bf16 (default f32)")
+         "of the arithmetic: f32 or bf16 (default bf16, with float32 masters)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   return [=] { return train(*options); };
 }

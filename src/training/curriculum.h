@@ -24,8 +24,8 @@ struct CurriculumStage {
   double echo = 0;                                   // share of turns that ask for the real name
   std::vector<synth::Difficulty> difficulties = {};  // tower: taken in turns; pictures: the one of the pool
   PictureTaskOptions pictures = {};
-  int share_layers = 0;     // late reading: layers that should not look at pictures
-  bool moves_late = false;  // before it begins: the three least needed layers go, three that do nothing come in front
+  int share_layers = 0;  // late reading: layers that should not look at pictures
+  int fresh_layers = 0;  // before it begins: so many least needed layers go, as many that do nothing come in front
 };
 
 const std::vector<CurriculumStage>& curriculum();

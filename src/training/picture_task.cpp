@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <set>
 #include <utility>
@@ -100,17 +101,20 @@ class PictureTask : public LanguageTask {
     return result;
   }
 
-  // One patch of the spot and one of an object, the other patches of the spot, of objects, of the rest, each in random
+  // One patch of each object and of the spot, the other patches of the spot, of objects, of the rest, each in random
   // order, as far as `count` reaches; ascending in the end.
   static void keep_some(Draw& draw, const PoolScene& scene, int64_t count, std::vector<int64_t>& places) {
+    constexpr size_t kSpot = synth::kMaxObjects;
+    std::array<bool, synth::kMaxObjects + 1> has{};  // each object, the spot
+    const auto index_in = [](const std::vector<uint8_t>& v, int64_t p) { return std::ranges::find(v, p) - v.begin(); };
     draw.shuffle(places);
-    bool has_spot = false, has_object = false;
     std::vector<std::pair<int, int64_t>> ranked;
     for (const int64_t p : places) {
-      const auto in = [&](const std::vector<uint8_t>& v) { return std::ranges::find(v, p) != v.end(); };
+      const auto object = static_cast<size_t>(index_in(scene.object_patches, p));
+      const auto spot = static_cast<size_t>(index_in(scene.spot_patches, p));
       int rank = 3;
-      if (in(scene.spot_patches)) rank = std::exchange(has_spot, true) ? 1 : 0;
-      if (in(scene.object_patches)) rank = std::exchange(has_object, true) ? 2 : 0;
+      if (object < scene.object_patches.size()) rank = std::exchange(has[scene.owners[object]], true) ? 2 : 0;
+      if (spot < scene.spot_patches.size()) rank = std::exchange(has[kSpot], true) ? 1 : 0;
       ranked.emplace_back(rank, p);
     }
     std::ranges::stable_sort(ranked, {}, &std::pair<int, int64_t>::first);
@@ -167,7 +171,7 @@ class PictureTask : public LanguageTask {
                                kShape + static_cast<int>(attribute));
         continue;
       }
-      const bool counts = draft.draw.chance(0.25);
+      const bool counts = draft.draw.chance(0.4);  // learned last of all
       const int64_t objects = draft.draw.between(counts ? 1 : 2, synth::kMaxObjects);
       const int64_t scene = draft.draw.one_of(pool_.groups(draft.is_evaluation, objects));
       const Asked asked =
@@ -197,7 +201,7 @@ class PictureTask : public LanguageTask {
     const std::vector<int64_t> classes = draw_classes(draw, draw.between(2, 3));
     const std::vector<std::string> words = draw_words(draw, attribute, static_cast<int64_t>(classes.size()));
     draft.builder.begin_sequence();
-    draft.shown = options_.some;
+    draft.shown = options_.fewest > 0 ? draw.between(options_.fewest, options_.some) : options_.some;
     for (size_t i = 0; i < classes.size(); ++i) {
       const int64_t scene = draw.one_of(pool_.solos(draft.is_evaluation, attribute, classes[i]));
       draft.builder.add_turn(synth::ask_name(attribute), words[i], slots(draft, scene, false), false, kNotCounted);

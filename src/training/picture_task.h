@@ -20,7 +20,7 @@ enum class PictureTokens : uint8_t {
 struct PictureTaskOptions {
   PictureTokens tokens = PictureTokens::kMean;
   int64_t some = 16;       // for kSome
-  int64_t fewest = 0;      // if not 0, each binding sequence of kSome draws how many, from here to `some`
+  int64_t fewest = 0;      // if not 0, a sequence of bindings or definitions draws how many, from here to `some`
   double all_batches = 0;  // share of kSome's batches that show all: the share of object patches tells their number
   int64_t sequences = 8;
   int64_t turns = 12;        // a sequence

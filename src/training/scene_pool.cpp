@@ -99,12 +99,15 @@ void ScenePool::draw_scenes(const PoolPlan& plan, int64_t grid) {
     for (int64_t i = 0; i < size.solos + size.groups; ++i) {
       const uint64_t seed = synth::scene_seed(synth::Split::kTrain, kStream + plan.seed, number++);
       const synth::Scene scene = pool_scene(seed, i < size.solos, plan.difficulty);
-      PoolScene entry{.objects = scene.objects, .spot = {}, .object_patches = {}, .spot_patches = {}};
+      PoolScene entry{.objects = scene.objects, .spot = {}, .object_patches = {}, .owners = {}, .spot_patches = {}};
       if (scene.spot) entry.spot = scene.spot->colour;
       const std::vector<Cover> covers =
           synth::patch_covers(synth::draw(scene), static_cast<int>(grid), static_cast<int>(grid));
       for (size_t p = 0; p < covers.size(); ++p) {
-        if (covers[p].by == Cover::By::kObject) entry.object_patches.push_back(static_cast<uint8_t>(p));
+        if (covers[p].by == Cover::By::kObject) {
+          entry.object_patches.push_back(static_cast<uint8_t>(p));
+          entry.owners.push_back(covers[p].object);
+        }
         if (covers[p].by == Cover::By::kSpot) entry.spot_patches.push_back(static_cast<uint8_t>(p));
       }
       scenes_.push_back(std::move(entry));

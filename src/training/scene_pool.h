@@ -34,6 +34,7 @@ struct PoolScene {
   std::vector<synth::Object> objects;
   std::optional<synth::Colour> spot;
   std::vector<uint8_t> object_patches;  // covered by any object
+  std::vector<uint8_t> owners;          // of each of them: which object
   std::vector<uint8_t> spot_patches;
 };
 

@@ -80,9 +80,9 @@ class Demo {
       if (!pool->is_complete()) return {.cancelled = true, .reached = false, .steps = 0, .scores = {}};
     }
     const std::unique_ptr<Task> task = task_of(stage, pool.get());
-    if (is_new && stage.moves_late) {
+    if (is_new && stage.fresh_layers > 0) {
       const auto& language = static_cast<const LanguageTask&>(*task);
-      const std::vector<int> removed = least_needed_layers(config_, parameters, language, stage.share_layers);
+      const std::vector<int> removed = least_needed_layers(config_, parameters, language, stage.fresh_layers);
       move_layers_back(config_, parameters, removed, options_.seed);
     }
     StagePlan plan = stage.plan;
