@@ -1,16 +1,34 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Asks the bundled model a four-shot question, unpruned and with CATP, and shows what pruning saved.
+# Asks the bundled model four in-context questions with made-up words, unpruned and under pruning policies, and shows answers, tokens
+# and time. The pictures are items of the benchmark (espalier synth --suite bind --seed 7), none of which the model was trained on.
 #   examples/demo/run.sh BINARY [options of `espalier generate`]
 set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 espalier=$1
 shift
 
-echo "Four pictures with their names, then a fifth without. Until a trained model is bundled, its weights are random: the answers are"
-echo "words without sense, but every number below is real."
-for policy in none catp:keep_ratio=2/9; do
-  echo
-  echo "--- policy $policy: the answer, then what it took"
-  "$espalier" generate --chat "$here/messages.json" --policy "$policy" --max-new-tokens 8 --stats "$@" 2>&1
+# Folder, what the examples name, the right answer.
+questions=('shape|two words for two shapes|dir' 'colour|two words for two colours|gav' 'spot|two words for the colour of a tiny spot|kib'
+           'words|four words for four shapes|pog')
+# The model reads its pictures in layers 3 and 4 when it learns words (models/demo/README.md), which is where these two prune.
+policies=(none catp:keep_ratio=2/9,k=4 fastv:keep_ratio=2/9,layer=4 random:keep_ratio=2/9)
+
+# field NAME JSON: a string, or the last number of a list.
+text_of() { sed -E 's/^\{"text":"([^"]*)".*/\1/' <<<"$1"; }
+last_of() { sed -E "s/.*\"$1\":\[([0-9]+,)*([0-9]+)\].*/\2/" <<<"$2"; }
+number_of() { sed -E "s/.*\"$1\":([0-9.e+-]+).*/\1/" <<<"$2"; }
+
+echo "Each prompt shows four pictures with their made-up names, then a fifth: what is it called? (examples/demo)"
+for question in "${questions[@]}"; do
+  IFS='|' read -r folder what right <<<"$question"
+  printf '\n%s: the right answer is "%s"\n' "$what" "$right"
+  printf '  %-28s %-10s %-24s %s\n' policy answer 'tokens in the last layer' 'time to the first token'
+  for policy in "${policies[@]}"; do
+    json=$("$espalier" generate --chat "$here/$folder/messages.json" --policy "$policy" --max-new-tokens 4 --greedy --json "$@")
+    answer=$(text_of "$json")
+    printf '  %-28s %-10s %5d of %-15d %8.1f ms\n' "$policy" "$answer$([ "$answer" = "$right" ] || echo '  (wrong)')" \
+      "$(last_of tokens_per_layer "$json")" "$(number_of prompt_tokens "$json")" \
+      "$(awk "BEGIN {print $(number_of encode "$json") + $(number_of select "$json") + $(sed -E 's/.*"time_ms":\{[^}]*"prefill":([0-9.e+-]+).*/\1/' <<<"$json")}")"
+  done
 done
