@@ -4,6 +4,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/amax.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -14,7 +15,9 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -282,6 +285,117 @@ std::tuple<Tensor, Tensor> attention_meta(const Tensor& query, const Tensor& key
           at::empty_symint({query.sym_size(1), query.sym_size(0)}, query.options().dtype(lse_dtype))};
 }
 
+// Neighbouring sequences of equal lengths, packed behind each other: one batched product serves them.
+struct SequenceBlock {
+  int64_t query_begin, num_queries, key_begin, num_keys, count;
+};
+
+std::vector<SequenceBlock> sequence_blocks(const AttentionInputs& in) {
+  constexpr int64_t kMaxProbabilities = 1 << 18;  // of one block, over all heads: they should stay in the cache
+  std::vector<SequenceBlock> blocks;
+  for (const kernels::AttentionSequence& s : attention_sequences(in)) {
+    if (s.num_queries == 0 || s.num_keys == 0) continue;
+    if (!blocks.empty() && in.window == 0) {
+      SequenceBlock& last = blocks.back();
+      const bool follows = s.num_queries == last.num_queries && s.num_keys == last.num_keys &&
+                           s.query_begin == last.query_begin + last.count * last.num_queries &&
+                           s.key_begin == last.key_begin + last.count * last.num_keys;
+      if (follows && (last.count + 1) * in.query.size(1) * s.num_queries * s.num_keys <= kMaxProbabilities) {
+        ++last.count;
+        continue;
+      }
+    }
+    blocks.push_back({s.query_begin, s.num_queries, s.key_begin, s.num_keys, 1});
+  }
+  return blocks;
+}
+
+// Gradients of output and lse, with the probabilities recomputed from lse as exp(s - lse):
+//   dV = Pᵀ·dO,  dS = P·(dO·Vᵀ - rowsum(dO·O) + dlse),  dQ = scale·dS·K,  dK = scale·dSᵀ·Q.
+// Arithmetic in float32 (float64 for float64). Without key_weight.
+class AttentionGradient : public torch::autograd::Function<AttentionGradient> {
+ public:
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& query,
+                                                const Tensor& key, const Tensor& value, const AttentionInputs* in) {
+    const auto [output, lse] =
+        attention_needs_composed(*in)
+            ? attention_composed(*in)
+            : attention(query, key, value, in->query_begin, in->key_begin, in->key_length, in->scale, in->is_causal,
+                        in->window, in->query_position, in->key_position);
+    context->save_for_backward({query, key, value, output, lse, in->query_begin, in->key_begin, in->key_length,
+                                in->window > 0 ? *in->query_position : Tensor(),
+                                in->window > 0 ? *in->key_position : Tensor()});
+    context->saved_data["scale"] = in->scale;
+    context->saved_data["is_causal"] = in->is_causal;
+    context->saved_data["window"] = in->window;
+    return {output, lse};
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const AttentionInputs in{saved[0],
+                             saved[1],
+                             saved[2],
+                             saved[5],
+                             saved[6],
+                             saved[7],
+                             context->saved_data["scale"].toDouble(),
+                             context->saved_data["is_causal"].toBool(),
+                             context->saved_data["window"].toInt(),
+                             saved[8],
+                             saved[9],
+                             {}};
+    const Tensor q = widened(in.query), k = widened(in.key), v = widened(in.value);
+    const Tensor d_output = gradients[0].defined() ? widened(gradients[0]) : at::zeros_like(q);
+    // [nq, h]: what a row's probabilities share.
+    Tensor shared = (d_output * widened(saved[3])).sum(-1);
+    if (gradients[1].defined()) shared = shared - gradients[1].t();
+    const Tensor d_query = at::zeros(q.sizes(), q.options()), d_key = at::zeros(k.sizes(), k.options()),
+                 d_value = at::zeros(v.sizes(), v.options());
+    for (const SequenceBlock& block : sequence_blocks(in))
+      add_block(in, block, q, k, v, d_output, shared, saved[4], d_query, d_key, d_value);
+    const at::ScalarType dtype = in.query.scalar_type();
+    return {d_query.to(dtype), d_key.to(dtype), d_value.to(dtype), Tensor()};
+  }
+
+ private:
+  // [rows, heads, d] of a block -> [count · groups, (heads / groups) · rows of one sequence, d].
+  static Tensor by_head(const Tensor& t, int64_t begin, int64_t rows, int64_t count, int64_t groups) {
+    const int64_t d = t.size(2);
+    return t.narrow(0, begin, rows * count)
+        .view({count, rows, t.size(1), d})
+        .transpose(1, 2)
+        .reshape({count * groups, t.size(1) / groups * rows, d});
+  }
+  static void put(const Tensor& to, const Tensor& from, int64_t begin, int64_t rows, int64_t count) {
+    const int64_t heads = to.size(1);
+    to.narrow(0, begin, rows * count)
+        .view({count, rows, heads, to.size(2)})
+        .add_(from.view({count, heads, rows, to.size(2)}).transpose(1, 2));
+  }
+
+  static void add_block(const AttentionInputs& in, const SequenceBlock& b, const Tensor& q, const Tensor& k,
+                        const Tensor& v, const Tensor& d_output, const Tensor& shared, const Tensor& lse,
+                        const Tensor& d_query, const Tensor& d_key, const Tensor& d_value) {
+    const int64_t g = k.size(1), h = q.size(1), nq = b.num_queries, nk = b.num_keys;
+    const auto queries = [&](const Tensor& t) { return by_head(t, b.query_begin, nq, b.count, g); };
+    const auto keys = [&](const Tensor& t) { return by_head(t, b.key_begin, nk, b.count, g); };
+    const Tensor q_heads = queries(q), k_heads = keys(k), v_heads = keys(v), o_heads = queries(d_output);
+    const Tensor lse_rows = queries(lse.t().unsqueeze(2));
+    Tensor probability = at::bmm(q_heads, k_heads.transpose(1, 2)).mul_(in.scale).sub_(lse_rows).exp_();
+    if (in.is_causal || in.window > 0) {
+      const Tensor hidden = visibility(in, b.query_begin, nq, b.key_begin, nk).visible.logical_not();
+      probability.view({b.count * h, nq, nk}).masked_fill_(hidden, 0.0);
+    }
+    put(d_value, at::bmm(probability.transpose(1, 2), o_heads), b.key_begin, nk, b.count);
+    const Tensor d_score =
+        at::bmm(o_heads, v_heads.transpose(1, 2)).sub_(queries(shared.unsqueeze(2))).mul_(probability).mul_(in.scale);
+    put(d_query, at::bmm(d_score, k_heads), b.query_begin, nq, b.count);
+    put(d_key, at::bmm(d_score.transpose(1, 2), q_heads), b.key_begin, nk, b.count);
+  }
+};
+
 std::tuple<Tensor, Tensor> attention_autograd(const Tensor& query, const Tensor& key, const Tensor& value,
                                               const Tensor& query_begin, const Tensor& key_begin,
                                               const Tensor& key_length, double scale, bool is_causal, int64_t window,
@@ -291,7 +405,9 @@ std::tuple<Tensor, Tensor> attention_autograd(const Tensor& query, const Tensor&
     const AttentionInputs in{query, key,       value,  query_begin,    key_begin,    key_length,
                              scale, is_causal, window, query_position, key_position, key_weight};
     check_attention(in);
-    return attention_composed(in);
+    if (given(key_weight)) return attention_composed(in);
+    const torch::autograd::variable_list out = AttentionGradient::apply(query, key, value, &in);
+    return {out[0], out[1]};
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return attention(query, key, value, query_begin, key_begin, key_length, scale, is_causal, window, query_position,
