@@ -20,17 +20,29 @@ ConformingPolicy by_share(const std::string& name, const std::string& options = 
   return policy;
 }
 
+// The same for one that drops in three stages: each leaves the whole share.
+ConformingPolicy by_stages(const std::string& name, const std::string& options = "") {
+  ConformingPolicy policy;
+  policy.name = name;
+  policy.make = [name, options](Fraction ratio) {
+    const std::string share = std::to_string(ratio.num) + "/" + std::to_string(ratio.den);
+    return make_policy(name + ":" + options + "keep_ratio=" + share + ":" + share + ":" + share);
+  };
+  return policy;
+}
+
 std::vector<ConformingPolicy> policies() {
   std::vector<ConformingPolicy> list;
-  for (const char* name : {"uniform", "fastv", "catp", "divprune", "cdpruner", "pyramiddrop", "dart", "hired"})
+  for (const char* name : {"uniform", "fastv", "catp", "divprune", "cdpruner", "dart", "hired"})
     list.push_back(by_share(name));
   list.push_back(by_share("attention", "layer=2,"));
   list.push_back(by_share("random"));
   list.back().treats_images_alike = false;  // it draws by the ordinal of the image
   list.push_back(by_share("plphp"));
+  list.back().keeps_the_share = false;   // tokens leave caches, not the residual stream
   list.back().keeps_all_at_one = false;  // its rates move around keep_ratio
-  list.push_back(by_share("sparsevlm"));
-  list.back().keeps_the_share = false;  // averages of what was dropped come on top
+  list.push_back(by_stages("pyramiddrop"));
+  list.push_back(by_stages("sparsevlm", "recycle=false,"));  // an average stands where a token left before
   for (const char* name : {"prumerge", "prumerge+", "visionzip"}) {
     list.push_back(by_share(name));
     list.back().keeps_all_at_one = false;  // tokens are merged at any ratio
