@@ -3,6 +3,7 @@
 // against a stitched canvas that is built cell by cell, pixel boxes against the pixels themselves.
 #include "runtime/image_plan.h"
 
+#include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
