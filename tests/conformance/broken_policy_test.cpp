@@ -19,7 +19,7 @@ namespace {
 using Choose = std::function<at::Tensor(const TokenLayout& layout, Fraction ratio)>;
 
 // Keeps what `choose` says before the decoder.
-class Chooses final : public PruningPolicy {
+class Chooses : public PruningPolicy {
  public:
   Chooses(Choose choose, Fraction ratio, bool acts_always = false)
       : choose_(std::move(choose)), ratio_(ratio), acts_always_(acts_always) {}
@@ -125,13 +125,18 @@ TEST(Conformance, SeesAPolicyThatRemembers) {
   EXPECT_NE(conformance::repeats_itself(policy), "");
 }
 
+class NeedsImages final : public Chooses {
+ public:
+  using Chooses::Chooses;
+  std::vector<ActPoint> points(const ModelFacts& model, const PromptLayout& prompt) const override {
+    if (prompt.images.empty()) throw Error("no image");
+    return Chooses::points(model, prompt);
+  }
+};
+
 TEST(Conformance, SeesAPolicyThatNeedsImages) {
-  const auto policy = choosing(
-      [](const TokenLayout& layout, Fraction ratio) {
-        if (layout.num_image_tokens() == 0) throw Error("no image");
-        return sound(layout, ratio);
-      },
-      true);
+  ConformingPolicy policy;
+  policy.make = [](Fraction ratio) { return std::make_shared<NeedsImages>(sound, ratio); };
   EXPECT_EQ(conformance::works_without_images(policy), "it threw: no image");
 }
 

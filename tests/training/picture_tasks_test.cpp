@@ -104,7 +104,7 @@ TEST_F(PictureTasks, FeaturesAreTheTowersAndAreCachedForThatTowerOnly) {
   at::Tensor sum = torch::zeros({config.vision.hidden_size});
   for (const uint8_t p : scene.object_patches) sum = sum + first.features()[7 * 64 + p].to(torch::kFloat);
   test::expect_close(first.object_means()[7], sum / static_cast<double>(scene.object_patches.size()), 2e-2);
-  parameters.set("vision.class_embedding", parameters.at("vision.class_embedding") + 1);
+  parameters.set("vision.embeddings.class_embedding", parameters.at("vision.embeddings.class_embedding") + 1);
   const ScenePool other = pool(config, parameters, cache);
   EXPECT_GT((other.features() - first.features()).abs().max().item<double>(), 1e-3);
 }
