@@ -81,18 +81,6 @@ Fields object(const Json& json, const std::string& where) {
   return {json, where};
 }
 
-// Where each crop lies on the original picture, [x0, y0, x1, y1] in its pixels.
-std::vector<PixelBox> read_boxes(const Fields& image) {
-  std::vector<PixelBox> boxes;
-  for (const Json& box : image.list("crop_boxes")) {
-    const bool is_box =
-        box.is_array() && box.size() == 4 && std::ranges::all_of(box, [](const Json& x) { return x.is_number(); });
-    if (!is_box) image.fail("crop_boxes", "[x0, y0, x1, y1] of each crop");
-    boxes.push_back({box[0].get<double>(), box[1].get<double>(), box[2].get<double>(), box[3].get<double>()});
-  }
-  return boxes;
-}
-
 Segment read_segment(const Fields& f) {
   Segment s;
   const auto kind = f.json.find("kind");
@@ -130,7 +118,6 @@ std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model) 
   for (const ImageShape& image : prompt.images) {
     OrderedJson entry = {{"grid", {image.grid.rows, image.grid.cols}}};
     if (image.tiling) entry["tiling"] = {image.tiling->rows, image.tiling->cols};
-    for (const PixelBox& box : image.crop_boxes) entry["crop_boxes"].push_back({box.x0, box.y0, box.x1, box.y1});
     json["images"].push_back(entry);
   }
   json["segments"] = OrderedJson::array();
@@ -148,7 +135,6 @@ RecordedLayout read_layout(const std::filesystem::path& file) {
     const Fields image = object(entry, name + ": images[" + std::to_string(prompt->images.size()) + "]");
     ImageShape shape{.grid = image.pair("grid", 1), .tiling = {}, .crop_boxes = {}};
     if (entry.contains("tiling")) shape.tiling = image.pair("tiling", 1);
-    if (entry.contains("crop_boxes")) shape.crop_boxes = read_boxes(image);
     prompt->images.push_back(shape);
   }
   for (const Json& entry : root.list("segments"))
