@@ -19,8 +19,8 @@ struct TrainDemoOptions {
   std::vector<std::string> stages;  // of demo_stages(); empty: all, in their order
   uint64_t seed = 0;
   int threads = 1;
-  int64_t max_steps = 0;                        // of a stage: it pauses there and can go on later; 0: its own end
-  int64_t save_every = 0;                       // steps; 0: the stage's own
+  int64_t max_steps = 0;                         // of a stage: it pauses there and can go on later; 0: its own end
+  int64_t save_every = 0;                        // steps; 0: the stage's own
   ComputeDtype dtype = ComputeDtype::kBFloat16;  // of the arithmetic; masters are always float32
 };
 

@@ -16,7 +16,7 @@ struct Architecture {
   ModelConfig (*read)(const Section& root);
 };
 constexpr std::array kArchitectures = {Architecture{"llava", read_llava}, Architecture{"llava_next", read_llava_next},
-                                         Architecture{"qwen2_5_vl", read_qwen25_vl}};
+                                       Architecture{"qwen2_5_vl", read_qwen25_vl}};
 
 }  // namespace
 

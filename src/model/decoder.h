@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder of Llama, Mistral and Qwen2 as steps that the runtime strings together: prefill and decode differ only in where keys and values
-// come from, and a policy acts between the steps. Differentiable (every op on this path is).
+// The decoder of Llama, Mistral and Qwen2 as steps that the runtime strings together: prefill and decode differ only in
+// where keys and values come from, and a policy acts between the steps. Differentiable (every op on this path is).
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "espalier/error.h"
-#include "synth/draws.h"
 #include "io/sha256.h"
+#include "synth/draws.h"
 
 namespace espalier::synth {
 

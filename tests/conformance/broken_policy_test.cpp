@@ -19,7 +19,7 @@ namespace {
 using Choose = std::function<at::Tensor(const TokenLayout& layout, Fraction ratio)>;
 
 // Keeps what `choose` says before the decoder.
-class Chooses : public PruningPolicy {
+class Chooses final : public PruningPolicy {
  public:
   Chooses(Choose choose, Fraction ratio, bool acts_always = false)
       : choose_(std::move(choose)), ratio_(ratio), acts_always_(acts_always) {}
@@ -123,21 +123,6 @@ TEST(Conformance, SeesAPolicyThatRemembers) {
     return at::tensor(std::vector<int64_t>{(*calls)++ % layout.num_image_tokens()}, at::kLong);
   });
   EXPECT_NE(conformance::repeats_itself(policy), "");
-}
-
-class NeedsImages final : public Chooses {
- public:
-  using Chooses::Chooses;
-  std::vector<ActPoint> points(const ModelFacts& model, const PromptLayout& prompt) const override {
-    if (prompt.images.empty()) throw Error("no image");
-    return Chooses::points(model, prompt);
-  }
-};
-
-TEST(Conformance, SeesAPolicyThatNeedsImages) {
-  ConformingPolicy policy;
-  policy.make = [](Fraction ratio) { return std::make_shared<NeedsImages>(sound, ratio); };
-  EXPECT_EQ(conformance::works_without_images(policy), "it threw: no image");
 }
 
 TEST(Conformance, SeesAPolicyThatCannotTakeTiles) {

@@ -3,6 +3,7 @@
 // that short runs lower the losses.
 #include <gtest/gtest.h>
 #include <torch/types.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -25,7 +26,7 @@ using synth::Attribute;
 class PictureTasks : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    folder_ = fs::temp_directory_path() / "espalier_picture_tasks";
+    folder_ = fs::temp_directory_path() / ("espalier_picture_tasks_" + std::to_string(::getpid()));
     fs::remove_all(folder_);
     write_model_files(folder_);
     tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::load(folder_));

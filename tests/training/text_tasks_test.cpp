@@ -3,6 +3,7 @@
 // for them, batches are functions of their number; and a few steps on tiny shapes lower the loss.
 #include <gtest/gtest.h>
 #include <torch/types.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <memory>
@@ -23,7 +24,7 @@ namespace fs = std::filesystem;
 class TextTasks : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    folder_ = fs::temp_directory_path() / "espalier_text_tasks";
+    folder_ = fs::temp_directory_path() / ("espalier_text_tasks_" + std::to_string(::getpid()));
     fs::remove_all(folder_);
     write_model_files(folder_);
     tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::load(folder_));
