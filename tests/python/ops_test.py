@@ -101,6 +101,14 @@ class Ops(unittest.TestCase):
         self.check(ops.linear, (x, weight))
         self.check_gradients(ops.linear, (x.float(), weight.float()))
 
+    def test_linear_int8(self):
+        weight = torch.randint(-127, 128, (12, WIDTH), dtype=torch.int8)
+        scale = torch.rand(12) / 500
+        for rows in (1, 20):
+            x = normal(rows, WIDTH)
+            self.close(ops.linear_int8(x, weight, scale), x @ (weight.float() * scale[:, None]).T, 1e-5)
+        self.check(ops.linear_int8, (x, weight, scale))
+
     def test_silu_mul(self):
         for dtype, tolerance in DTYPES:
             gate, up = normal(N, 40, dtype=dtype), normal(N, 40, dtype=dtype)
@@ -237,7 +245,7 @@ class Ops(unittest.TestCase):
         named = {schema.name.split("::")[1] for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("espalier::")}
         with open(__file__, encoding="utf-8") as file:
             here = file.read()
-        self.assertEqual(len(named), 16)
+        self.assertEqual(len(named), 17)
         self.assertEqual([op for op in sorted(named) if f"ops.{op}" not in here], [])
 
 
