@@ -176,16 +176,17 @@ class Ops(unittest.TestCase):
 
     def test_selections(self):
         x, begin, kept = normal(N, 20), int64(0, 17, N), int64(5, 6)
-        # Greedy by the plain formulas, one block after another.
+        # Greedy by the plain formulas, one block after another. The last two rows that nothing covers cover each other
+        # alike: of equal gains the lower index wins.
         for first, last, count in ((0, 17, 5), (17, N, 6)):
-            likeness = cosine(x[first:last], x[first:last])
-            cover, picks = torch.zeros(last - first), []
+            likeness = cosine(x[first:last], x[first:last]).double()
+            cover, picks = torch.zeros(last - first, dtype=torch.double), []
             apart = (1 - likeness).fill_diagonal_(torch.inf)
             far = [int(apart.amin(1).argmax())]
             for _ in range(count):
                 gain = ((1 + likeness) / 2 - cover[:, None]).clamp_min(0).sum(0)
                 gain[picks] = -1
-                picks.append(int(gain.argmax()))
+                picks.append(int((gain >= gain.max() - 1e-6).nonzero()[0]))
                 cover = torch.maximum(cover, (1 + likeness[:, picks[-1]]) / 2)
             while len(far) < count:
                 nearest = (1 - likeness[:, far]).amin(1)
