@@ -4,7 +4,6 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "cli/commands.h"
@@ -17,6 +16,7 @@
 #include "inspect/traced_run.h"
 #include "io/output_file.h"
 #include "runtime/engine_impl.h"
+#include "runtime/prompt_packer.h"
 
 namespace espalier::cli {
 
@@ -29,15 +29,6 @@ struct InspectOptions {
   int64_t max_new_tokens = 32;
   std::filesystem::path out;
 };
-
-std::vector<ImagePart> images_of(const Prompt& prompt) {
-  if (const auto* raw = std::get_if<RawPrompt>(&prompt)) return raw->images;
-  std::vector<ImagePart> images;
-  for (const Message& message : std::get<Chat>(prompt).messages)
-    for (const Part& part : message.content)
-      if (const auto* image = std::get_if<ImagePart>(&part)) images.push_back(*image);
-  return images;
-}
 
 ExitStatus inspect(const InspectOptions& options) {
   check_output_folder(options.out);
@@ -59,9 +50,10 @@ ExitStatus inspect(const InspectOptions& options) {
   }
   progress.clear();
   OutputFile file(options.out);
-  file.write(inspect_page(
-      {.model = engine.folder().filename().string(), .version = ESPALIER_VERSION, .images = images_of(request.prompt)},
-      runs));
+  file.write(inspect_page({.model = engine.folder().filename().string(),
+                           .version = ESPALIER_VERSION,
+                           .images = pack_prompt(engine.impl().model, request.prompt, 0).images},
+                          runs));
   file.commit();
   std::fprintf(stderr, "wrote %s\n", options.out.c_str());
   return kDone;
