@@ -45,6 +45,8 @@ constexpr ValueNames<Options::QueryPool, 3> kQueryPools = {
     {{"all", Options::QueryPool::kAll}, {"text", Options::QueryPool::kText}, {"last", Options::QueryPool::kLast}}};
 constexpr ValueNames<Options::ContextPool, 2> kContextPools = {
     {{"all", Options::ContextPool::kAll}, {"image", Options::ContextPool::kImage}}};
+constexpr ValueNames<Options::Importance, 2> kImportances = {
+    {{"growth", Options::Importance::kGrowth}, {"attention", Options::Importance::kAttention}}};
 constexpr ValueNames<bool, 2> kRelus = {{{"after_mean", false}, {"per_head", true}}};
 constexpr ValueNames<Options::DeltaNorm, 4> kDeltaNorms = {{{"none", Options::DeltaNorm::kNone},
                                                             {"max", Options::DeltaNorm::kMax},
@@ -111,7 +113,7 @@ at::Tensor mean_of_rows(const at::Tensor& hidden, const at::Tensor& mask) {
   return at::matmul(weight.unsqueeze(0), hidden.to(at::kFloat)) / weight.sum().clamp_min(1);  // [1, d]
 }
 
-// dA over the tokens of `judged`; float32 [m].
+// dA (or attention) over the tokens of `judged`; float32 [m].
 at::Tensor normalised(const at::Tensor& growth, const at::Tensor& judged, Options::DeltaNorm norm) {
   const at::Tensor largest = growth.masked_fill(judged.logical_not(), -kInfinity).max();
   switch (norm) {
@@ -167,6 +169,8 @@ Catp::Catp(const CatpOptions& options)
   if (den <= 0 || num < 0 || num > den)
     throw Error("catp: stage1_share=" + std::to_string(num) + "/" + std::to_string(den) + " is not from 0 to 1");
   if (num == den) options_.stage1_share = {1, 1};
+  if (options.relu_per_head && options.importance == Options::Importance::kAttention)
+    throw Error("catp: relu=per_head clips growth, which importance=attention does not take");
   for (const auto& [name, value] : {std::pair("lambda1", options.lambda1), std::pair("lambda2", options.lambda2)})
     if (!(value >= 0.0) || std::isinf(value)) throw Error(std::string("catp: ") + name + " must be 0 or more");
 }
@@ -183,6 +187,7 @@ std::string Catp::spec() const {
       .choice("scale", options_.scale, defaults.scale, kScales)
       .choice("query_pool", options_.query_pool, defaults.query_pool, kQueryPools)
       .choice("context_pool", options_.context_pool, defaults.context_pool, kContextPools)
+      .choice("importance", options_.importance, defaults.importance, kImportances)
       .choice("relu", options_.relu_per_head, defaults.relu_per_head, kRelus)
       .choice("delta_norm", options_.delta_norm, defaults.delta_norm, kDeltaNorms)
       .choice("similarity2", options_.similarity2, defaults.similarity2, kStageTwoSimilarities)
@@ -297,6 +302,11 @@ at::Tensor Catp::query_pool(const TokenLayout& layout, const CatpState& state) c
 }
 
 std::vector<Signal> Catp::context_needs(const TokenLayout& layout, const CatpState& state) const {
+  if (options_.importance == Options::Importance::kAttention) {
+    std::vector<Signal> needs = {AttentionProbe{.layer = state.k - 1}};
+    if (options_.lambda2 > 0) needs.emplace_back(Tap{Tap::What::kHidden});
+    return needs;
+  }
   AttentionGrowth growth{.lower = state.k - 2, .upper = state.k - 1, .relu_per_head = options_.relu_per_head};
   if (options_.lambda2 == 0) return {growth};
   if (options_.delta_norm != Options::DeltaNorm::kNone) return {growth, Tap{Tap::What::kHidden}};
@@ -390,6 +400,7 @@ PlannedPolicyPtr catp_from(const OptionReader& reader) {
   options.scale = reader.choice("scale", options.scale, kScales);
   options.query_pool = reader.choice("query_pool", options.query_pool, kQueryPools);
   options.context_pool = reader.choice("context_pool", options.context_pool, kContextPools);
+  options.importance = reader.choice("importance", options.importance, kImportances);
   options.relu_per_head = reader.choice("relu", options.relu_per_head, kRelus);
   options.delta_norm = reader.choice("delta_norm", options.delta_norm, kDeltaNorms);
   options.similarity2 = reader.choice("similarity2", options.similarity2, kStageTwoSimilarities);

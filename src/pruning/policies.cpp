@@ -60,6 +60,7 @@ constexpr std::array kCatpOptions = {
     PolicyOption{"scale", "none", "div_mean: coverage is divided by the image's number of tokens"},
     PolicyOption{"query_pool", "all", "tokens of the query sample whose mean state counts: all, text, last"},
     PolicyOption{"context_pool", "all", "tokens of the examples whose mean state counts: all, image"},
+    PolicyOption{"importance", "growth", "of the examples' tokens: growth, or attention in layer k - 1 as it is"},
     PolicyOption{"relu", "after_mean", "per_head: attention growth is clipped in each head"},
     PolicyOption{"delta_norm", "none", "attention growth over the examples' tokens divided: none, max, sum, minmax"},
     PolicyOption{"similarity2", "cosine", "stage 2: cosine, or affine (1 + c) / 2"},

@@ -302,13 +302,15 @@ struct Reference {
     const auto &lower = signals.attention.at(k - 2), &upper = signals.attention.at(k - 1);
     std::vector<double> growth;
     for (const int64_t c : context) {
-      double mean = 0, clipped = 0;
+      double mean = 0, clipped = 0, attention = 0;
       for (size_t head = 0; head < upper.size(); ++head) {
         const double d = (upper[head].at(last, c) - lower[head].at(last, c)) / static_cast<double>(upper.size());
         mean += d;
         clipped += std::max(0.0, d);
+        attention += upper[head].at(last, c) / static_cast<double>(upper.size());
       }
-      growth.push_back(options.relu_per_head ? clipped : std::max(0.0, mean));
+      const bool is_plain = options.importance == CatpOptions::Importance::kAttention;
+      growth.push_back(is_plain ? attention : options.relu_per_head ? clipped : std::max(0.0, mean));
     }
     const double largest = *std::max_element(growth.begin(), growth.end()),
                  least = *std::min_element(growth.begin(), growth.end());
@@ -467,45 +469,48 @@ TEST_P(CatpAgainstLoops, EveryStepAgrees) {
 using O = CatpOptions;
 INSTANTIATE_TEST_SUITE_P(
     Options, CatpAgainstLoops,
-    ::testing::Values(Case{"", [](O&) {}},  //
-                      Case{",lambda1=0", [](O& o) { o.lambda1 = 0; }},
-                      Case{",lambda1=3,lambda2=0", [](O& o) { o.lambda1 = 3, o.lambda2 = 0; }},
-                      Case{",lambda2=0.05", [](O& o) { o.lambda2 = 0.05; }},
-                      Case{",stage1_share=1",
-                           [](O& o) {
-                             o.stage1_share = {1, 1};
-                           }},
-                      Case{",stage1_share=0",
-                           [](O& o) {
-                             o.stage1_share = {0, 1};
-                           }},
-                      Case{",stage1_share=1/3",
-                           [](O& o) {
-                             o.stage1_share = {1, 3};
-                           }},
-                      Case{",similarity=clamp", [](O& o) { o.similarity = ops::Similarity::kClamp; }},
-                      Case{",similarity=minmax", [](O& o) { o.similarity = ops::Similarity::kMinmax; }},
-                      Case{",scale=div_mean", [](O& o) { o.scale = O::Scale::kDivMean; }},
-                      Case{",query_pool=text", [](O& o) { o.query_pool = O::QueryPool::kText; }},
-                      Case{",query_pool=last", [](O& o) { o.query_pool = O::QueryPool::kLast; }},
-                      Case{",context_pool=image", [](O& o) { o.context_pool = O::ContextPool::kImage; }},
-                      Case{",relu=per_head", [](O& o) { o.relu_per_head = true; }},
-                      Case{",delta_norm=max", [](O& o) { o.delta_norm = O::DeltaNorm::kMax; }},
-                      Case{",delta_norm=sum", [](O& o) { o.delta_norm = O::DeltaNorm::kSum; }},
-                      Case{",delta_norm=minmax,relu=per_head",
-                           [](O& o) { o.delta_norm = O::DeltaNorm::kMinmax, o.relu_per_head = true; }},
-                      Case{",similarity2=affine", [](O& o) { o.similarity2 = O::StageTwoSimilarity::kAffine; }},
-                      Case{",similarity2=affine,delta_norm=max",
-                           [](O& o) {
-                             o.similarity2 = O::StageTwoSimilarity::kAffine, o.delta_norm = O::DeltaNorm::kMax;
-                           }},
-                      Case{",ranking=per_image", [](O& o) { o.ranking = O::Ranking::kPerImage; }},
-                      Case{",counts=exact_total", [](O& o) { o.counts = O::Counts::kExactTotal; }},
-                      Case{",counts=exact_total,ranking=per_image",
-                           [](O& o) { o.counts = O::Counts::kExactTotal, o.ranking = O::Ranking::kPerImage; }},
-                      Case{",rounding=round", [](O& o) { o.rounding = Rounding::kNearestEven; }},
-                      Case{",rounding=ceil", [](O& o) { o.rounding = Rounding::kCeil; }},
-                      Case{",row_breaks=pool", [](O& o) { o.row_breaks_compete = true; }}),
+    ::testing::Values(
+        Case{"", [](O&) {}},  //
+        Case{",lambda1=0", [](O& o) { o.lambda1 = 0; }},
+        Case{",lambda1=3,lambda2=0", [](O& o) { o.lambda1 = 3, o.lambda2 = 0; }},
+        Case{",lambda2=0.05", [](O& o) { o.lambda2 = 0.05; }},
+        Case{",stage1_share=1",
+             [](O& o) {
+               o.stage1_share = {1, 1};
+             }},
+        Case{",stage1_share=0",
+             [](O& o) {
+               o.stage1_share = {0, 1};
+             }},
+        Case{",stage1_share=1/3",
+             [](O& o) {
+               o.stage1_share = {1, 3};
+             }},
+        Case{",similarity=clamp", [](O& o) { o.similarity = ops::Similarity::kClamp; }},
+        Case{",similarity=minmax", [](O& o) { o.similarity = ops::Similarity::kMinmax; }},
+        Case{",scale=div_mean", [](O& o) { o.scale = O::Scale::kDivMean; }},
+        Case{",query_pool=text", [](O& o) { o.query_pool = O::QueryPool::kText; }},
+        Case{",query_pool=last", [](O& o) { o.query_pool = O::QueryPool::kLast; }},
+        Case{",context_pool=image", [](O& o) { o.context_pool = O::ContextPool::kImage; }},
+        Case{",importance=attention", [](O& o) { o.importance = O::Importance::kAttention; }},
+        Case{",importance=attention,lambda2=0", [](O& o) { o.importance = O::Importance::kAttention, o.lambda2 = 0; }},
+        Case{",importance=attention,delta_norm=max",
+             [](O& o) { o.importance = O::Importance::kAttention, o.delta_norm = O::DeltaNorm::kMax; }},
+        Case{",relu=per_head", [](O& o) { o.relu_per_head = true; }},
+        Case{",delta_norm=max", [](O& o) { o.delta_norm = O::DeltaNorm::kMax; }},
+        Case{",delta_norm=sum", [](O& o) { o.delta_norm = O::DeltaNorm::kSum; }},
+        Case{",delta_norm=minmax,relu=per_head",
+             [](O& o) { o.delta_norm = O::DeltaNorm::kMinmax, o.relu_per_head = true; }},
+        Case{",similarity2=affine", [](O& o) { o.similarity2 = O::StageTwoSimilarity::kAffine; }},
+        Case{",similarity2=affine,delta_norm=max",
+             [](O& o) { o.similarity2 = O::StageTwoSimilarity::kAffine, o.delta_norm = O::DeltaNorm::kMax; }},
+        Case{",ranking=per_image", [](O& o) { o.ranking = O::Ranking::kPerImage; }},
+        Case{",counts=exact_total", [](O& o) { o.counts = O::Counts::kExactTotal; }},
+        Case{",counts=exact_total,ranking=per_image",
+             [](O& o) { o.counts = O::Counts::kExactTotal, o.ranking = O::Ranking::kPerImage; }},
+        Case{",rounding=round", [](O& o) { o.rounding = Rounding::kNearestEven; }},
+        Case{",rounding=ceil", [](O& o) { o.rounding = Rounding::kCeil; }},
+        Case{",row_breaks=pool", [](O& o) { o.row_breaks_compete = true; }}),
     [](const auto& test) {
       std::string name = *test.param.spec ? test.param.spec + 1 : "defaults";
       for (char& c : name)

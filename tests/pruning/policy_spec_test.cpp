@@ -74,7 +74,7 @@ TEST(PolicySpec, SpecIsWrittenBackAndReadAgain) {
         "catp:keep_ratio=2/9", "catp:num_kept=64,k=4,lambda1=0.1,lambda2=0.30000000000000004,stage1_share=1/3",
         "catp:keep_ratio=2/9,similarity=minmax,scale=div_mean,query_pool=last,context_pool=image,relu=per_head,"
         "delta_norm=sum,similarity2=affine,ranking=per_image,counts=exact_total,rounding=ceil,row_breaks=pool",
-        "random:keep_ratio=1/2 + fastv:keep_ratio=1/4"})
+        "catp:keep_ratio=2/9,importance=attention", "random:keep_ratio=1/2 + fastv:keep_ratio=1/4"})
     EXPECT_EQ(make_policy(text)->spec(), text);
   EXPECT_EQ(make_policy("catp:keep_ratio=4/18,lambda1=7/10,stage1_share=0.5")->spec(), "catp:keep_ratio=2/9");
 }

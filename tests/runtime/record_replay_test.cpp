@@ -96,6 +96,7 @@ const char* const kPolicies[] = {
     "catp:keep_ratio=2/9",
     "catp:keep_ratio=1/3,k=4,lambda1=0.2,lambda2=0",
     "catp:keep_ratio=1/3,stage1_share=0,relu=per_head,delta_norm=max",
+    "catp:keep_ratio=1/3,stage1_share=0,importance=attention,delta_norm=max",
     "catp:keep_ratio=1/3,stage1_share=1,similarity=clamp",
     "catp:keep_ratio=1/2,query_pool=text,context_pool=image,similarity2=affine,ranking=per_image",
     "catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6",

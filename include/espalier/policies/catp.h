@@ -18,6 +18,7 @@ struct CatpOptions {
   enum class Scale : uint8_t { kNone, kDivMean };
   enum class QueryPool : uint8_t { kAll, kText, kLast };
   enum class ContextPool : uint8_t { kAll, kImage };
+  enum class Importance : uint8_t { kGrowth, kAttention };
   enum class DeltaNorm : uint8_t { kNone, kMax, kSum, kMinmax };
   enum class StageTwoSimilarity : uint8_t { kCosine, kAffine };
   enum class Ranking : uint8_t { kGlobal, kPerImage };
@@ -33,8 +34,11 @@ struct CatpOptions {
   Scale scale = Scale::kNone;              // kDivMean: coverage is divided by the image's number of tokens
   QueryPool query_pool = QueryPool::kAll;  // tokens of the query sample whose mean state the context is compared with
   ContextPool context_pool = ContextPool::kAll;
+  // What the query's last row says of context tokens: growth of its attention from layer k-2 to k-1, or, as the
+  // ablation that growth is measured against, its attention in layer k-1.
+  Importance importance = Importance::kGrowth;
   bool relu_per_head = false;               // attention growth clipped in each head, before the mean over heads
-  DeltaNorm delta_norm = DeltaNorm::kNone;  // of the growth over the context tokens
+  DeltaNorm delta_norm = DeltaNorm::kNone;  // of growth (attention) over the context tokens
   StageTwoSimilarity similarity2 = StageTwoSimilarity::kCosine;
   Ranking ranking = Ranking::kGlobal;  // of the context: all examples together, or the same ratio each image
   Counts counts = Counts::kPerGroup;   // kExactTotal: the query gets what the context leaves of the rounded total
