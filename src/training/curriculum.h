@@ -22,6 +22,7 @@ struct CurriculumStage {
   int64_t sequences = 0;                             // a batch; tower: pictures
   int64_t turns = 0;                                 // a sequence; copying: tokens
   double echo = 0;                                   // share of turns that ask for the real name
+  double resolve = 0;                                // share of turns about known words that ask for their class
   std::vector<synth::Difficulty> difficulties = {};  // tower: taken in turns; pictures: the one of the pool
   PictureTaskOptions pictures = {};
   int share_layers = 0;  // late reading: layers that should not look at pictures

@@ -29,6 +29,7 @@ enum Topic : uint8_t {
   kDefinedColour,
   kDefinedShape,
   kDefinedPosition,
+  kResolve,
 };
 
 struct Asked {
@@ -42,7 +43,6 @@ class PictureTask : public LanguageTask {
               const LanguageTaskOptions& language, const PictureTaskOptions& options, uint64_t seed)
       : LanguageTask(config, language), tokens_(tokens), pool_(pool), options_(options), seed_(seed) {}
 
- protected:
   std::vector<std::string> topics() const override { return picture_topics(); }
 
   TrainingBatch batch(int64_t number, bool is_evaluation) const override {
@@ -201,7 +201,8 @@ class PictureTask : public LanguageTask {
     const std::vector<int64_t> classes = draw_classes(draw, draw.between(2, 3));
     const std::vector<std::string> words = draw_words(draw, attribute, static_cast<int64_t>(classes.size()));
     draft.builder.begin_sequence();
-    draft.shown = options_.fewest > 0 ? draw.between(options_.fewest, options_.some) : options_.some;
+    if (options_.fewest > 0)
+      draft.shown = draw.between(std::max<int64_t>(options_.fewest, synth::kMaxObjects), options_.some);
     for (size_t i = 0; i < classes.size(); ++i) {
       const int64_t scene = draw.one_of(pool_.solos(draft.is_evaluation, attribute, classes[i]));
       draft.builder.add_turn(synth::ask_name(attribute), words[i], slots(draft, scene, false), false, kNotCounted);
@@ -209,16 +210,24 @@ class PictureTask : public LanguageTask {
     for (int64_t t = static_cast<int64_t>(classes.size()); t < draft.turns; ++t) {
       const auto pick = static_cast<size_t>(draw.below(static_cast<int64_t>(classes.size())));
       const auto [scene, object] = group_with(draft, attribute, classes[pick]);
-      const Asked asked = about_defined(draw, attribute, words[pick], pool_.scene(scene).objects[object]);
+      const Asked asked =
+          draw.chance(options_.resolve)
+              ? Asked{ask_class_of(attribute, words[pick]), std::string(class_name(attribute, classes[pick])), kResolve}
+              : about_defined(draw, attribute, words[pick], pool_.scene(scene).objects[object]);
       draft.builder.add_turn(asked.question, asked.answer, slots(draft, scene, false), true, asked.topic);
     }
   }
 
-  static Asked about_defined(Draw& draw, Attribute attribute, const std::string& word, const synth::Object& o) {
+  // With the real name the question is the same but for the word, and tells how the word's is to be answered.
+  Asked about_defined(Draw& draw, Attribute attribute, const std::string& word, const synth::Object& o) const {
+    const bool is_real = draw.chance(options_.real);
     if (attribute == Attribute::kColour)
-      return {synth::ask_shape_of(word), std::string(name_of(o.shape)), kDefinedShape};
-    if (draw.chance(0.4)) return {synth::ask_colour_of(word), std::string(name_of(o.colour)), kDefinedColour};
-    return {synth::ask_place_of(word), std::string(name_of(o.place())), kDefinedPosition};
+      return {synth::ask_shape_of(is_real ? name_of(o.colour) : word), std::string(name_of(o.shape)),
+              is_real ? kShapeOf : kDefinedShape};
+    const std::string_view noun = is_real ? name_of(o.shape) : word;
+    if (draw.chance(0.4))
+      return {synth::ask_colour_of(noun), std::string(name_of(o.colour)), is_real ? kColourOf : kDefinedColour};
+    return {synth::ask_place_of(noun), std::string(name_of(o.place())), is_real ? kPosition : kDefinedPosition};
   }
 
   // A scene of two to four objects, one of the class, and which it is.
@@ -253,9 +262,10 @@ class PictureTask : public LanguageTask {
 }  // namespace
 
 const std::vector<std::string>& picture_topics() {
-  static const std::vector<std::string> names = {
-      "bind shape", "bind colour", "bind spot",      "shape",         "colour",          "spot", "count", "colour of",
-      "shape of",   "position",    "defined colour", "defined shape", "defined position"};
+  static const std::vector<std::string> names = {"bind shape",       "bind colour", "bind spot",      "shape",
+                                                 "colour",           "spot",        "count",          "colour of",
+                                                 "shape of",         "position",    "defined colour", "defined shape",
+                                                 "defined position", "resolve"};
   return names;
 }
 

@@ -27,7 +27,9 @@ struct PictureTaskOptions {
   int64_t turns_of_all = 6;  // a sequence of the batches with all tokens
   double echo = 0.3;         // share of a binding sequence's turns that ask for the real name
   double questions = 0;      // share of sequences that ask about one picture at a time
-  double definitions = 0;    // share of sequences that ask about words just defined
+  double definitions = 0;    // share of sequences that ask about words just defined, of whose questions
+  double resolve = 0;        // this share asks for the class that the word names,
+  double real = 0;           // and of the others this share has the class's real name in place of the word
   std::array<double, synth::kNumAttributes> attribute_share = {1, 1, 1};  // the late one more often
 };
 

@@ -29,7 +29,6 @@ class Copying : public LanguageTask {
         sequences_(sequences),
         length_(length) {}
 
- protected:
   std::vector<std::string> topics() const override { return {"repeated", "key-value"}; }
 
   TrainingBatch batch(int64_t number, bool is_evaluation) const override {
@@ -86,16 +85,23 @@ class Copying : public LanguageTask {
   int64_t sequences_, length_;
 };
 
-// Binding turns of which only the last few tokens between the class's name and the answer are there: with none, a pair
-// as in copying; with all, the real turn.
+// Turns of which only the last few tokens before the answer are there, behind what is named: with none, a pair as in
+// copying; with all, the real turn. Binding answers the class with its word, resolving the word with its class.
 class ShortTurns : public LanguageTask {
  public:
   ShortTurns(const ModelConfig& config, const TurnTokens& tokens, const LanguageTaskOptions& options, uint64_t seed,
-             int64_t sequences, int64_t turns)
-      : LanguageTask(config, options), tokens_(tokens), seed_(seed), sequences_(sequences), turns_(turns) {}
+             int64_t sequences, int64_t turns, double resolve)
+      : LanguageTask(config, options),
+        tokens_(tokens),
+        seed_(seed),
+        sequences_(sequences),
+        turns_(turns),
+        resolve_(resolve) {}
 
- protected:
-  std::vector<std::string> topics() const override { return {"none", "1 token", "2", "3", "4", "5"}; }
+  std::vector<std::string> topics() const override {
+    return {"none",         "1 token",         "2",         "3",         "4",         "5",
+            "resolve none", "resolve 1 token", "resolve 2", "resolve 3", "resolve 4", "resolve 5"};
+  }
 
   TrainingBatch batch(int64_t number, bool is_evaluation) const override {
     Draw draw(seed_, std::string("short turns ") + purpose(is_evaluation), number);
@@ -105,45 +111,62 @@ class ShortTurns : public LanguageTask {
   }
 
  private:
+  static constexpr int64_t kMostBetween = 5;  // "\nname the shape ASSISTANT:"
+
   void add_sequence(BatchBuilder& builder, Draw& draw) const {
     const auto attribute = static_cast<Attribute>(draw.below(synth::kNumAttributes));
     const std::vector<std::string> words = draw_words(draw, attribute, synth::kNumClasses);
-    const auto between = static_cast<size_t>(draw.below(static_cast<int64_t>(topics().size())));
+    const int64_t between = draw.between(0, kMostBetween);
     builder.begin_sequence();
     std::set<size_t> seen;
     for (int64_t t = 0; t < turns_; ++t) {
       const auto c = static_cast<size_t>(draw.below(synth::kNumClasses));
-      const TurnTokens::Turn& turn = tokens_.turn(synth::ask_name(attribute), words[c]);
-      const auto from = turn.ids.begin(), answer = from + static_cast<std::ptrdiff_t>(turn.answer);
-      std::vector<int64_t> ids(from, from + static_cast<std::ptrdiff_t>(turn.image));
-      builder.add_text(ids, std::vector<bool>(ids.size(), false), kNotCounted);
-      builder.skip_positions(config().vision.num_patches() - 1);
-      ids.assign(1, tokens_.word(std::string(class_name(attribute, static_cast<int64_t>(c)))));
-      ids.insert(ids.end(), answer - static_cast<std::ptrdiff_t>(between), turn.ids.end());
-      std::vector<bool> is_scored(ids.size(), false);
-      is_scored[1 + between] = !seen.insert(c).second;
-      builder.add_text(ids, is_scored, static_cast<int>(between));
+      const std::string name(class_name(attribute, static_cast<int64_t>(c)));
+      if (attribute != Attribute::kSpot && seen.contains(c) && draw.chance(resolve_)) {
+        const TurnTokens::Turn& turn = tokens_.turn(ask_class_of(attribute, words[c]), name);
+        add_turn(builder, turn, tokens_.word(words[c]), between, true, static_cast<int>(kMostBetween + 1 + between));
+      } else {
+        const TurnTokens::Turn& turn = tokens_.turn(synth::ask_name(attribute), words[c]);
+        add_turn(builder, turn, tokens_.word(name), between, !seen.insert(c).second, static_cast<int>(between));
+      }
     }
+  }
+
+  // What stands before the picture, what is named, and the last `between` tokens before the answer.
+  void add_turn(BatchBuilder& builder, const TurnTokens::Turn& turn, int64_t named, int64_t between, bool is_scored,
+                int topic) const {
+    const auto from = turn.ids.begin(), answer = from + static_cast<std::ptrdiff_t>(turn.answer);
+    std::vector<int64_t> ids(from, from + static_cast<std::ptrdiff_t>(turn.image));
+    builder.add_text(ids, std::vector<bool>(ids.size(), false), kNotCounted);
+    builder.skip_positions(config().vision.num_patches() - 1);
+    const auto first = answer - static_cast<std::ptrdiff_t>(between);
+    const auto inside = std::find(first, answer, named);  // a resolving question names the word itself
+    ids.assign(inside == answer ? 1 : 0, named);
+    ids.insert(ids.end(), first, turn.ids.end());
+    std::vector<bool> scored(ids.size(), false);
+    scored[ids.size() - 2] = is_scored;
+    builder.add_text(ids, scored, topic);
   }
 
   const TurnTokens& tokens_;
   uint64_t seed_;
   int64_t sequences_, turns_;
+  double resolve_;
 };
 
 class TextBinding : public LanguageTask {
  public:
   TextBinding(const ModelConfig& config, const TurnTokens& tokens, const LanguageTaskOptions& options, uint64_t seed,
-              int64_t sequences, int64_t turns, double echo)
+              int64_t sequences, int64_t turns, double echo, double resolve)
       : LanguageTask(config, options),
         tokens_(tokens),
         seed_(seed),
         sequences_(sequences),
         turns_(turns),
-        echo_(echo) {}
+        echo_(echo),
+        resolve_(resolve) {}
 
- protected:
-  std::vector<std::string> topics() const override { return {"shape", "colour", "spot", "echo"}; }
+  std::vector<std::string> topics() const override { return {"shape", "colour", "spot", "echo", "resolve"}; }
 
   TrainingBatch batch(int64_t number, bool is_evaluation) const override {
     Draw draw(seed_, std::string("text binding ") + purpose(is_evaluation), number);
@@ -163,7 +186,13 @@ class TextBinding : public LanguageTask {
       const int64_t c = draw.below(synth::kNumClasses);
       const std::string name(class_name(attribute, c));
       const std::vector<ImageSlot> slots = {{.place = places - 1, .word = tokens_.word(name)}};
-      if (draw.chance(echo_)) {
+      if (attribute != Attribute::kSpot && seen.contains(c) && draw.chance(resolve_)) {
+        // The picture holds a word of the other attribute: the answer stands in the examples alone.
+        const auto other = attribute == Attribute::kShape ? Attribute::kColour : Attribute::kShape;
+        const std::string shown(class_name(other, draw.below(synth::kNumClasses)));
+        builder.add_turn(ask_class_of(attribute, words[static_cast<size_t>(c)]), name,
+                         {{.place = places - 1, .word = tokens_.word(shown)}}, true, 4);
+      } else if (draw.chance(echo_)) {
         builder.add_turn(synth::ask(attribute), name, slots, true, 3);
       } else {
         const bool is_known = !seen.insert(c).second;
@@ -176,7 +205,7 @@ class TextBinding : public LanguageTask {
   const TurnTokens& tokens_;
   uint64_t seed_;
   int64_t sequences_, turns_;
-  double echo_;
+  double echo_, resolve_;
 };
 
 }  // namespace
@@ -184,6 +213,10 @@ class TextBinding : public LanguageTask {
 std::string_view class_name(Attribute attribute, int64_t c) {
   return attribute == Attribute::kShape ? synth::kShapeNames[static_cast<size_t>(c)]
                                         : synth::kColourNames[static_cast<size_t>(c)];
+}
+
+std::string ask_class_of(Attribute attribute, const std::string& word) {
+  return attribute == Attribute::kShape ? synth::ask_shape_of(word) : synth::ask_colour_of(word);
 }
 
 std::vector<std::string> draw_words(Draw& draw, Attribute attribute, int64_t count) {
@@ -203,14 +236,14 @@ std::unique_ptr<LanguageTask> copying_task(const ModelConfig& config, const Turn
 
 std::unique_ptr<LanguageTask> short_turns_task(const ModelConfig& config, const TurnTokens& tokens,
                                                const LanguageTaskOptions& options, uint64_t seed, int64_t sequences,
-                                               int64_t turns) {
-  return std::make_unique<ShortTurns>(config, tokens, options, seed, sequences, turns);
+                                               int64_t turns, double resolve) {
+  return std::make_unique<ShortTurns>(config, tokens, options, seed, sequences, turns, resolve);
 }
 
 std::unique_ptr<LanguageTask> text_binding_task(const ModelConfig& config, const TurnTokens& tokens,
                                                 const LanguageTaskOptions& options, uint64_t seed, int64_t sequences,
-                                                int64_t turns, double echo) {
-  return std::make_unique<TextBinding>(config, tokens, options, seed, sequences, turns, echo);
+                                                int64_t turns, double echo, double resolve) {
+  return std::make_unique<TextBinding>(config, tokens, options, seed, sequences, turns, echo, resolve);
 }
 
 }  // namespace espalier

@@ -147,9 +147,10 @@ class Demo {
       case CurriculumStage::Data::kCopying:
         return copying_task(config_, tokens_, language, options_.seed, stage.sequences, stage.turns);
       case CurriculumStage::Data::kShortTurns:
-        return short_turns_task(config_, tokens_, language, options_.seed, stage.sequences, stage.turns);
+        return short_turns_task(config_, tokens_, language, options_.seed, stage.sequences, stage.turns, stage.resolve);
       case CurriculumStage::Data::kTextBinding:
-        return text_binding_task(config_, tokens_, language, options_.seed, stage.sequences, stage.turns, stage.echo);
+        return text_binding_task(config_, tokens_, language, options_.seed, stage.sequences, stage.turns, stage.echo,
+                                 stage.resolve);
       case CurriculumStage::Data::kTower:
         return tower_task(config_, processor_,
                           {.dtype = language.dtype, .images = stage.sequences, .difficulties = stage.difficulties},

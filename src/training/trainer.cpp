@@ -145,7 +145,10 @@ class StageRun {
     log_.write({{"step", step_},
                 {"evaluation", accuracy},
                 {"ms", 1000 * std::chrono::duration<double>(Clock::now() - start).count()}});
-    const bool good = std::ranges::all_of(scores_, [&](const Score& s) { return s.accuracy() >= plan_.stop.accuracy; });
+    const bool good = std::ranges::all_of(scores_, [&](const Score& s) {
+      return s.accuracy() >= plan_.stop.accuracy ||
+             std::ranges::find(plan_.stop.except, s.topic) != plan_.stop.except.end();
+    });
     good_evaluations_ = good ? good_evaluations_ + 1 : 0;
     if (hooks_.on_evaluation) hooks_.on_evaluation(plan_, step_, scores_);
   }

@@ -35,8 +35,9 @@ class Task {
 };
 
 struct StopRule {
-  double accuracy = 0.99;  // of every topic alone: they click one after another
-  int evaluations = 2;     // in a row
+  double accuracy = 0.99;                // of every topic alone: they click one after another
+  int evaluations = 2;                   // in a row
+  std::vector<std::string> except = {};  // topics that it does not wait for: learned in a later stage
 };
 
 struct StagePlan {

@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <set>
 
 #include "io/image_processor.h"
 #include "model/vision_tower.h"
@@ -129,6 +131,60 @@ TEST_F(PictureTasks, EvaluationTellsWhatIsAskedApart) {
             (std::vector<std::string>{"shape", "colour", "spot", "count", "colour of", "shape of", "position"}));
   EXPECT_EQ(topics({.tokens = PictureTokens::kAll, .sequences = 6, .turns = 6, .definitions = 1}),
             (std::vector<std::string>{"defined colour", "defined shape", "defined position"}));
+  EXPECT_EQ(topics({.tokens = PictureTokens::kMean, .definitions = 1, .resolve = 1}),
+            (std::vector<std::string>{"resolve"}));
+}
+
+// What a definition sequence asks and answers, checked against the scenes that its pictures are found to be.
+TEST_F(PictureTasks, DefinitionsAreAnsweredByTheScenesTheyShow) {
+  const torch::NoGradGuard no_gradients;
+  const ModelConfig config = tiny();
+  const ScenePool scenes = pool(config, initial_parameters(config, 1), folder_ / "e.safetensors");
+  const auto task = picture_task(
+      config, *tokens_, scenes, {},
+      {.tokens = PictureTokens::kAll, .sequences = 12, .turns = 8, .definitions = 1, .resolve = 0.3, .real = 0.3}, 4);
+  const TrainingBatch batch = task->batch(7, /*is_evaluation=*/false);
+  const auto ids = test::to_doubles(batch.ids), begin = test::to_doubles(batch.begin);
+  const auto image_rows = test::to_doubles(batch.image_rows);
+  // The scene of every picture, by the row where it begins.
+  std::map<size_t, int64_t> scene_at;
+  for (size_t i = 0; i < image_rows.size(); i += 64) {
+    const at::Tensor same = (scenes.features() == batch.features[static_cast<int64_t>(i)]).all(1).nonzero();
+    ASSERT_EQ(same.size(0), 1);
+    scene_at[static_cast<size_t>(image_rows[i])] = same.item<int64_t>() / 64;
+  }
+  std::map<std::string, std::string> defined;  // in this sequence: made-up word -> name of its class
+  std::set<std::string> kinds;
+  for (const auto& [row, scene] : scene_at) {
+    if (std::ranges::find(begin, static_cast<double>(row) - 3) != begin.end()) defined.clear();  // behind "<s>USER: "
+    auto from = ids.begin() + static_cast<std::ptrdiff_t>(row) + 64;  // behind the picture, to the end of its turn
+    const std::vector<int32_t> turn(from, std::find(from, ids.end(), static_cast<double>(tokens_->end())));
+    const std::string text = tokenizer_->decode(turn);
+    const std::string answer = text.substr(text.rfind(' ') + 1);
+    const std::vector<synth::Object>& objects = scenes.scene(scene).objects;
+    const auto asks = [&](const char* words) { return text.find(words) != std::string::npos; };
+    if (asks("name the")) {
+      defined[answer] = asks("shape") ? name_of(objects.at(0).shape) : name_of(objects.at(0).colour);
+      continue;
+    }
+    const size_t mark = text.find('?'), space = text.rfind(' ', mark);
+    const std::string word = text.substr(space + 1, mark - space - 1);
+    const bool is_made_up = defined.contains(word);
+    const std::string meant = is_made_up ? defined[word] : word;
+    const auto object = std::ranges::find_if(
+        objects, [&](const synth::Object& o) { return name_of(o.shape) == meant || name_of(o.colour) == meant; });
+    ASSERT_NE(object, objects.end()) << text;
+    const bool is_shape = std::ranges::find(synth::kShapeNames, meant) != synth::kShapeNames.end();
+    std::string right(name_of(object->place()));
+    if (asks("what shape")) right = is_shape ? meant : name_of(object->shape);
+    if (asks("what colour")) right = is_shape ? name_of(object->colour) : meant;
+    EXPECT_EQ(answer, right) << text;
+    const std::string what = asks("where") ? "place" : asks("what shape") ? "shape" : "colour";
+    kinds.insert(what + " of a " + (is_shape ? "shape" : "colour") + (is_made_up ? "'s word" : ""));
+  }
+  EXPECT_EQ(kinds, (std::set<std::string>{"colour of a colour's word", "colour of a shape", "colour of a shape's word",
+                                          "place of a shape", "place of a shape's word", "shape of a colour",
+                                          "shape of a colour's word", "shape of a shape's word"}));
 }
 
 TEST_F(PictureTasks, AShortRunLowersTheLossOfTheDecoder) {

@@ -112,14 +112,49 @@ TEST_F(TextTasks, HeldOutWordsAreNeverDrawn) {
               !synth::is_held_out(synth::Attribute::kColour, w));
 }
 
+// Whatever is left of a turn, the answer to a question about a made-up word is the class that stood before it when it
+// was an answer: found by reading the ids, without the task.
+TEST_F(TextTasks, ResolvingIsAnsweredByTheExamples) {
+  const ModelConfig config = tiny();
+  std::set<int64_t> shapes, colours, made_up;
+  for (const std::string_view w : synth::kShapeNames) shapes.insert(tokens_->word(std::string(w)));
+  for (const std::string_view w : synth::kColourNames) colours.insert(tokens_->word(std::string(w)));
+  for (const std::string_view w : synth::kMadeUpWords) made_up.insert(tokens_->word(std::string(w)));
+  int found = 0;
+  const auto check = [&](const LanguageTask& task, int64_t number) {
+    const TrainingBatch batch = task.batch(number, /*is_evaluation=*/false);
+    const auto ids = test::to_doubles(batch.ids), rows = test::to_doubles(batch.scored_rows);
+    const auto targets = test::to_doubles(batch.targets);
+    const auto id = [&](size_t i) { return static_cast<int64_t>(ids[i]); };
+    for (size_t k = 0; k < batch.topic.size(); ++k) {
+      if (batch.topic[k] < 0 || !task.topics()[static_cast<size_t>(batch.topic[k])].starts_with("resolve")) continue;
+      const auto target = static_cast<int64_t>(targets[k]);
+      const std::set<int64_t>& classes = shapes.contains(target) ? shapes : colours;
+      ASSERT_TRUE(classes.contains(target));
+      auto asked = static_cast<size_t>(rows[k]);  // back to the word in the question,
+      while (!made_up.contains(id(asked))) --asked;
+      size_t given = asked - 1;  // to where it was the answer: the turn ends behind it,
+      while (id(given) != id(asked) || id(given + 1) != tokens_->end()) --given;
+      while (!classes.contains(id(given))) --given;  // and to the class before it
+      EXPECT_EQ(id(given), target);
+      ++found;
+    }
+  };
+  for (int64_t number = 0; number < 5; ++number) {
+    check(*text_binding_task(config, *tokens_, {}, 5, 8, 18, 0.3, 0.4), number);
+    check(*short_turns_task(config, *tokens_, {}, 5, 12, 18, 0.4), number);
+  }
+  EXPECT_GT(found, 100);
+}
+
 TEST_F(TextTasks, LossIsAFunctionOfTheStep) {
   const ModelConfig config = tiny();
   const Parameters parameters = initial_parameters(config, 1);
-  const auto task = text_binding_task(config, *tokens_, {}, 5, 2, 6, 0.3);
+  const auto task = text_binding_task(config, *tokens_, {}, 5, 2, 6, 0.3, 0.3);
   const double third = task->loss(parameters, 3).item<double>();
   EXPECT_NE(task->loss(parameters, 4).item<double>(), third);
   EXPECT_EQ(task->loss(parameters, 3).item<double>(), third);
-  const auto other_seed = text_binding_task(config, *tokens_, {}, 6, 2, 6, 0.3);
+  const auto other_seed = text_binding_task(config, *tokens_, {}, 6, 2, 6, 0.3, 0.3);
   EXPECT_NE(other_seed->loss(parameters, 3).item<double>(), third);
 }
 
@@ -127,7 +162,7 @@ TEST_F(TextTasks, AShortRunLowersTheLoss) {
   const ModelConfig config = tiny();
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     Parameters parameters = initial_parameters(config, 1);
-    const auto task = text_binding_task(config, *tokens_, {.dtype = dtype, .evaluation_batches = 2}, 5, 4, 8, 0.8);
+    const auto task = text_binding_task(config, *tokens_, {.dtype = dtype, .evaluation_batches = 2}, 5, 4, 8, 0.8, 0);
     const double before = task->loss(parameters, 1000).item<double>();
     const StagePlan plan{.name = "short",
                          .schedule = {.peak = 5e-3, .warm_up = 5, .steps = 80},

@@ -37,7 +37,7 @@ class LeastSquares : public Task {
     const at::Tensor x = rows("evaluation", 0);
     const at::Tensor y = torch::matmul(x, parameters.at("model.weight")) + parameters.at("model.bias");
     const auto close = ((y - wanted(x)).abs() < 0.05).sum().item<int64_t>();
-    return {{"close", close, x.size(0)}};
+    return {{"close", close, x.size(0)}, {"never", 0, 1}};
   }
 
  private:
@@ -155,7 +155,7 @@ TEST_F(TrainerTest, ALossThatIsNoNumberIsAnErrorThatNamesTheGoodState) {
 
 TEST_F(TrainerTest, StopsByItsRule) {
   StagePlan stops = plan();
-  stops.stop = {.accuracy = 0.9, .evaluations = 2};
+  stops.stop = {.accuracy = 0.9, .evaluations = 2, .except = {"never"}};
   stops.schedule.steps = 2000;
   Parameters parameters = fresh();
   const StageResult end = run_stage(stops, LeastSquares(), parameters, 7, in("stop"), {});
@@ -163,6 +163,10 @@ TEST_F(TrainerTest, StopsByItsRule) {
   EXPECT_LT(end.steps, 2000);
   EXPECT_TRUE(is_finished(folder_ / "stop", "toy"));
   EXPECT_GE(end.scores.at(0).accuracy(), 0.9);
+  stops.stop.except.clear();
+  stops.schedule.steps = end.steps + 20;
+  parameters = fresh();
+  EXPECT_FALSE(run_stage(stops, LeastSquares(), parameters, 7, in("waits"), {}).reached);
 }
 
 TEST_F(TrainerTest, AFinishedStageIsNotRunAgain) {
