@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Asks the bundled model four in-context questions with made-up words, unpruned and under pruning policies, and shows answers, tokens
-# and time. The pictures are items of the benchmark (espalier synth --suite bind --seed 7), none of which the model was trained on.
+# Asks the bundled model five in-context questions with made-up words, unpruned and under pruning policies, and shows answers, tokens
+# and time. The pictures are items of the benchmark (espalier synth --suite bind --suite define --seed 7), none of which the model was
+# trained on.
 #   examples/demo/run.sh BINARY [options of `espalier generate`]
 set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -10,8 +11,9 @@ shift
 
 # Folder, what the examples name, the right answer.
 questions=('shape|two words for two shapes|dir' 'colour|two words for two colours|gav' 'spot|two words for the colour of a tiny spot|kib'
-           'words|four words for four shapes|pog')
-# The model reads its pictures in layers 3 and 4 when it learns words (models/demo/README.md), which is where these two prune.
+           'words|four words for four shapes|pog' 'define|a question about a thing whose shape has just been named|red')
+# The model reads what a word names in layer 2, and what a question is about in layers 4 to 7 (models/demo/README.md): two policies that
+# prune between.
 policies=(none catp:keep_ratio=2/9,k=4 fastv:keep_ratio=2/9,layer=4 random:keep_ratio=2/9)
 
 # field NAME JSON: a string, or the last number of a list.
@@ -19,7 +21,7 @@ text_of() { sed -E 's/^\{"text":"([^"]*)".*/\1/' <<<"$1"; }
 last_of() { sed -E "s/.*\"$1\":\[([0-9]+,)*([0-9]+)\].*/\2/" <<<"$2"; }
 number_of() { sed -E "s/.*\"$1\":([0-9.e+-]+).*/\1/" <<<"$2"; }
 
-echo "Each prompt shows four pictures with their made-up names, then a fifth: what is it called? (examples/demo)"
+echo "Each prompt shows pictures with their made-up names, then another: what is it called? Or: what colour is the thing of that name?"
 for question in "${questions[@]}"; do
   IFS='|' read -r folder what right <<<"$question"
   printf '\n%s: the right answer is "%s"\n' "$what" "$right"
