@@ -41,7 +41,8 @@ def panel(stage, x, y):
     for level in (0, 0.5, 1):
         out.append(f'<text x="{x - 4}" y="{y + HEIGHT * (1 - level) + 4}" text-anchor="end">{level}</text>')
     for group, colour in reversed(GROUPS):
-        points = " ".join(f"{x + WIDTH * step / last:.1f},{y + HEIGHT * (1 - a):.1f}" for step, a in lines.get(group, []))
+        points = " ".join(f"{x + WIDTH * step / last:.1f},{y + HEIGHT * (1 - a):.1f}"
+                          for step, a in lines.get(group, []))
         if points:
             out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
     return out
