@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a LLaVA-1.5 checkpoint folder with random weights, in the files, keys and names of published ones, so that
-// Espalier and Transformers load it as they load the real thing: for speed work at a chosen size, and as models/demo
-// until a trained model is there.
+// Espalier and Transformers load it as they load the real thing: for speed work at a chosen size.
 //
 //   make_checkpoint --out DIR [--size demo|150m|500m|1b|7b] [--dtype bf16|f16|f32] [--seed N]
 //
@@ -17,7 +16,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <numbers>
 #include <string>
 #include <thread>
@@ -28,93 +26,26 @@
 #include "io/safetensors.h"
 #include "model/config.h"
 #include "model/weights.h"
-#include "synth/demo_tokenizer.h"
+#include "synth/llava_files.h"
 
 namespace espalier {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 struct Size {
   const char* name;
-  int64_t hidden, intermediate;
-  int layers, heads;
-  int64_t vision_hidden, vision_intermediate;
-  int vision_layers, vision_heads;
-  int64_t image, patch, vocab;
+  synth::LlavaSize sizes;
 };
-// The decoders of `150m` to `1b` are those of the project's reference timings; `7b` is LLaVA-1.5-7B's.
+// The decoders of `150m` to `1b` are those of the project's reference timings; `7b` is LLaVA-1.5-7B's. 16384 positions:
+// room for 16 shots in benchmarks.
 constexpr std::array<Size, 5> kSizes = {{
-    {"demo", 128, 352, 8, 4, 128, 512, 5, 4, 56, 7, 0},
-    {"150m", 768, 2048, 20, 12, 512, 2048, 8, 8, 336, 14, 32064},
-    {"500m", 1280, 3456, 24, 20, 512, 2048, 8, 8, 336, 14, 32064},
-    {"1b", 2048, 5504, 20, 16, 512, 2048, 8, 8, 336, 14, 32064},
-    {"7b", 4096, 11008, 32, 32, 1024, 4096, 24, 16, 336, 14, 32064},
+    {"demo", synth::kDemoSize},
+    {"150m", {768, 2048, 20, 12, 512, 2048, 8, 8, 336, 14, 32064, 16384}},
+    {"500m", {1280, 3456, 24, 20, 512, 2048, 8, 8, 336, 14, 32064, 16384}},
+    {"1b", {2048, 5504, 20, 16, 512, 2048, 8, 8, 336, 14, 32064, 16384}},
+    {"7b", {4096, 11008, 32, 32, 1024, 4096, 24, 16, 336, 14, 32064, 16384}},
 }};
 
-Json config_json(const Size& s, const std::string& dtype, int64_t image_id, int64_t vocab) {
-  return {{"architectures", {"LlavaForConditionalGeneration"}},
-          {"model_type", "llava"},
-          {"ignore_index", -100},
-          {"image_token_index", image_id},
-          {"pad_token_id", image_id + 1},
-          {"projector_hidden_act", "gelu"},
-          {"text_config",
-           {{"architectures", {"LlamaForCausalLM"}},
-            {"model_type", "llama"},
-            {"hidden_size", s.hidden},
-            {"intermediate_size", s.intermediate},
-            {"num_hidden_layers", s.layers},
-            {"num_attention_heads", s.heads},
-            {"num_key_value_heads", s.heads},
-            {"max_position_embeddings", s.vocab == 0 ? 4096 : 16384},  // room for 16 shots in benchmarks
-            {"rms_norm_eps", 1e-5},
-            {"torch_dtype", dtype},
-            {"vocab_size", vocab}}},
-          {"tie_word_embeddings", false},
-          {"torch_dtype", dtype},
-          {"vision_config",
-           {{"model_type", "clip_vision_model"},
-            {"hidden_size", s.vision_hidden},
-            {"image_size", s.image},
-            {"intermediate_size", s.vision_intermediate},
-            {"num_attention_heads", s.vision_heads},
-            {"num_hidden_layers", s.vision_layers},
-            {"patch_size", s.patch},
-            {"projection_dim", s.vision_hidden},
-            {"vocab_size", 32000}}},
-          {"vision_feature_layer", -2},
-          {"vision_feature_select_strategy", "default"},
-          {"vocab_size", vocab}};
-}
-
-Json preprocessor_json(const Size& s) {
-  return {{"crop_size", {{"height", s.image}, {"width", s.image}}},
-          {"do_center_crop", true},
-          {"do_convert_rgb", true},
-          {"do_normalize", true},
-          {"do_rescale", true},
-          {"do_resize", true},
-          {"image_mean", {0.48145466, 0.4578275, 0.40821073}},
-          {"image_processor_type", "CLIPImageProcessor"},
-          {"image_std", {0.26862954, 0.26130258, 0.27577711}},
-          {"processor_class", "LlavaProcessor"},
-          {"resample", 3},
-          {"rescale_factor", 0.00392156862745098},
-          {"size", {{"shortest_edge", s.image}}}};
-}
-
 // ---- weights ----
-
-std::string published_name(const std::string& canonical) {
-  const auto swap = [&](std::string_view from, std::string_view to) {
-    return std::string(to) + canonical.substr(from.size());
-  };
-  if (canonical.starts_with("decoder.")) return swap("decoder.", "language_model.model.");
-  if (canonical.starts_with("vision.")) return swap("vision.", "vision_tower.vision_model.");
-  if (canonical.starts_with("projector.")) return swap("projector.", "multi_modal_projector.");
-  return "language_model." + canonical;  // lm_head
-}
 
 uint64_t mix(uint64_t z) {
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
@@ -209,7 +140,7 @@ void write_weights(const std::filesystem::path& folder, const ModelConfig& confi
   std::byte* next = bytes.data();
   for (size_t i = 0; i < names.size(); ++i) {
     fill(next, dtype, names[i].name, names[i].shape, counts[i], seed);
-    tensors.push_back({published_name(names[i].name), dtype, names[i].shape, next});
+    tensors.push_back({synth::published_name(names[i].name), dtype, names[i].shape, next});
     next += counts[i] * size_of(dtype);
   }
   write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
@@ -217,36 +148,18 @@ void write_weights(const std::filesystem::path& folder, const ModelConfig& confi
               static_cast<double>(bytes.size()) / 1e6);
 }
 
-void write_text(const std::filesystem::path& file, const std::string& text) {
-  OutputFile out(file);
-  out.write(text);
-  out.commit();
-}
-
-void write_json(const std::filesystem::path& file, const Json& json) {
-  write_text(file, json.dump(2) + "\n");
-}
-
-void make_checkpoint(const std::filesystem::path& folder, const Size& size, const std::string& dtype_name,
+void make_checkpoint(const std::filesystem::path& folder, const synth::LlavaSize& size, const std::string& dtype_name,
                      uint64_t seed) {
   const bool is_f32 = dtype_name == "f32", is_f16 = dtype_name == "f16";
   const Dtype dtype = is_f32 ? Dtype::kF32 : is_f16 ? Dtype::kF16 : Dtype::kBF16;
-  const synth::DemoTokenizer tokenizer = synth::demo_tokenizer();
-  const int64_t image_id = tokenizer.image;
-  const int64_t vocab = std::max<int64_t>(size.vocab, (tokenizer.size + 63) / 64 * 64);
-  const Json config = config_json(size, is_f32 ? "float32" : is_f16 ? "float16" : "bfloat16", image_id, vocab);
+  const std::string torch_name = is_f32 ? "float32" : is_f16 ? "float16" : "bfloat16";
   std::filesystem::create_directories(folder);
-  for (const synth::FolderFile& file : tokenizer.files) write_text(folder / file.name, file.text);
-  write_json(folder / "preprocessor_config.json", preprocessor_json(size));
-  write_json(folder / "processor_config.json", {{"image_token", "<image>"},
-                                                {"num_additional_image_tokens", 1},
-                                                {"patch_size", size.patch},
-                                                {"processor_class", "LlavaProcessor"},
-                                                {"vision_feature_select_strategy", "default"}});
-  write_json(folder / "generation_config.json",
-             {{"bos_token_id", 1}, {"eos_token_id", 2}, {"pad_token_id", image_id + 1}});
-  write_json(folder / "config.json", config);
-  write_weights(folder, parse_config(config.dump(), "config.json"), dtype, seed);
+  for (const synth::FolderFile& file : synth::llava_files(size, torch_name)) {
+    OutputFile out(folder / file.name);
+    out.write(file.text);
+    out.commit();
+  }
+  write_weights(folder, parse_config(synth::llava_config(size, torch_name), "config.json"), dtype, seed);
 }
 
 }  // namespace
@@ -263,7 +176,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", seed, "of the weights");
   CLI11_PARSE(app, argc, argv);
   try {
-    make_checkpoint(out, *std::ranges::find_if(kSizes, [&](const Size& s) { return size_name == s.name; }), dtype,
+    make_checkpoint(out, std::ranges::find_if(kSizes, [&](const Size& s) { return size_name == s.name; })->sizes, dtype,
                     seed);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "make_checkpoint: %s\n", error.what());

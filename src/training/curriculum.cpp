@@ -43,7 +43,7 @@ const std::vector<CurriculumStage>& curriculum() {
        .sequences = 12,
        .turns = 18,
        .resolve = 0.4},
-      {.plan = decoder_plan("text-binding", false, 1e-3, 3000, 50, {.accuracy = 0.98}),
+      {.plan = decoder_plan("text-binding", false, 1e-3, 3000, 50, {.accuracy = 0.97}),
        .summary = "binding and resolving, text only",
        .data = Data::kTextBinding,
        .after = "short-turns",

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The files of the bundled folder are those that training would write again: a change of wording, tokenizer or sizes
+// asks for a new model.
+#include "synth/llava_files.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+namespace espalier::synth {
+namespace {
+
+TEST(LlavaFiles, TheBundledModelHasThem) {
+  const std::filesystem::path folder = std::filesystem::path(ESPALIER_SOURCE_DIR) / "models" / "demo";
+  const std::vector<FolderFile> files = llava_files(kDemoSize, "bfloat16");
+  EXPECT_EQ(files.size(), 8U);
+  for (const FolderFile& file : files) {
+    std::ifstream stored(folder / file.name, std::ios::binary);
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(stored), {}), file.text) << file.name;
+  }
+}
+
+TEST(LlavaFiles, WeightsHaveTheirPublishedNames) {
+  EXPECT_EQ(published_name("decoder.layers.0.self_attn.q_proj.weight"),
+            "language_model.model.layers.0.self_attn.q_proj.weight");
+  EXPECT_EQ(published_name("vision.pre_layrnorm.bias"), "vision_tower.vision_model.pre_layrnorm.bias");
+  EXPECT_EQ(published_name("projector.linear_1.weight"), "multi_modal_projector.linear_1.weight");
+  EXPECT_EQ(published_name("lm_head.weight"), "language_model.lm_head.weight");
+}
+
+}  // namespace
+}  // namespace espalier::synth
