@@ -22,8 +22,9 @@ usage: ./dev gpu [--out DIR] [--minutes N] [--jobs N] [--libtorch DIR] [--only P
     sanitizer  compute-sanitizer (memcheck, racecheck) over one small call of every op
     program    builds the program (begun behind the scenes while the tests run)
     ops        the op benchmarks on CUDA: ops.jsonl
-    end        a 7B shape with random weights, four shots: end_to_end.jsonl, and beside Transformers where Python has it:
-               transformers.jsonl
+    graphs     the bundled model's answers with recorded decoding steps and with launched ones: they must be the same
+    end        a 7B shape with random weights, four shots: end_to_end.jsonl, once more without recorded steps:
+               launches.jsonl, beside Transformers where Python has it: transformers.jsonl, by shots: shots.jsonl
 
   --out DIR      where results go (default build/gpu/results): machine.json, log.txt, the .jsonl files, table.txt, plots.html
   --minutes N    what all parts together may take (default 9.5); a part that does not end in time is stopped, and said so
@@ -119,8 +120,8 @@ configure() {
 
 part_build() {
   configure
-  ninja -C "$build" -j "$jobs" kernels_tests attention_bench attention_growth_bench attention_probe_bench cosine_bench row_bench \
-    selection_bench
+  ninja -C "$build" -j "$jobs" kernels_tests attention_bench attention_growth_bench attention_probe_bench cosine_bench linear_bench \
+    row_bench selection_bench
 }
 
 # In shards beside each other: what takes time are the oracles, plain loops on the CPU.
@@ -152,7 +153,7 @@ part_sanitizer() {
 part_ops() {
   local bench status=0
   rm -f "$out/ops.jsonl"
-  for bench in attention_growth_bench attention_probe_bench selection_bench row_bench cosine_bench attention_bench; do
+  for bench in attention_growth_bench attention_probe_bench selection_bench row_bench cosine_bench linear_bench attention_bench; do
     "$build/bin/$bench" --device "$device" --seconds 0.1 --json "$out/ops.jsonl" || status=1
   done
   return $status
@@ -173,6 +174,22 @@ part_program() {
   ninja -C "$build" -j "$jobs" espalier_cli make_checkpoint
 }
 
+# In float32, where a different order of sums decides no word.
+part_graphs() {
+  local espalier=$build/bin/espalier folder=build/gpu/graphs chat
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  for chat in examples/demo/*/messages.json; do
+    for steps in recorded launched; do
+      local option=()
+      [ $steps = recorded ] || option=(--no-decode-graphs)
+      "$espalier" generate --model models/demo --device "$device" --dtype f32 --chat "$chat" --policy catp:keep_ratio=2/9,k=4 \
+        --max-new-tokens 40 --ignore-eos --greedy "${option[@]+"${option[@]}"}" >>"$folder/$steps.txt"
+    done
+  done
+  cmp "$folder/recorded.txt" "$folder/launched.txt" && wc -c "$folder/recorded.txt"
+}
+
 part_end() {
   local model=build/gpu/model espalier=$build/bin/espalier status=0
   trap "rm -rf $model" EXIT
@@ -180,6 +197,8 @@ part_end() {
   "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 4 --repeat 5 --new-tokens 64 \
     --policy none --policy catp:keep_ratio=2/9 --policy fastv:keep_ratio=2/9 --policy random:keep_ratio=2/9 \
     --json "$out/end_to_end.jsonl" || status=1
+  "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 4 --repeat 3 --new-tokens 64 --no-decode-graphs \
+    --policy none --policy catp:keep_ratio=2/9 --json "$out/launches.jsonl" || status=1
   if python3 -c 'import transformers' 2>/dev/null; then
     python3 bench/compare_transformers.py --model "$model" --espalier "$espalier" --device "$device" --rounds 2 --new-tokens 64 \
       --json "$out/transformers.jsonl" || status=1
@@ -239,6 +258,6 @@ log=$out/log.txt ended=build/gpu/ended.txt
 machine_json | tee "$out/machine.json" >&2
 run_part build
 begin_program
-for part in tests sanitizer program ops end; do run_part $part; done
+for part in tests sanitizer program graphs ops end; do run_part $part; done
 python3 bench/report.py --folder "$out" --parts "$ended"
 ! grep -qE 'FAILED|stopped|not begun' "$ended"

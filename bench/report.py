@@ -4,9 +4,11 @@
 
     python bench/report.py --out DIR FILE.jsonl... [--machine machine.json] [--parts ended.txt]
     python bench/report.py --folder DIR [--parts ended.txt]      # the .jsonl files in DIR, as ./dev gpu leaves them
+    python bench/report.py --out DIR --name NAME FILE.jsonl...   # as ./dev record keeps them
 
 Takes lines of the op benchmarks (--json), of `espalier bench --json` and of compare_transformers.py --json, in any order; writes
-table.txt and plots.html and prints the table. The table holds the project's targets against what was measured.
+table.txt and plots.html and prints the table. The table holds the project's targets against what was measured. With --name: NAME.txt,
+whose table has every row, NAME.html, and where there are several numbers of shots NAME.svg, the cost by shots as a picture of its own.
 """
 import argparse
 import glob
@@ -69,7 +71,22 @@ def beside_transformers(row, theirs):
          later_theirs / later >= least_decode if least_decode else None),
         (f"answer of 8 tokens, {policy}", "40 % shorter" if is_gpu and is_pruned else "", f"{100 * shorter:.0f} % shorter",
          shorter >= 0.4 if is_gpu and is_pruned else None),
+        (f"peak memory, {policy}", "", f"{row['peak_memory_bytes'] * 1e-9:.1f}, Transformers {theirs['peak_memory_bytes'] * 1e-9:.1f} GB", None),
     ]
+
+
+def answer_ms(row, tokens):
+    """From the decoder's input to the last token of an answer."""
+    return median(row, "first_token") + (tokens - 1) * median(row, "decode_per_token")
+
+
+def beside_unpruned(row, none):
+    """A GPU's targets for the pruned run against our own unpruned one."""
+    sooner = median(none, "first_token") / median(row, "first_token")
+    shorter = {tokens: 1 - answer_ms(row, tokens) / answer_ms(none, tokens) for tokens in (8, 64)}
+    return [(f"first token, {row['policy']} against none", "2.5 x sooner", f"{sooner:.2f} x", sooner >= 2.5),
+            (f"answer of 8 tokens, {row['policy']} against none", "40 % shorter", f"{100 * shorter[8]:.0f} % shorter", shorter[8] >= 0.4),
+            (f"answer of 64 tokens, {row['policy']} against none", "", f"{100 * shorter[64]:.0f} % shorter", None)]
 
 
 def target_lines(ops, runs, sides):
@@ -86,7 +103,7 @@ def target_lines(ops, runs, sides):
             faster = row["beside_us"]["loop"] / row["median_us"]
             lines.append((f"facility_location_greedy {row['shape']}", "under 1 ms, 30 x the loop",
                           f"{row['median_us'] * 1e-3:.2f} ms, {faster:.0f} x", row["median_us"] < 1000 and faster >= 30))
-    four = {r["policy"]: r for r in runs if r["shots"] == 4}
+    four = {r["policy"]: r for r in runs if r["shots"] == 4 and r.get("decode_graphs", True)}
     catp = next((r for p, r in four.items() if p.startswith("catp")), None)
     if catp and "none" in four:
         is_gpu, none = catp.get("device", "cpu") == "cuda", four["none"]
@@ -96,30 +113,56 @@ def target_lines(ops, runs, sides):
         if not is_gpu:
             yielded = median(none, "first_token") / median(catp, "first_token") / (none["prefill_flops"] / catp["prefill_flops"])
             lines.append((f"{catp['policy']}, time to first token against FLOPs", "0.92 of the ratio", f"{yielded:.2f}", yielded >= 0.92))
+        else:
+            lines += beside_unpruned(catp, none)
     theirs = next((r for r in sides if r["side"] == "transformers"), None)
     for row in (r for r in sides if r["side"] == "espalier" and theirs):
         lines += beside_transformers(row, theirs)
     return lines
 
 
-def table(machine, parts, ops, runs, sides):
+def op_line(row):
+    reached, ceiling = share(row)
+    part = f"{100 * reached:3.0f} % of {ceiling}" if reached is not None else ""
+    beside = ", ".join(f"{name} {other / row['median_us']:.1f} x" for name, other in row["beside_us"].items())
+    return (f"{row['op']:24s} {row['dtype']:8s} {row['shape']:46s} {row['median_us']:11.1f} us ({row['fastest_us']:.1f} .. {row['slowest_us']:.1f})  "
+            f"{part:20s} {beside:20s} [{row['kernel']}, {row['threads']} threads]")
+
+
+def ceilings(ops):
+    """The ceilings that rows were counted against, as each program measured them."""
+    known = {}
+    for row in ops:
+        if "bytes" in row:
+            known.setdefault(f"{row['ceiling']}, GB/s", []).append(row["ceiling_gb_per_s"])
+        if "flops" in row:
+            known.setdefault(f"matrix rate of {row['dtype']}, GFLOP/s", []).append(row["matrix_gflop_per_s"])
+    return [f"{name}: {min(values):.0f} .. {max(values):.0f}" for name, values in sorted(known.items())]
+
+
+def table(machine, parts, ops, runs, sides, has_every_row=False):
     text = []
     if machine:
         text.append(", ".join(str(machine[k]) for k in ("device", "date", "commit") if k in machine))
-    text += parts
+    text += parts + ceilings(ops)
     for what, target, measured, is_met in target_lines(ops, runs, sides):
         mark = "" if is_met is None else "met" if is_met else "MISSED"
         text.append(f"{what:66s} {measured:>18s}   {target:26s} {mark}".rstrip())
+    if has_every_row:
+        text += [op_line(row) for row in ops]
     best = {}
-    for row in ops:
+    for row in [] if has_every_row else ops:
         reached, ceiling = share(row)
         if reached is not None and reached > best.get(row["op"], (0,))[0]:
             best[row["op"]] = (reached, ceiling, row)
     for op, (reached, ceiling, row) in sorted(best.items()):
         text.append(f"{op + ', ' + row['shape']:66s} {row['median_us']:15.1f} us   {100 * reached:.0f} % of {ceiling}, [{row['kernel']}]")
     for row in runs:
-        text.append(f"{str(row['shots']) + ' shots, ' + row['policy']:66s} {median(row, 'first_token'):15.1f} ms   "
-                    f"{median(row, 'decode_per_token'):.2f} ms a later token, {row['peak_memory_bytes'] * 1e-9:.1f} GB")
+        how = "" if row.get("decode_graphs", True) else ", steps launched one by one"
+        later = median(row, "decode_per_token")
+        text.append(f"{str(row['shots']) + ' shots, ' + row['policy'] + how:66s} {median(row, 'first_token'):15.1f} ms   "
+                    f"{later:.2f} ms a later token ({1000 / later if later else 0:.0f}/s), 8 tokens {answer_ms(row, 8):.0f} ms, 64 tokens "
+                    f"{answer_ms(row, 64):.0f} ms, encode {median(row, 'encode'):.0f} ms, {row['peak_memory_bytes'] * 1e-9:.1f} GB")
     return "\n".join(text) + "\n"
 
 
@@ -185,6 +228,20 @@ def by_shots(runs, value):
     return series
 
 
+def picture(runs):
+    """Cost by shots, to show by itself."""
+    runs = [r for r in runs if r.get("decode_graphs", True)]
+    panels = [("Time to the first token (select + prefill), ms", lambda r: median(r, "first_token")),
+              ("A later token, ms", lambda r: median(r, "decode_per_token")), ("KV cache, MB", lambda r: r["kv_bytes"] * 1e-6)]
+    out, step = [], 380
+    for i, (title, value) in enumerate(panels):
+        panel = lines(by_shots(runs, value), title).replace("<svg ", f'<svg x="0" y="{i * step + 30}" width="1000" height="330" ', 1)
+        out.append(f'<text x="70" y="{i * step + 20}" font-weight="bold">{title}</text>{panel}')
+    style = "text { font: 12px sans-serif; fill: #1c1e21; } .quiet { fill: #6b7280; } line { stroke: #d7dae0; }"
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {step * len(panels)}"><style>{style}</style>'
+            f'<rect width="100%" height="100%" fill="#fff"/>{"".join(out)}</svg>\n')
+
+
 def page(machine, text, ops, runs):
     body = [f"<h1>Espalier: measured{html.escape(' on ' + machine['device'] if machine else '')}</h1>", f"<pre>{html.escape(text)}</pre>"]
     shares = [(r, *share(r)) for r in ops if r["dtype"] == "BFloat16"]
@@ -201,6 +258,7 @@ def page(machine, text, ops, runs):
         body.append("<h2>How much faster than the same result by other means</h2><p>The formula in torch operators, the library's own op, or "
                     "the loop of published Python code, in the same process. Lengths are logarithmic.</p>")
         body.append(bars([(label, math.log1p(ratio) / most, f"{ratio:.1f} x {name}") for label, ratio, name in faster], has_ceiling=False))
+    runs = [r for r in runs if r.get("decode_graphs", True)]
     if len({r["shots"] for r in runs}) > 1:
         body.append("<h2>Time to the first token by number of shots</h2><p>Select and prefill.</p>")
         body.append(lines(by_shots(runs, lambda r: median(r, "first_token")), "ms"))
@@ -216,6 +274,7 @@ def main():
     ap.add_argument("files", nargs="*", metavar="FILE.jsonl")
     ap.add_argument("--folder", help="take the .jsonl files and machine.json of this folder, and write there")
     ap.add_argument("--out", help="folder to write to")
+    ap.add_argument("--name", help="write NAME.txt, NAME.html and NAME.svg, with every row in the table")
     ap.add_argument("--machine", help="JSON with device, date and commit")
     ap.add_argument("--parts", help="text, printed first: how each part ended")
     a = ap.parse_args()
@@ -227,9 +286,12 @@ def main():
     machine = json.load(open(known, encoding="utf-8")) if os.path.exists(known) else {}
     parts = open(a.parts, encoding="utf-8").read().splitlines() if a.parts else []
     ops, runs, sides = read_lines(files)
-    text = table(machine, parts, ops, runs, sides)
+    text = table(machine, parts, ops, runs, sides, has_every_row=bool(a.name))
     os.makedirs(out, exist_ok=True)
-    for name, content in (("table.txt", text), ("plots.html", page(machine, text, ops, runs))):
+    files = [(f"{a.name}.txt" if a.name else "table.txt", text), (f"{a.name}.html" if a.name else "plots.html", page(machine, text, ops, runs))]
+    if a.name and len({r["shots"] for r in runs}) > 1:
+        files.append((f"{a.name}.svg", picture(runs)))
+    for name, content in files:
         with open(os.path.join(out, name), "w", encoding="utf-8") as file:
             file.write(content)
     print(text, end="")

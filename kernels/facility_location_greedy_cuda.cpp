@@ -9,9 +9,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/nan_to_num.h>
 #include <ATen/ops/where.h>
-#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -21,6 +19,7 @@
 #include "kernels/chosen_kernels.h"
 #include "kernels/facility_location_greedy.h"
 #include "kernels/facility_location_greedy_arguments.h"
+#include "kernels/row_selection_cuda.h"
 
 namespace espalier::ops {
 namespace {
@@ -43,50 +42,38 @@ at::Tensor unit_rows(const at::Tensor& features) {
   return at::where(norm < 1e-12, x * 0.0, x / norm);
 }
 
-at::Tensor facility_location_greedy_cuda(const at::Tensor& features, const at::Tensor& block_begin_in,
-                                         const at::Tensor& num_kept_in, std::string_view similarity,
-                                         double coverage_scale, const std::optional<at::Tensor>& modular_in,
-                                         const std::optional<at::Tensor>& forced_in) {
-  kernels::check_facility_location_greedy(features, block_begin_in, num_kept_in, similarity, modular_in, forced_in);
+at::Tensor facility_location_greedy_cuda(const at::Tensor& features, const at::Tensor& block_begin,
+                                         const at::Tensor& num_kept, std::string_view similarity, double coverage_scale,
+                                         const std::optional<at::Tensor>& modular_in,
+                                         const std::optional<at::Tensor>& forced) {
+  kernels::check_facility_location_greedy(features, block_begin, num_kept, similarity, modular_in, forced);
   const c10::cuda::CUDAGuard guard(features.device());
   kernels::note_kernel("facility_location_greedy", "library + cuda");
   const at::NoTF32Guard full_precision;  // TF32 would round the features to 10 bits
-  const at::Tensor block_begin = block_begin_in.contiguous(), num_kept = num_kept_in.contiguous();
   const at::Tensor modular = modular_in.has_value() && modular_in->defined() ? modular_in->contiguous() : at::Tensor();
-  const at::Tensor forced = forced_in.has_value() && forced_in->defined() ? forced_in->contiguous() : at::Tensor();
   const at::Tensor unit = unit_rows(features);
-  at::Tensor out = at::empty({kernels::total_kept(num_kept)}, features.options().dtype(at::kLong));
-  at::Tensor gain = at::empty({features.size(0)}, out.options());
-  at::Tensor cover = at::empty({features.size(0)}, out.options().dtype(at::kInt));
-  at::Tensor is_picked = at::empty({features.size(0)}, out.options().dtype(at::kBool));
-  const int64_t* begins = block_begin.const_data_ptr<int64_t>();
-  const int64_t* kept = num_kept.const_data_ptr<int64_t>();
-  int64_t* picks = out.mutable_data_ptr<int64_t>();
-  for (int64_t next = 0; next < num_kept.numel();) {
-    kernels::DeviceCoverageBlocks blocks{};
-    std::vector<at::Tensor> matrices;
-    for (; next < num_kept.numel() && static_cast<int64_t>(matrices.size()) < kernels::DeviceCoverageBlocks::kMaxBlocks;
-         ++next) {
-      const int64_t begin = begins[next], size = begins[next + 1] - begin;
-      if (kept[next] == 0) continue;
-      matrices.push_back(
-          fixed_similarities(unit.slice(0, begin, begin + size), kernels::cosine_map(similarity)).contiguous());
-      blocks.block[matrices.size() - 1] = {matrices.back().const_data_ptr<int32_t>(),
-                                           modular.defined() ? modular.const_data_ptr<float>() + begin : nullptr,
-                                           forced.defined() ? forced.const_data_ptr<bool>() + begin : nullptr,
-                                           gain.mutable_data_ptr<int64_t>() + begin,
-                                           cover.mutable_data_ptr<int32_t>() + begin,
-                                           is_picked.mutable_data_ptr<bool>() + begin,
-                                           picks,
-                                           begin,
-                                           size,
-                                           kept[next]};
-      picks += kept[next];
-    }
-    C10_CUDA_CHECK(kernels::facility_location_greedy_cuda(blocks, static_cast<int64_t>(matrices.size()), coverage_scale,
-                                                          c10::cuda::getCurrentCUDAStream()));
-  }
-  return out;
+  at::Tensor gain = at::empty({features.size(0)}, features.options().dtype(at::kLong));
+  at::Tensor cover = at::empty({features.size(0)}, features.options().dtype(at::kInt));
+  const auto describe = [&](const kernels::SelectionRows& rows, std::vector<at::Tensor>& owned) {
+    const at::Tensor own = unit.narrow(0, rows.begin, rows.size);
+    owned.push_back(fixed_similarities(own, kernels::cosine_map(similarity)).contiguous());
+    return kernels::DeviceCoverageBlock{
+        .similarity = owned.back().const_data_ptr<int32_t>(),
+        .modular = modular.defined() ? modular.const_data_ptr<float>() + rows.begin : nullptr,
+        .forced = rows.forced,
+        .gain = gain.mutable_data_ptr<int64_t>() + rows.begin,
+        .cover = cover.mutable_data_ptr<int32_t>() + rows.begin,
+        .is_picked = rows.is_picked,
+        .picks = rows.picks,
+        .begin = rows.begin,
+        .size = rows.size,
+        .num_kept = rows.num_kept};
+  };
+  const auto launch = [&](const kernels::DeviceCoverageBlocks& blocks, int64_t count, cudaStream_t stream) {
+    return kernels::facility_location_greedy_cuda(blocks, count, coverage_scale, stream);
+  };
+  return kernels::select_rows_cuda<kernels::DeviceCoverageBlocks>(features, block_begin, num_kept, forced, describe,
+                                                                  launch);
 }
 
 }  // namespace

@@ -6,9 +6,7 @@
 #include <ATen/ops/cdist.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/nan_to_num.h>
-#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -19,6 +17,7 @@
 #include "kernels/cosine_matrix_cuda.h"
 #include "kernels/max_min_select.h"
 #include "kernels/max_min_select_arguments.h"
+#include "kernels/row_selection_cuda.h"
 
 namespace espalier::ops {
 namespace {
@@ -32,47 +31,28 @@ at::Tensor distance_matrix(const at::Tensor& x, kernels::RowDistance distance) {
   return at::nan_to_num(matrix, 0.0).clamp_min_(0.0).contiguous();
 }
 
-at::Tensor max_min_select_cuda(const at::Tensor& features, const at::Tensor& block_begin_in,
-                               const at::Tensor& num_kept_in, std::string_view distance,
-                               const std::optional<at::Tensor>& forced_in) {
+at::Tensor max_min_select_cuda(const at::Tensor& features, const at::Tensor& block_begin, const at::Tensor& num_kept,
+                               std::string_view distance, const std::optional<at::Tensor>& forced) {
   const kernels::RowDistance measure = kernels::row_distance(distance);
-  const int64_t total =
-      kernels::check_row_selection("max_min_select", features, block_begin_in, num_kept_in, forced_in);
+  kernels::check_row_selection("max_min_select", features, block_begin, num_kept, forced);
   const c10::cuda::CUDAGuard guard(features.device());
   kernels::note_kernel("max_min_select", "library + cuda");
   const at::NoTF32Guard full_precision;
-  const at::Tensor block_begin = block_begin_in.contiguous(), num_kept = num_kept_in.contiguous();
-  const at::Tensor forced = forced_in.has_value() && forced_in->defined() ? forced_in->contiguous() : at::Tensor();
   const at::Tensor x = features.to(at::kFloat).contiguous();
-  at::Tensor out = at::empty({total}, features.options().dtype(at::kLong));
   at::Tensor nearest = at::empty({x.size(0)}, x.options());
-  at::Tensor is_picked = at::empty({x.size(0)}, x.options().dtype(at::kBool));
-  const int64_t* begins = block_begin.const_data_ptr<int64_t>();
-  const int64_t* kept = num_kept.const_data_ptr<int64_t>();
-  int64_t* picks = out.mutable_data_ptr<int64_t>();
-  for (int64_t next = 0; next < num_kept.numel();) {
-    kernels::DeviceSelectionBlocks blocks{};
-    std::vector<at::Tensor> matrices;
-    for (;
-         next < num_kept.numel() && static_cast<int64_t>(matrices.size()) < kernels::DeviceSelectionBlocks::kMaxBlocks;
-         ++next) {
-      const int64_t begin = begins[next], size = begins[next + 1] - begin;
-      if (kept[next] == 0) continue;
-      matrices.push_back(distance_matrix(x.slice(0, begin, begin + size), measure));
-      blocks.block[matrices.size() - 1] = {matrices.back().const_data_ptr<float>(),
-                                           forced.defined() ? forced.const_data_ptr<bool>() + begin : nullptr,
-                                           nearest.mutable_data_ptr<float>() + begin,
-                                           is_picked.mutable_data_ptr<bool>() + begin,
-                                           picks,
-                                           begin,
-                                           size,
-                                           kept[next]};
-      picks += kept[next];
-    }
-    C10_CUDA_CHECK(
-        kernels::max_min_select_cuda(blocks, static_cast<int64_t>(matrices.size()), c10::cuda::getCurrentCUDAStream()));
-  }
-  return out;
+  const auto describe = [&](const kernels::SelectionRows& rows, std::vector<at::Tensor>& owned) {
+    owned.push_back(distance_matrix(x.narrow(0, rows.begin, rows.size), measure));
+    return kernels::DeviceSelectionBlock{.distance = owned.back().const_data_ptr<float>(),
+                                         .forced = rows.forced,
+                                         .nearest = nearest.mutable_data_ptr<float>() + rows.begin,
+                                         .is_picked = rows.is_picked,
+                                         .picks = rows.picks,
+                                         .begin = rows.begin,
+                                         .size = rows.size,
+                                         .num_kept = rows.num_kept};
+  };
+  return kernels::select_rows_cuda<kernels::DeviceSelectionBlocks>(features, block_begin, num_kept, forced, describe,
+                                                                   kernels::max_min_select_cuda);
 }
 
 }  // namespace

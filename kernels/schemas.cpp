@@ -17,6 +17,9 @@ TORCH_LIBRARY(espalier, m) {
       "bool is_causal, int window=0, Tensor? query_position=None, Tensor? key_position=None, Tensor? key_weight=None) "
       "-> (Tensor, Tensor)");
   m.def(
+      "attention_decode(Tensor query, Tensor key, Tensor value, Tensor key_begin, Tensor key_length, int max_length, "
+      "float scale, int window=0, Tensor? query_position=None, Tensor? key_position=None) -> Tensor");
+  m.def(
       "attention_probe(Tensor query, Tensor key, Tensor lse, Tensor rows, Tensor row_begin, Tensor columns, Tensor "
       "column_begin, "
       "float scale, bool is_causal, str heads, bool reduce_rows, int window=0, Tensor? position=None) -> Tensor");

@@ -33,7 +33,8 @@ double visible_pairs(const Case& c) {
   return c.is_causal ? 0.5 * queries * (2 * keys - queries + 1) : queries * keys;
 }
 
-void report(OpBench& bench, at::ScalarType dtype, const Case& c) {
+// Decoding is also measured through attention_decode, which reads lengths where the keys are.
+void report(OpBench& bench, at::ScalarType dtype, const Case& c, bool reads_lengths = false) {
   const Tensor q = bench.randn({c.batch * c.queries, c.heads, c.d}, dtype);
   const Tensor k = bench.randn({c.batch * c.keys, c.kv_heads, c.d}, dtype);
   const Tensor v = bench.randn({c.batch * c.keys, c.kv_heads, c.d}, dtype);
@@ -41,7 +42,9 @@ void report(OpBench& bench, at::ScalarType dtype, const Case& c) {
   const Tensor key_begin = at::arange(0, c.batch * c.keys, c.keys, at::kLong);
   const Tensor key_length = at::full({c.batch}, c.keys, at::kLong);
   const double scale = 1 / std::sqrt(static_cast<double>(c.d));
+  const Tensor begin_there = key_begin.to(bench.device()), length_there = key_length.to(bench.device());
   const auto op = [&] {
+    if (reads_lengths) return espalier::ops::attention_decode(q, k, v, begin_there, length_there, c.keys, scale);
     return std::get<0>(espalier::ops::attention(q, k, v, query_begin, key_begin, key_length, scale, c.is_causal));
   };
   // The library gets as many KV heads as query heads; its causality is aligned at the start, so decoding runs without.
@@ -60,8 +63,8 @@ void report(OpBench& bench, at::ScalarType dtype, const Case& c) {
   } else {
     work.flops = 4.0 * static_cast<double>(c.d * c.heads * c.batch) * visible_pairs(c);
   }
-  bench.report("attention", {name(c), dtype, work, error, dtype == at::kFloat ? 5e-3 : 0.05}, op,
-               {{"library", library}});
+  bench.report(reads_lengths ? "attention_decode" : "attention",
+               {name(c), dtype, work, error, dtype == at::kFloat ? 5e-3 : 0.05}, op, {{"library", library}});
 }
 
 }  // namespace
@@ -70,12 +73,13 @@ int main(int argc, char** argv) {
   using namespace espalier::bench;
   const at::NoGradGuard no_gradient;
   OpBench bench(argc, argv);
-  if (!bench.wants("attention")) return 0;
-  for (const AttentionShape& s : attention_shapes(bench)) {
+  if (!bench.wants("attention_decode")) return 0;
+  for (const AttentionShape& s : attention_shapes()) {
     const bool is_long = s.tokens * s.batch > 4 * 2880;  // seconds a run for the library on a CPU
     if (bench.is_cuda() || !is_long)
       report(bench, at::kBFloat16, {s.batch, s.tokens, s.tokens, kQueryHeads, s.kv_heads, kHeadDim});
-    report(bench, at::kBFloat16, {s.batch, 1, s.tokens, kQueryHeads, s.kv_heads, kHeadDim});
+    for (const bool reads_lengths : {false, true})
+      report(bench, at::kBFloat16, {s.batch, 1, s.tokens, kQueryHeads, s.kv_heads, kHeadDim}, reads_lengths);
   }
   for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat, at::kHalf}) {
     report(bench, dtype, {1, 2958, 2958, 20, 20, 64});

@@ -56,7 +56,7 @@ int main(int argc, char** argv) {
   const at::NoGradGuard no_gradient;
   OpBench bench(argc, argv);
   if (!bench.wants("attention_growth")) return 0;
-  for (const AttentionShape& s : attention_shapes(bench))
+  for (const AttentionShape& s : attention_shapes())
     report(bench, at::kBFloat16, {bench, kQueryHeads, kHeadDim, s.batch, s.tokens, 1}, s.kv_heads, true);
   report(bench, at::kBFloat16, {bench, kQueryHeads, kHeadDim, 1, 2880, 1}, 32, false);
   for (const at::ScalarType dtype : {at::kFloat, at::kHalf})

@@ -51,7 +51,7 @@ class OpBench {
   at::Device device() const { return device_; }
   bool is_cuda() const { return device_.is_cuda(); }
 
-  // Standard normal, and indices, on the device.
+  // Standard normal (large ones on the CPU repeat themselves), and indices, on the device.
   at::Tensor randn(at::IntArrayRef sizes, at::ScalarType dtype) const;
   at::Tensor range(int64_t begin, int64_t end, int64_t step = 1) const;
 
@@ -83,13 +83,12 @@ class OpBench {
   bool is_wrong_ = false;
 };
 
-// The shapes of the project's targets: image tokens, KV heads under 32 query heads of 128, sequences. On the CPU
-// without those that take minutes.
+// The shapes of the project's targets: image tokens, KV heads under 32 query heads of 128, sequences.
 struct AttentionShape {
   int64_t tokens, kv_heads, batch;
   std::string name() const;
 };
-std::vector<AttentionShape> attention_shapes(const OpBench& bench);
+std::vector<AttentionShape> attention_shapes();
 inline constexpr int64_t kQueryHeads = 32, kHeadDim = 128;
 
 }  // namespace espalier::bench

@@ -130,11 +130,10 @@ int main(int argc, char** argv) {
   const at::NoGradGuard no_gradient;
   OpBench bench(argc, argv);
   for (const int64_t n : {1, 640, 2880}) elementwise(bench, at::kBFloat16, n);
-  if (bench.is_cuda()) elementwise(bench, at::kBFloat16, 8 * 2880);
+  elementwise(bench, at::kBFloat16, 8 * 2880);
   for (const at::ScalarType dtype : {at::kFloat, at::kHalf}) elementwise(bench, dtype, 2880);
-  for (const int64_t n : {576, 2880, 11520}) rows(bench, at::kBFloat16, n);
-  if (bench.is_cuda()) rows(bench, at::kBFloat16, 8 * 11520);
-  for (const AttentionShape& s : attention_shapes(bench))
+  for (const int64_t n : {576, 2880, 11520, 8 * 576, 8 * 2880, 8 * 11520}) rows(bench, at::kBFloat16, n);
+  for (const AttentionShape& s : attention_shapes())
     cache(bench, at::kBFloat16, s.batch * s.tokens, s.kv_heads, s.name());
   for (const int64_t blocks : {1, 5, 40}) topk(bench, 576, blocks);
   topk(bench, 11520, 1);

@@ -58,6 +58,16 @@ std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, con
                                      const OptionalTensor& query_position = {}, const OptionalTensor& key_position = {},
                                      const OptionalTensor& key_weight = {});
 
+// Decoding: one query row for each sequence, over caches whose lengths the host need not know. The same result as
+// `attention` of single rows; but key_begin and key_length (int64 [b]) lie on query's device and are read there, so
+// that launches once recorded (a CUDA graph) stay right while the sequences grow. No length is above max_length, which
+// decides how much is launched; on the CPU the values are checked, on a GPU they are trusted. query [b, h, d]; key,
+// value [nk, g, d]; window, query_position [b] and key_position [nk] as in `attention`. Not differentiable. -> [b, h,
+// d].
+Tensor attention_decode(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& key_begin,
+                        const Tensor& key_length, int64_t max_length, double scale, int64_t window = 0,
+                        const OptionalTensor& query_position = {}, const OptionalTensor& key_position = {});
+
 // ---- attention by-products: the probabilities of chosen rows and columns, recomputed as exp(scale·q·k - lse) ----
 
 enum class HeadReduction : uint8_t { kMean, kMax, kEach };

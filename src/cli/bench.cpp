@@ -111,6 +111,7 @@ nlohmann::ordered_json to_json(const Series& s, const Options& options, int shot
   return {{"policy", s.policy},
           {"shots", shots},
           {"device", options.model.device},
+          {"decode_graphs", !options.model.no_decode_graphs},
           {"repeat", options.repeat},
           {"prompt_tokens", s.stats.prompt_tokens},
           {"tokens_per_layer", s.stats.tokens_per_layer},

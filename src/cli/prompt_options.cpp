@@ -44,6 +44,8 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_flag("--int8", options.int8,
                "Keep the decoder's weights as int8 with a scale an output; arithmetic as --dtype");
   app.add_option("--device", options.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->type_name("DEVICE");
+  app.add_flag("--no-decode-graphs", options.no_decode_graphs,
+               "On CUDA, launch the steps of decoding one by one instead of replaying a recorded one");
   add_integer(
       app, "--threads", {1, 1024}, [&options](int64_t n) { options.threads = static_cast<int>(n); },
       "Processor threads; without it one for each core");
@@ -56,6 +58,7 @@ Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
   EngineOptions engine_options;
   engine_options.dtype = dtype_of(options.dtype);
   engine_options.int8_weights = options.int8;
+  engine_options.decode_graphs = !options.no_decode_graphs;
   engine_options.device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   engine_options.threads = options.threads;
   engine_options.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {

@@ -23,6 +23,7 @@ struct ModelOptions {
   std::filesystem::path model;  // empty: the bundled one
   std::string dtype;            // empty: the checkpoint's
   bool int8 = false;
+  bool no_decode_graphs = false;
   std::string device = "cpu";
   int threads = 0;  // 0: as many as the library chooses
 };

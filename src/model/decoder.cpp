@@ -36,20 +36,8 @@ double scaled_frequency(const RopeScaling& scaling, double frequency) {
   return frequency;
 }
 
-at::Tensor inverse_frequencies(const DecoderConfig& config) {
-  const int64_t half = config.head_dim / 2;
-  at::Tensor frequencies = at::empty({half}, at::kFloat);
-  for (int64_t i = 0; i < half; ++i) {
-    const double frequency =
-        1.0 / std::pow(config.rope_theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
-    frequencies.data_ptr<float>()[i] = static_cast<float>(scaled_frequency(config.rope_scaling, frequency));
-  }
-  return frequencies;
-}
-
 // float32 [n, d_h / 2]. With three-part ids each section of the frequencies turns with a part of its own.
-at::Tensor half_angles(const DecoderConfig& config, const at::Tensor& position_id) {
-  const at::Tensor frequencies = inverse_frequencies(config).to(position_id.device());
+at::Tensor half_angles(const DecoderConfig& config, const at::Tensor& frequencies, const at::Tensor& position_id) {
   const at::Tensor all = position_id.to(at::kFloat).unsqueeze(-1) * frequencies;
   if (position_id.dim() == 1) return all;
   std::vector<at::Tensor> sections;
@@ -72,10 +60,26 @@ at::Tensor biased(const at::Tensor& x, const at::Tensor& bias) {
 
 }  // namespace
 
+at::Tensor rotary_frequencies(const DecoderConfig& config) {
+  const int64_t half = config.head_dim / 2;
+  at::Tensor frequencies = at::empty({half}, at::kFloat);
+  for (int64_t i = 0; i < half; ++i) {
+    const double frequency =
+        1.0 / std::pow(config.rope_theta, 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
+    frequencies.data_ptr<float>()[i] = static_cast<float>(scaled_frequency(config.rope_scaling, frequency));
+  }
+  return frequencies;
+}
+
 Rotary rotary(const DecoderConfig& config, const at::Tensor& position_id, at::ScalarType dtype) {
+  return rotary(config, rotary_frequencies(config).to(position_id.device()), position_id, dtype);
+}
+
+Rotary rotary(const DecoderConfig& config, const at::Tensor& frequencies, const at::Tensor& position_id,
+              at::ScalarType dtype) {
   TORCH_CHECK(position_id.dim() == 1 || (position_id.size(0) == 3 && config.mrope_section.size() == 3),
               "rotary: position ids of shape ", position_id.sizes(), " for ", config.mrope_section.size(), " sections");
-  const at::Tensor half = half_angles(config, position_id);
+  const at::Tensor half = half_angles(config, frequencies, position_id);
   const at::Tensor angles = at::cat({half, half}, 1);
   return {angles.cos().to(dtype), angles.sin().to(dtype)};
 }

@@ -19,6 +19,12 @@ struct Rotary {
 };
 Rotary rotary(const DecoderConfig& config, const at::Tensor& position_id, at::ScalarType dtype);
 
+// The angle a position turns by, float32 [d_h / 2] on the CPU; and the same embedding from frequencies that already lie
+// where position_id does, which asks the host for nothing.
+at::Tensor rotary_frequencies(const DecoderConfig& config);
+Rotary rotary(const DecoderConfig& config, const at::Tensor& frequencies, const at::Tensor& position_id,
+              at::ScalarType dtype);
+
 at::Tensor embed_tokens(const DecoderWeights& weights, const at::Tensor& ids);  // int64 [n] -> [n, d]
 
 struct QueryKeyValue {

@@ -2,16 +2,13 @@
 // M3: "Matryoshka Multimodal Models" (arXiv 2405.17430), as specs/m3.md reads it.
 // Symbols: X -> image tokens of `hidden` at the projector's output (the released place; the paper pools before it), s
 // -> num_kept, h and w -> the crop's grid, k -> cell. Differences from the released code: a k that is not whole or does
-// not divide the grid is refused (the code rounds down and loses the border); means are float32; un-padded crops
-// average what is present of a cell, where the code pools before un-padding; crops enter the decoder one behind the
-// other, without row breaks; a cell takes the position id of its first
-// patch unless positions=compact says otherwise. Every token is merged, so a pinned one cannot stay: such a request is
-// refused.
+// not divide the grid is refused (the code rounds down and loses the border); means are summed in float32; un-padded
+// crops average what is present of a cell, where the code pools before un-padding; crops enter the decoder one behind
+// the other, without row breaks; a cell takes the position id of its first patch unless positions=compact says
+// otherwise. Every token is merged, so a pinned one cannot stay: such a request is refused.
 #include "espalier/policies/m3.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <map>
@@ -19,9 +16,9 @@
 #include <utility>
 
 #include "espalier/error.h"
-#include "espalier/ops.h"
 #include "pruning/built_in.h"
 #include "pruning/crop_pools.h"
+#include "pruning/group_means.h"
 #include "pruning/selection.h"
 
 namespace espalier {
@@ -69,23 +66,17 @@ class M3 final : public PlannedPolicy {
     const at::Tensor source = layout.source_index.index_select(0, layout.image_tokens).cpu();
     std::map<Key, int64_t> number;  // of the cell
     std::vector<int64_t> cell, first;
-    std::vector<float> size;
     for (int64_t i = 0; i < layout.num_image_tokens(); ++i) {
       const int64_t from = source.const_data_ptr<int64_t>()[i];  // -1: of an earlier policy, without a place
       const Key key = from < 0 ? Key{-1, 0, i, 0} : keys[from];
       const auto [found, is_new] = number.try_emplace(key, static_cast<int64_t>(first.size()));
-      if (is_new) first.push_back(i), size.push_back(0.0F);
+      if (is_new) first.push_back(i);
       cell.push_back(found->second);
-      size[found->second] += 1.0F;
     }
-    const at::Tensor x = ops::gather_rows(signals[0], layout.image_tokens).to(at::kFloat);
-    at::Tensor divisor = at::empty({static_cast<int64_t>(size.size()), 1}, at::kFloat);
-    std::copy(size.begin(), size.end(), divisor.data_ptr<float>());
-    const at::Tensor sums =
-        at::zeros({divisor.size(0), x.size(1)}, x.options()).index_add(0, int64_tensor(cell).to(device), x);
+    at::Tensor means = group_means(signals[0], layout.image_tokens, int64_tensor(cell).to(device), std::ssize(first));
     const at::Tensor firsts = int64_tensor(first).to(device);
     return {.kept = int64_tensor({}).to(device),
-            .added = {{NewTokens::Where::kInPlace, sums / divisor.to(device), firsts, firsts}},
+            .added = {{NewTokens::Where::kInPlace, std::move(means), firsts, firsts}},
             .crop_by_crop = true};
   }
 

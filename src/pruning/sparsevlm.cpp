@@ -26,6 +26,7 @@
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
+#include "pruning/group_means.h"
 #include "pruning/prompt_text.h"
 #include "pruning/selection.h"
 #include "pruning/stages.h"
@@ -81,9 +82,7 @@ Clusters cluster(const at::Tensor& x, int64_t number) {
   // A centre owns itself, though a copy of it may be an earlier centre.
   to_centre = to_centre.masked_fill(order.unsqueeze(1) == centres.unsqueeze(0), -1);
   const at::Tensor owner = to_centre.argsort(/*stable=*/true, 1).select(1, 0);
-  const at::Tensor rank = at::arange(number, order.options());
-  const at::Tensor belongs = (owner.unsqueeze(0) == rank.unsqueeze(1)).to(x.dtype());  // [c, m]
-  return {at::matmul(belongs, x) / belongs.sum(1, /*keepdim=*/true), centres};
+  return {group_means(x, owner, number), centres};
 }
 
 class Sparsevlm final : public PlannedPolicy {

@@ -22,6 +22,7 @@
 #include "espalier/error.h"
 #include "pruning/built_in.h"
 #include "pruning/crop_pools.h"
+#include "pruning/group_means.h"
 #include "pruning/selection.h"
 
 namespace espalier {
@@ -39,8 +40,9 @@ at::Tensor contextual_tokens(const at::Tensor& x, const at::Tensor& key, const a
   const at::Tensor order = at::arange(targets.size(0), targets.options());
   // Of equal cosines the earlier target.
   const at::Tensor joins = at::where(cosine >= cosine.amax(1, true), order, targets.size(0)).amin(1, true);
-  const at::Tensor members = (joins == order).to(at::kFloat).index_fill(0, targets, 0.0);
-  return x.index_select(0, targets) + at::matmul(members.t(), x) / members.sum(0).clamp_min(1.0).unsqueeze(1);
+  // Targets are no members, not even of each other.
+  const at::Tensor group = joins.squeeze(1).index_fill(0, targets, targets.size(0));
+  return x.index_select(0, targets) + group_means(x, group, targets.size(0));
 }
 
 class Visionzip final : public PlannedPolicy {

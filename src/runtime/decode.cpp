@@ -5,7 +5,7 @@
 #include <ATen/ops/tensor.h>
 
 #include "espalier/ops.h"
-#include "model/decoder.h"
+#include "runtime/decode_token.h"
 
 namespace espalier {
 
@@ -43,14 +43,10 @@ class Rotations {
 at::Tensor decode_step(const LoadedModel& model, std::span<Sequence> sequences, const std::vector<size_t>& active,
                        const std::vector<int32_t>& ids, KvCache& cache) {
   const DecoderConfig& config = model.config.decoder;
-  const DecoderWeights& weights = model.weights.decoder;
   const std::vector<int64_t> wide(ids.begin(), ids.end());
   const at::Tensor query_begin = at::arange(static_cast<int64_t>(active.size()) + 1, at::kLong);
   Rotations rotations(model, sequences, active);
-  at::Tensor x = embed_tokens(weights, at::tensor(wide, at::kLong).to(model.device));
-  for (int layer = 0; layer < config.num_layers; ++layer) {
-    const DecoderLayerWeights& w = weights.layers[layer];
-    const QueryKeyValue qkv = project_qkv(config, w, x, rotations.at_layer(layer));
+  const auto attend = [&](int layer, const QueryKeyValue& qkv) {
     LayerCache& own = cache[layer];
     own.append(active, qkv.key, qkv.value, rotations.position_id());
     ops::OptionalTensor query_position, key_position;
@@ -58,12 +54,13 @@ at::Tensor decode_step(const LoadedModel& model, std::span<Sequence> sequences, 
       query_position = rotations.position_id();
       key_position = own.position_id();
     }
-    const auto [attended, unused] = ops::attention(qkv.query, own.key(), own.value(), query_begin, own.begins(active),
-                                                   own.lengths(active), attention_scale(config), /*is_causal=*/true,
-                                                   config.sliding_window, query_position, key_position);
-    x = add_mlp(config, w, add_attention(w, x, attended));
-  }
-  return logits(weights, final_norm(config, weights, x));
+    return std::get<0>(ops::attention(qkv.query, own.key(), own.value(), query_begin, own.begins(active),
+                                      own.lengths(active), attention_scale(config), /*is_causal=*/true,
+                                      config.sliding_window, query_position, key_position));
+  };
+  return decode_token(
+      model, at::tensor(wide, at::kLong).to(model.device),
+      [&](int layer) -> const Rotary& { return rotations.at_layer(layer); }, attend);
 }
 
 }  // namespace espalier

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "espalier/engine.h"
 
+#include <ATen/DeviceAccelerator.h>
 #include <c10/core/InferenceMode.h>
 
 #include "espalier/error.h"
@@ -21,7 +22,13 @@ Engine Engine::load(const std::filesystem::path& folder, const EngineOptions& op
   if (options.image_cache_bytes < 0)
     throw Error("image_cache_bytes: a number from 0 up was expected, got " + std::to_string(options.image_cache_bytes));
   auto images = options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr;
-  return Engine(std::make_unique<Impl>(Impl{load_model(folder, options), std::move(images)}));
+  LoadedModel model = load_model(folder, options);
+  std::unique_ptr<IdleDecoders> decoders;
+  if (options.decode_graphs && model.device.is_cuda()) {
+    const auto memory = static_cast<int64_t>(at::accelerator::getMemoryInfo(model.device.index()).second);
+    decoders = std::make_unique<IdleDecoders>(memory / 8);
+  }
+  return Engine(std::make_unique<Impl>(Impl{std::move(model), std::move(images), std::move(decoders)}));
 }
 
 Result Engine::generate(const Request& request, const Callbacks& callbacks) const {
@@ -31,6 +38,7 @@ Result Engine::generate(const Request& request, const Callbacks& callbacks) cons
 std::vector<Result> Engine::generate(std::span<const Request> requests, const Callbacks& callbacks) const {
   RunHooks hooks;
   hooks.encode.cache = impl_->images.get();
+  hooks.decoders = impl_->decoders.get();
   return generate_batch(impl_->model, requests, callbacks, hooks);
 }
 

@@ -5,12 +5,14 @@
 #include "espalier/engine.h"
 #include "runtime/image_cache.h"
 #include "runtime/loaded_model.h"
+#include "runtime/steady_decoder.h"
 
 namespace espalier {
 
 struct Engine::Impl {
   LoadedModel model;
-  std::unique_ptr<ImageCache> images;  // none without bytes for it
+  std::unique_ptr<ImageCache> images;      // none without bytes for it
+  std::unique_ptr<IdleDecoders> decoders;  // where steps of decoding are recorded
 };
 
 }  // namespace espalier

@@ -73,7 +73,7 @@ class Batch {
       is_prefilled_ = true;
       take(rows, all());
       note_cache();
-      decode();
+      decode(hooks.decoders);
     } catch (const Cancelled&) {
       for (Answer& answer : answers_)
         if (!is_prefilled_ || !answer.is_finished()) answer.cancel();  // even one that asked for no tokens
@@ -110,19 +110,35 @@ class Batch {
     }
   }
 
-  void decode() {
+  // Steps that may follow: room for them is made ahead, up to a limit, since most answers end early.
+  int64_t room_for(const std::vector<size_t>& active) const {
+    constexpr int64_t kMost = 256;
+    int64_t room = 0;
+    for (const size_t i : active)
+      room = std::max(room, requests_[i].options.max_new_tokens - std::ssize(answers_[i].ids()));
+    return std::min(room, kMost);
+  }
+
+  void decode(IdleDecoders* idle) {
     DeviceStopwatch decoding(model_.device);
+    std::unique_ptr<SteadyDecoder> steady;
+    if (const std::vector<size_t> members = all(); idle && !members.empty())
+      steady = idle->begin(model_, cache_, sequences_, members, room_for(members));
+    else if (!members.empty() && !model_.device.is_cpu())
+      kernels::note_kernel("decode", "launches");
     for (std::vector<size_t> active = all(); !active.empty(); active = all()) {
       if (callbacks_.should_cancel && callbacks_.should_cancel()) throw Cancelled();
       std::vector<int32_t> ids;
       for (const size_t i : active) ids.push_back(answers_[i].ids().back());
-      take(decode_step(model_, sequences_, active, ids, cache_), active);
+      take(steady ? steady->step(sequences_, active, ids) : decode_step(model_, sequences_, active, ids, cache_),
+           active);
       if (callbacks_.on_progress) {
         callbacks_.on_progress("decode", std::ssize(answers_[active[0]].ids()),
                                requests_[active[0]].options.max_new_tokens);
       }
     }
     decoding.stop();
+    if (steady) idle->keep(std::move(steady));
     const double decode_ms = decoding.milliseconds();
     for (Sequence& s : sequences_) s.stats.decode_ms = decode_ms;
   }

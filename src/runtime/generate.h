@@ -10,6 +10,7 @@
 #include "runtime/loaded_model.h"
 #include "runtime/prefill.h"
 #include "runtime/sequence.h"
+#include "runtime/steady_decoder.h"
 
 namespace espalier {
 
@@ -17,6 +18,8 @@ namespace espalier {
 struct RunHooks {
   EncodeHooks encode;    // its cancel and progress members come from Callbacks
   PrefillHooks prefill;  // likewise
+  // Where given, these decode, in buffers that stay for the answers to come; else decode_step() does.
+  IdleDecoders* decoders = nullptr;
 };
 
 PolicyPtr policy_of(const Request& request);

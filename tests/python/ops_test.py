@@ -134,6 +134,19 @@ class Ops(unittest.TestCase):
                    key_position=torch.arange(N))
         self.check_gradients(ops.attention, self.attention_inputs() + packed)
 
+    def test_attention_decode(self):
+        begin, length = int64(2, 20), int64(11, N - 20)
+        for dtype, tolerance in DTYPES:
+            (_, key, value), query = self.attention_inputs(dtype), normal(2, HEADS, WIDTH, dtype=dtype)
+            output = ops.attention_decode(query, key, value, begin, length, 64, SCALE)
+            for row, (first, count) in enumerate(zip(begin.tolist(), length.tolist())):
+                s = scores(query[row:row + 1], key[first:first + count])
+                values = value[first:first + count].float().repeat_interleave(HEADS // KV_HEADS, 1)
+                self.close(output[row:row + 1], torch.einsum("hij,jhd->ihd", s.softmax(-1), values), tolerance)
+        self.check(ops.attention_decode, (query, key, value, begin, length, 64, SCALE))
+        self.check(ops.attention_decode, (query, key, value, begin, length, 64, SCALE), window=5, query_position=begin + length - 1,
+                   key_position=torch.arange(N))
+
     def probe_inputs(self, dtype=torch.float32):
         query, key, _ = self.attention_inputs(dtype)
         lse = causal(scores(query, key)).logsumexp(-1)
