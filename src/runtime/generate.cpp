@@ -14,6 +14,7 @@
 #include "runtime/decode.h"
 #include "runtime/device_stopwatch.h"
 #include "runtime/sampler.h"
+#include "runtime/steady_decoder.h"
 #include "runtime/stopwatch.h"
 
 namespace espalier {

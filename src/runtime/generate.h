@@ -10,9 +10,10 @@
 #include "runtime/loaded_model.h"
 #include "runtime/prefill.h"
 #include "runtime/sequence.h"
-#include "runtime/steady_decoder.h"
 
 namespace espalier {
+
+class IdleDecoders;
 
 // Hooks that recordings and dumps hang into a run; normal requests leave them empty.
 struct RunHooks {

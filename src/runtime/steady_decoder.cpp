@@ -12,6 +12,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/chosen_kernels.h"
+#include "kernels/device_graph.h"
 #include "runtime/decode_token.h"
 
 namespace espalier {
@@ -41,6 +42,8 @@ SteadyDecoder::SteadyDecoder(const LoadedModel& model, std::unique_ptr<kernels::
     : model_(model),
       graph_(std::move(graph)),
       frequencies_(rotary_frequencies(model.config.decoder).to(model.device)) {}
+
+SteadyDecoder::~SteadyDecoder() = default;
 
 SteadyDecoder::Shape SteadyDecoder::shape_for(const KvCache& cache, const std::vector<size_t>& places,
                                               std::span<const Sequence> sequences, const std::vector<size_t>& members,

@@ -10,17 +10,21 @@
 #include <span>
 #include <vector>
 
-#include "kernels/device_graph.h"
 #include "runtime/kv_cache.h"
 #include "runtime/loaded_model.h"
 #include "runtime/sequence.h"
 
 namespace espalier {
 
+namespace kernels {
+class DeviceGraph;
+}
+
 class SteadyDecoder {
  public:
   // Without a graph every step is launched one by one.
   SteadyDecoder(const LoadedModel& model, std::unique_ptr<kernels::DeviceGraph> graph);
+  ~SteadyDecoder();
 
   // Takes the rows of sequences `members` out of a prefilled cache, layer by layer, and leaves it empty. room: steps
   // that can follow before the buffers must grow (they do so by themselves).

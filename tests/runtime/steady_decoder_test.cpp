@@ -10,7 +10,8 @@
 
 #include <thread>
 
-#include "kernels/chosen_kernels.h"
+#include "espalier/engine.h"
+#include "kernels/device_graph.h"
 #include "runtime/decode.h"
 #include "runtime/encode.h"
 #include "runtime/generate.h"
