@@ -25,8 +25,8 @@ struct EngineOptions {
   bool int8_weights = false;
   DeviceKind device = DeviceKind::kCpu;
   // On CUDA the steps of decoding are recorded once, as a CUDA graph, and replayed without gaps between their launches;
-  // the engine then keeps the KV buffers of the last answers for others of about their length (four at most, in an eighth
-  // of the device's memory; one in any case). False: launches one by one.
+  // the engine then keeps the KV buffers of the last answers for others of about their length (four at most, in an
+  // eighth of the device's memory; one in any case). False: launches one by one.
   bool decode_graphs = true;
   int threads = 0;  // 0: as many as the library chooses
   // Bytes for what the vision tower made of recent pictures, known by their pixels: asked about again, under any policy
