@@ -8,7 +8,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 mkdir -p "$folder/bin" "$folder/copy/bench"
 cp "$top/dev" "$folder/copy/dev"
-cp "$top/bench/gpu.sh" "$folder/copy/bench/gpu.sh"
+cp "$top/bench/gpu.sh" "$top/bench/record.sh" "$folder/copy/bench/"
 
 expect() { # WORDS COMMAND...: ends with 2 and says the words
   local words=$1 status=0 said
@@ -34,5 +34,8 @@ expect 'nvidia-smi finds no GPU here' "${bare[@]}" gpu
 expect 'this system has no dpkg' "${bare[@]}" gpu --pack
 expect "unknown option '--fast'" "${bare[@]}" gpu --fast
 "${bare[@]}" gpu --help | grep -q '^usage: ./dev gpu'
+"${bare[@]}" record --help | grep -q '^usage: ./dev record'
+expect 'no programs in' env "PATH=$PATH" "$folder/copy/bench/record.sh" --build "$folder/nothing" ops
+expect "unknown option '--fast'" env "PATH=$PATH" "$folder/copy/bench/record.sh" --fast
 [ "$(ls -A "$folder/copy" | tr '\n' ' ')" = 'bench dev ' ] || { echo "left behind: $(ls -A "$folder/copy")"; exit 1; }
 "${bare[@]}" help | grep -q '^usage: ./dev VERB'
