@@ -26,5 +26,6 @@ Run add_synth(CLI::App& app);
 Run add_eval(CLI::App& app);
 Run add_fit(CLI::App& app);
 Run add_train_demo(CLI::App& app);
+Run add_train_atp(CLI::App& app);
 
 }  // namespace espalier::cli

@@ -35,6 +35,7 @@ constexpr Command kCommands[] = {
     {"eval", "Measure accuracy on the synthetic benchmark under several policies", add_eval},
     {"fit", "Calibrate a policy on a few prompts: recipes of fitprune and vtw, thresholds of atp", add_fit},
     {"train-demo", "Train the bundled model from nothing, stage by stage", add_train_demo},
+    {"train-atp", "Train modules of atp, which choose how many visual tokens each picture keeps", add_train_atp},
 };
 
 // Messages of other libraries bring stack traces along; the first line says what happened.

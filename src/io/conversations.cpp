@@ -134,6 +134,10 @@ size_t Conversations::size() const {
   return entries_->conversations.size() + entries_->messages.size();
 }
 
+bool Conversations::may_have_images(size_t i) const {
+  return !entries_->messages.empty() || !entries_->conversations.at(i).images.empty();
+}
+
 Chat Conversations::read(size_t i) const {
   if (!entries_->messages.empty()) return read_chat(entries_->messages.at(i));
   const Conversation& conversation = entries_->conversations.at(i);

@@ -24,6 +24,8 @@ class Conversations {
   Conversations& operator=(Conversations&&) noexcept;
 
   size_t size() const;
+  // Whether conversation i can have a picture: of a messages.json that is not known before it is read.
+  bool may_have_images(size_t i) const;
   Chat read(size_t i) const;  // with its pictures
 
  private:

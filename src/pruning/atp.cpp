@@ -39,6 +39,8 @@ constexpr ValueNames<AtpNorm, 5> kNorms = {{{"minmax", AtpNorm::kMinmax},
                                             {"rank", AtpNorm::kRank}}};
 constexpr ValueNames<AtpStrategy, 3> kStrategies = {
     {{"both", AtpStrategy::kBoth}, {"redundant", AtpStrategy::kRedundant}, {"spatial", AtpStrategy::kSpatial}}};
+constexpr ValueNames<AtpScores, 3> kScores = {
+    {{"both", AtpScores::kBoth}, {"self", AtpScores::kSelf}, {"cross", AtpScores::kCross}}};
 constexpr std::array kLayersOf32 = {4, 14, 24};
 
 // One crop as a point finds it.
@@ -74,6 +76,7 @@ class Atp final : public PlannedPolicy {
       settings_ = options.weights->settings;
     else
       settings_ = options.settings;
+    if (options.strategy) settings_.strategy = *options.strategy;
     check();
   }
 
@@ -164,9 +167,11 @@ std::string Atp::spec() const {
     if (settings_.strides != defaults.settings.strides) writer.add("strides", strides);
     writer.add("lambda_sample", settings_.lambda_sample, defaults.settings.lambda_sample)
         .choice("norm", settings_.norm, defaults.settings.norm, kNorms)
-        .add("min_keep", settings_.min_keep, defaults.settings.min_keep);
+        .add("min_keep", settings_.min_keep, defaults.settings.min_keep)
+        .choice("scores", settings_.scores, defaults.settings.scores, kScores);
   }
-  return writer.choice("strategy", options_.strategy, defaults.strategy, kStrategies).common(common()).text();
+  const AtpSettings& usual = options_.weights ? options_.weights->settings : defaults.settings;
+  return writer.choice("strategy", settings_.strategy, usual.strategy, kStrategies).common(common()).text();
 }
 
 std::unique_ptr<PruningPolicy::State> Atp::begin_sequence(const ModelFacts& model, const PromptLayout& prompt) const {
@@ -210,8 +215,10 @@ std::vector<Atp::Judged> Atp::judge(const ActPoint& point, const TokenLayout& la
   int64_t at_signal = 0;
   for (const Block& block : blocks_of(layout)) {
     const auto m = static_cast<int64_t>(block.ordinals.size());
-    const at::Tensor self = received.slice(0, at_signal, at_signal + m);
-    const at::Tensor cross = received.slice(0, at_signal + m, at_signal + 2 * m);
+    at::Tensor self = received.slice(0, at_signal, at_signal + m);
+    at::Tensor cross = received.slice(0, at_signal + m, at_signal + 2 * m);
+    if (settings_.scores == AtpScores::kSelf) cross = self;
+    if (settings_.scores == AtpScores::kCross) self = cross;
     at_signal += 2 * m;
     const GridSize grid = prompt.images[static_cast<size_t>(block.image)].grid;
     Judged& crop = crops.emplace_back();
@@ -219,13 +226,16 @@ std::vector<Atp::Judged> Atp::judge(const ActPoint& point, const TokenLayout& la
     const at::Tensor tokens = source.index_select(0, crop.ordinals);
     const at::Tensor places =
         prompt.grid_row.index_select(0, tokens) * grid.cols + prompt.grid_col.index_select(0, tokens);
-    at::Tensor in_range;  // B22
-    if (state.product.defined()) in_range = state.product.detach().index_select(0, crop.ordinals) > 0.5;
+    at::Tensor present, in_range;  // in training; B22
+    if (state.product.defined()) {
+      present = state.product.index_select(0, crop.ordinals);
+      in_range = present > 0.5;
+    }
     crop.redundancy = atp_redundancy_score(self, cross, settings_.norm, in_range);
     crop.spatial = state.spatial.at({grid.rows, grid.cols}).to(received.scalar_type()).index_select(0, places);
     if (options_.weights) {
       crop.thresholds = atp_thresholds(state.modules[module], settings_.activation,
-                                       atp_head_input(self, cross, places, grid, settings_.head_input));
+                                       atp_head_input(self, cross, places, grid, settings_.head_input, present));
     } else {
       const auto constant = [&](const std::vector<double>& thetas) {
         return at::full({}, thetas.size() == 1 ? thetas[0] : thetas[module], received.options());
@@ -246,7 +256,7 @@ Verdict Atp::decide(const ActPoint& point, const TokenLayout& layout, std::span<
   for (const Judged& crop : crops) {
     keep.index_copy_(
         0, crop.ordinals,
-        atp_hard_keep(crop.redundancy, crop.spatial, crop.thresholds, settings_.min_keep, options_.strategy) |
+        atp_hard_keep(crop.redundancy, crop.spatial, crop.thresholds, settings_.min_keep, settings_.strategy) |
             pinned.index_select(0, crop.ordinals));
     scores.index_copy_(0, crop.ordinals, crop.redundancy);
     theta_r.push_back(crop.thresholds.redundancy);
@@ -275,7 +285,7 @@ at::Tensor Atp::soft_mask(const ActPoint& point, const TokenLayout& layout, std:
   std::vector<at::Tensor> masks, ordinals;
   for (const Judged& crop : judge(point, layout, signals[0], mine)) {
     masks.push_back(
-        atp_soft_mask(crop.redundancy, crop.spatial, crop.thresholds, options_.temperature, options_.strategy));
+        atp_soft_mask(crop.redundancy, crop.spatial, crop.thresholds, options_.temperature, settings_.strategy));
     ordinals.push_back(crop.ordinals);
   }
   // Back from crop by crop to the order of the sequence.
@@ -317,7 +327,8 @@ PlannedPolicyPtr atp_from(const OptionReader& reader) {
                reader.number("lambda_sample", settings.lambda_sample));
   set_or_agree(reader, weights, "norm", settings.norm, reader.choice("norm", settings.norm, kNorms));
   set_or_agree(reader, weights, "min_keep", settings.min_keep, reader.integer("min_keep", settings.min_keep, 0));
-  options.strategy = reader.choice("strategy", options.strategy, kStrategies);
+  set_or_agree(reader, weights, "scores", settings.scores, reader.choice("scores", settings.scores, kScores));
+  options.strategy = reader.choice("strategy", settings.strategy, kStrategies);
   options.common = reader.common();
   return std::make_shared<Atp>(options);
 }

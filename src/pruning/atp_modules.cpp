@@ -95,8 +95,13 @@ int64_t atp_head_width(AtpHeadInput input, GridSize grid) {
 }
 
 at::Tensor atp_head_input(const at::Tensor& self, const at::Tensor& cross, const at::Tensor& places, GridSize grid,
-                          AtpHeadInput input) {
-  if (input == AtpHeadInput::kMean) return at::stack({self.mean(), cross.mean()});
+                          AtpHeadInput input, const at::Tensor& present) {
+  if (input == AtpHeadInput::kMean) {
+    const auto mean = [&](const at::Tensor& scores) {
+      return present.defined() ? (scores * present).sum() / present.sum().clamp_min(kFlat) : scores.mean();
+    };
+    return at::stack({mean(self), mean(cross)});
+  }
   const auto on_grid = [&](const at::Tensor& scores) {
     const at::Tensor scattered = at::zeros({grid.rows * grid.cols}, scores.options()).index_copy(0, places, scores);
     if (input == AtpHeadInput::kScatter) return scattered;

@@ -25,9 +25,10 @@ at::Tensor atp_redundancy_score(const at::Tensor& self, const at::Tensor& cross,
 // Width of what the head reads.
 int64_t atp_head_width(AtpHeadInput input, GridSize grid);
 // What the head reads, [inputs]: the raw scores at their places (int64 [m]) in the grid, zeros elsewhere; their means;
-// or each scattered and averaged to 256 bins.
+// or each scattered and averaged to 256 bins. `present` [m] (undefined: all are): the soft masks so far, by which means
+// count what training only hides.
 at::Tensor atp_head_input(const at::Tensor& self, const at::Tensor& cross, const at::Tensor& places, GridSize grid,
-                          AtpHeadInput input);
+                          AtpHeadInput input, const at::Tensor& present = {});
 
 struct AtpThresholds {
   at::Tensor redundancy, spatial;  // scalars

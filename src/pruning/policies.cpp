@@ -162,6 +162,7 @@ constexpr std::array kAtpOptions = {
     PolicyOption{"norm", "minmax", "of the redundancy score over a crop: minmax, none, max, sigmoid, rank"},
     PolicyOption{"min_keep", "1", "tokens that stay of each crop"},
     PolicyOption{"strategy", "both", "which score may keep a token: both, redundant, spatial"},
+    PolicyOption{"scores", "both", "attention looked at: both, self (from the crop's own tokens), cross (from text)"},
 };
 
 constexpr std::array kHiredOptions = {

@@ -39,6 +39,10 @@ constexpr Words<AtpNorm, 5> kNorms = {{{"minmax", AtpNorm::kMinmax},
                                        {"rank", AtpNorm::kRank}}};
 constexpr Words<AtpHeadInput, 3> kHeadInputs = {
     {{"scatter", AtpHeadInput::kScatter}, {"mean", AtpHeadInput::kMean}, {"pool", AtpHeadInput::kPool}}};
+constexpr Words<AtpStrategy, 3> kStrategies = {
+    {{"both", AtpStrategy::kBoth}, {"redundant", AtpStrategy::kRedundant}, {"spatial", AtpStrategy::kSpatial}}};
+constexpr Words<AtpScores, 3> kScores = {
+    {{"both", AtpScores::kBoth}, {"self", AtpScores::kSelf}, {"cross", AtpScores::kCross}}};
 constexpr Words<AtpActivation, 2> kActivations = {{{"none", AtpActivation::kNone}, {"relu", AtpActivation::kRelu}}};
 constexpr Words<Site, 5> kSites = {{{"vision_output", Site::kVisionOutput},
                                     {"projector_output", Site::kProjectorOutput},
@@ -126,6 +130,9 @@ AtpSettings read_settings(const std::filesystem::path& path, int64_t& hidden_siz
   settings.head_input = fields.word("head_input", kHeadInputs);
   settings.activation = fields.word("activation", kActivations);
   settings.min_keep = fields.integer("min_keep", 0);
+  // Files may leave these out: both.
+  if (fields.find("strategy")) settings.strategy = fields.word("strategy", kStrategies);
+  if (fields.find("scores")) settings.scores = fields.word("scores", kScores);
   return settings;
 }
 
@@ -207,7 +214,9 @@ void write_atp_weights(const std::filesystem::path& file, const AtpWeights& weig
                             {"norm", word(kNorms, settings.norm)},
                             {"head_input", word(kHeadInputs, settings.head_input)},
                             {"activation", word(kActivations, settings.activation)},
-                            {"min_keep", settings.min_keep}};
+                            {"min_keep", settings.min_keep},
+                            {"strategy", word(kStrategies, settings.strategy)},
+                            {"scores", word(kScores, settings.scores)}};
   std::vector<at::Tensor> held;
   std::vector<TensorToWrite> tensors;
   for (size_t i = 0; i < weights.modules.size(); ++i)

@@ -8,8 +8,9 @@
 
 namespace espalier {
 
-AdamW::AdamW(std::vector<at::Tensor> parameters, const AdamWOptions& options)
-    : parameters_(std::move(parameters)), options_(options) {
+AdamW::AdamW(std::vector<at::Tensor> parameters, const AdamWOptions& options, std::vector<double> rate_factors)
+    : parameters_(std::move(parameters)), options_(options), rate_factors_(std::move(rate_factors)) {
+  rate_factors_.resize(parameters_.size(), 1.0);
   for (const at::Tensor& p : parameters_) {
     first_moments_.push_back(torch::zeros_like(p, p.options().requires_grad(false)));
     second_moments_.push_back(torch::zeros_like(p, p.options().requires_grad(false)));
@@ -38,8 +39,9 @@ double AdamW::step(double learning_rate) {
     const at::Tensor g = p.grad().mul_(shrink);
     m.mul_(options_.beta1).add_(g, 1 - options_.beta1);
     v.mul_(options_.beta2).addcmul_(g, g, 1 - options_.beta2);
-    if (p.dim() >= 2) p.mul_(1 - learning_rate * options_.weight_decay);
-    p.addcdiv_(m, v.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon), -learning_rate / correction1);
+    const double rate = learning_rate * rate_factors_[i];
+    if (p.dim() >= 2) p.mul_(1 - rate * options_.weight_decay);
+    p.addcdiv_(m, v.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon), -rate / correction1);
     p.mutable_grad() = at::Tensor();
   }
   return norm;

@@ -20,8 +20,8 @@ struct AdamWOptions {
 
 class AdamW {
  public:
-  // Leaves that require a gradient; moments start at 0.
-  AdamW(std::vector<at::Tensor> parameters, const AdamWOptions& options);
+  // Leaves that require a gradient; moments start at 0. `rate_factors`: of each leaf's learning rate; empty: all 1.
+  AdamW(std::vector<at::Tensor> parameters, const AdamWOptions& options, std::vector<double> rate_factors = {});
 
   // One update from the gradients that the leaves hold (none counts as 0), which are cleared. Returns their norm before
   // clipping; when that is not finite nothing is changed.
@@ -38,6 +38,7 @@ class AdamW {
 
   std::vector<at::Tensor> parameters_, first_moments_, second_moments_;
   AdamWOptions options_;
+  std::vector<double> rate_factors_;
   int64_t steps_done_ = 0;
 };
 

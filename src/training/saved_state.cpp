@@ -47,8 +47,10 @@ int64_t number(const std::filesystem::path& file, const Counters& counters, cons
 void save_state(const std::filesystem::path& file, const Parameters& parameters, const AdamW& optimizer,
                 const std::vector<std::string>& trained, const Counters& counters) {
   std::vector<TensorToWrite> tensors;
+  std::vector<at::Tensor> on_host;  // until they are written
   const auto add = [&](const std::string& name, const at::Tensor& t) {
-    tensors.push_back({name, Dtype::kF32, t.sizes().vec(), t.const_data_ptr()});
+    on_host.push_back(t.detach().cpu());
+    tensors.push_back({name, Dtype::kF32, t.sizes().vec(), on_host.back().const_data_ptr()});
   };
   for (const Parameter& p : parameters.all()) add(kMaster + p.name, p.master);
   for (size_t i = 0; i < trained.size(); ++i) {

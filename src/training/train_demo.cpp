@@ -39,11 +39,11 @@ TrainingHooks hooks_of(const TrainingCallbacks& callbacks) {
   hooks.should_cancel = callbacks.should_cancel;
   if (callbacks.on_update) {
     hooks.on_step = [&](const StageProgress& p) {
-      callbacks.on_update({p.plan.name, p.step, p.plan.schedule.steps, p.loss, {}});
+      callbacks.on_update({p.plan.name, p.step, p.plan.schedule.steps, p.loss, {}, {}});
     };
-    hooks.on_evaluation = [&](const StagePlan& plan, int64_t step, const std::vector<Score>& scores) {
-      TrainingUpdate update{plan.name, step, plan.schedule.steps, 0, {}};
-      for (const Score& s : scores) update.accuracy.emplace_back(s.topic, s.accuracy());
+    hooks.on_evaluation = [&](const StagePlan& plan, int64_t step, const Evaluation& evaluation) {
+      TrainingUpdate update{plan.name, step, plan.schedule.steps, 0, {}, {}};
+      for (const Score& s : evaluation.scores) update.accuracy.emplace_back(s.topic, s.accuracy());
       callbacks.on_update(update);
     };
   }
@@ -135,7 +135,7 @@ class Demo {
                         .difficulty = difficulty,
                         .seed = options_.seed};
     const auto on_progress = [&](int64_t done, int64_t total) {
-      if (callbacks_.on_update) callbacks_.on_update({"features", done, total, 0, {}});
+      if (callbacks_.on_update) callbacks_.on_update({"features", done, total, 0, {}, {}});
     };
     return std::make_unique<ScenePool>(plan, config_, processor_, parameters, options_.out / (name + ".safetensors"),
                                        on_progress, callbacks_.should_cancel);

@@ -51,7 +51,7 @@ class StageRun {
         file_(state_file(folder, plan.name)),
         hooks_(hooks),
         trained_(parameters.train_only(plan.trained)),
-        optimizer_(masters(), plan.optimizer),
+        optimizer_(masters(), plan.optimizer, rate_factors()),
         log_(log_file(folder, plan.name)) {
     for (const Parameter& p : trained_) names_.push_back(p.name);
   }
@@ -80,15 +80,35 @@ class StageRun {
     return tensors;
   }
 
+  std::vector<double> rate_factors() const {
+    std::vector<double> factors;
+    for (const Parameter& p : trained_) {
+      const auto found =
+          std::ranges::find_if(plan_.rate_factors, [&](const auto& f) { return p.name.starts_with(f.first); });
+      factors.push_back(found == plan_.rate_factors.end() ? 1.0 : found->second);
+    }
+    return factors;
+  }
+
+  void check_identity(const Counters& counters) const {
+    Counters wanted = plan_.identity;
+    wanted["seed"] = std::to_string(seed_);
+    for (const auto& [key, value] : wanted) {
+      const auto found = counters.find(key);
+      const std::string stored = found == counters.end() ? "none" : found->second;
+      if (stored != value)
+        throw Error(file_.string() + ": was trained with " + key + " " + stored + ", not " + value +
+                    "; choose another folder or remove it");
+    }
+  }
+
   void resume() {
     if (!std::filesystem::exists(file_)) {
       log_.write({{"event", "start"}, {"stage", plan_.name}, {"seed", seed_}});
       return;
     }
+    check_identity(read_counters(file_));
     const Counters counters = load_state(file_, parameters_, optimizer_, names_);
-    if (counters.at("seed") != std::to_string(seed_))
-      throw Error(file_.string() + ": was trained with seed " + counters.at("seed") + ", not " + std::to_string(seed_) +
-                  "; choose another folder or remove it");
     step_ = counter(counters, "step");
     good_evaluations_ = static_cast<int>(counter(counters, "good_evaluations"));
     finished_ = counter(counters, "finished") != 0;
@@ -96,18 +116,19 @@ class StageRun {
   }
 
   void save() const {
-    save_state(file_, parameters_, optimizer_, names_,
-               {{"stage", plan_.name},
-                {"seed", std::to_string(seed_)},
-                {"step", std::to_string(step_)},
-                {"good_evaluations", std::to_string(good_evaluations_)},
-                {"finished", finished_ ? "1" : "0"}});
+    Counters counters = plan_.identity;
+    counters.merge(Counters{{"stage", plan_.name},
+                            {"seed", std::to_string(seed_)},
+                            {"step", std::to_string(step_)},
+                            {"good_evaluations", std::to_string(good_evaluations_)},
+                            {"finished", finished_ ? "1" : "0"}});
+    save_state(file_, parameters_, optimizer_, names_, counters);
   }
 
   void train_one() {
     const Clock::time_point start = Clock::now();
     const double rate = plan_.schedule.rate(step_);
-    const at::Tensor loss = task_.loss(parameters_, step_);
+    const auto [loss, parts] = task_.loss_in_parts(parameters_, step_);
     const double value = loss.item<double>();
     if (!std::isfinite(value)) fail("loss", value);
     loss.backward();
@@ -115,6 +136,9 @@ class StageRun {
     if (!std::isfinite(norm)) fail("gradient", norm);
     ++step_;
     loss_sum_ += value;
+    ++summed_steps_;
+    part_sums_.resize(parts.size(), {"", 0.0});
+    for (size_t i = 0; i < parts.size(); ++i) part_sums_[i] = {parts[i].first, part_sums_[i].second + parts[i].second};
     seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
     if (step_ % kReportEvery == 0) report(rate, norm);
   }
@@ -127,30 +151,34 @@ class StageRun {
   }
 
   void report(double rate, double norm) {
-    const double mean = loss_sum_ / kReportEvery;
-    log_.write({{"step", step_},
-                {"loss", mean},
-                {"learning_rate", rate},
-                {"gradient_norm", norm},
-                {"ms_per_step", 1000 * seconds_ / kReportEvery}});
-    if (hooks_.on_step) hooks_.on_step({plan_, step_, mean});
+    const auto steps = static_cast<double>(summed_steps_);  // fewer behind a resume
+    const double mean = loss_sum_ / steps;
+    Json line = {{"step", step_}, {"loss", mean}};
+    for (auto& [name, sum] : part_sums_) line[name] = sum /= steps;
+    line.update({{"learning_rate", rate}, {"gradient_norm", norm}, {"ms_per_step", 1000 * seconds_ / steps}});
+    log_.write(line);
+    if (hooks_.on_step) hooks_.on_step({plan_, step_, mean, part_sums_});
     loss_sum_ = seconds_ = 0;
+    summed_steps_ = 0;
+    part_sums_.clear();
   }
 
   void evaluate() {
     const Clock::time_point start = Clock::now();
-    scores_ = task_.evaluate(parameters_);
+    const Evaluation evaluation = task_.evaluate_after(parameters_, step_);
+    scores_ = evaluation.scores;
     Json accuracy = Json::object();
     for (const Score& s : scores_) accuracy[s.topic] = {{"accuracy", s.accuracy()}, {"n", s.count}};
-    log_.write({{"step", step_},
-                {"evaluation", accuracy},
-                {"ms", 1000 * std::chrono::duration<double>(Clock::now() - start).count()}});
+    Json line = {{"step", step_}, {"evaluation", accuracy}};
+    for (const auto& [name, value] : evaluation.measures) line[name] = value;
+    line["ms"] = 1000 * std::chrono::duration<double>(Clock::now() - start).count();
+    log_.write(line);
     const bool good = std::ranges::all_of(scores_, [&](const Score& s) {
       return s.accuracy() >= plan_.stop.accuracy ||
              std::ranges::find(plan_.stop.except, s.topic) != plan_.stop.except.end();
     });
     good_evaluations_ = good ? good_evaluations_ + 1 : 0;
-    if (hooks_.on_evaluation) hooks_.on_evaluation(plan_, step_, scores_);
+    if (hooks_.on_evaluation) hooks_.on_evaluation(plan_, step_, evaluation);
   }
 
   StageResult result(bool cancelled) const {
@@ -171,6 +199,8 @@ class StageRun {
   int good_evaluations_ = 0;
   bool finished_ = false;
   double loss_sum_ = 0, seconds_ = 0;  // since the last report
+  int64_t summed_steps_ = 0;           // likewise
+  Measures part_sums_;
   std::vector<Score> scores_;
 };
 

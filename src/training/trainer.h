@@ -9,10 +9,12 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "training/adamw.h"
 #include "training/parameters.h"
+#include "training/saved_state.h"
 #include "training/schedule.h"
 
 namespace espalier {
@@ -25,6 +27,18 @@ struct Score {  // of one evaluation, one topic
   double accuracy() const { return count > 0 ? static_cast<double>(correct) / static_cast<double>(count) : 0.0; }
 };
 
+using Measures = std::vector<std::pair<std::string, double>>;  // numbers for the log, by name
+
+struct StepLoss {
+  at::Tensor total;
+  Measures parts = {};  // the same names at every step
+};
+
+struct Evaluation {
+  std::vector<Score> scores;
+  Measures measures = {};
+};
+
 class Task {
  public:
   virtual ~Task() = default;
@@ -32,6 +46,9 @@ class Task {
   virtual at::Tensor loss(const Parameters& parameters, int64_t step) const = 0;
   // On items that no step trains on, without a graph. Always the same items.
   virtual std::vector<Score> evaluate(const Parameters& parameters) const = 0;
+  // What the loop calls: tasks that have more to tell override these.
+  virtual StepLoss loss_in_parts(const Parameters& parameters, int64_t step) const { return {loss(parameters, step)}; }
+  virtual Evaluation evaluate_after(const Parameters& parameters, int64_t step) const { return {evaluate(parameters)}; }
 };
 
 struct StopRule {
@@ -44,8 +61,10 @@ struct StagePlan {
   std::string name;
   Schedule schedule;  // its `steps` are also the most that the stage runs
   AdamWOptions optimizer;
-  std::vector<std::string> trained;  // prefixes of the parameters' names
-  int64_t evaluate_every = 100;      // steps; the state is saved at each evaluation
+  std::vector<std::string> trained;                               // prefixes of the parameters' names
+  std::vector<std::pair<std::string, double>> rate_factors = {};  // by prefix; 1 for other names
+  Counters identity = {};        // what a saved state must have been trained with, beside the seed
+  int64_t evaluate_every = 100;  // steps; the state is saved at each evaluation
   int64_t save_every = 100;
   int64_t pause_at = 0;  // steps after which the run ends as if cancelled, to go on another time; 0: never
   StopRule stop;
@@ -55,12 +74,13 @@ struct StageProgress {
   const StagePlan& plan;
   int64_t step = 0;  // done
   double loss = 0;   // mean since the last report
+  Measures parts = {};
 };
 
 struct TrainingHooks {
   std::function<bool()> should_cancel;
   std::function<void(const StageProgress&)> on_step;
-  std::function<void(const StagePlan&, int64_t step, const std::vector<Score>&)> on_evaluation;
+  std::function<void(const StagePlan&, int64_t step, const Evaluation&)> on_evaluation;
 };
 
 struct StageResult {

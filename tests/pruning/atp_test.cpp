@@ -327,6 +327,8 @@ bool expected_points(const PromptLayout& prompt, const ArraySignals& arrays, con
         for (int64_t q = last_of_image; q < prompt.num_tokens; ++q)
           if (image[q] < 0) cross[place] += look(q, k), ++rows;
         cross[place] /= static_cast<double>(rows);
+        if (s.scores == AtpScores::kSelf) cross[place] = self[place];
+        if (s.scores == AtpScores::kCross) self[place] = cross[place];
         mean[k] = (self[place] + cross[place]) / 2;
         for (const int64_t stride : s.strides)
           if (row[k] % stride == 0 && col[k] % stride == 0)
@@ -365,6 +367,7 @@ TEST(Atp, EqualsALoopOverCropsAndModules) {
         const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 8, 2, 6, seed);
         const auto weights = std::make_shared<AtpWeights>(
             random_weights(seed, input, seed % 2 ? AtpActivation::kNone : AtpActivation::kRelu));
+        weights->settings.scores = static_cast<AtpScores>(seed % 3);
         std::vector<Tokens> expected;
         if (!expected_points(*prompt, arrays, *weights, strategy, &expected)) continue;
         const auto points =

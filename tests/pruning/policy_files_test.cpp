@@ -36,7 +36,7 @@ void replace(const std::filesystem::path& file, const std::string& from, const s
 
 TEST(PolicyFiles, AtpWeightsAreReadAsTheyWereWritten) {
   const TemporaryFolder folder;
-  const AtpWeights weights = two_modules();
+  AtpWeights weights = two_modules();
   write_atp_weights(folder / "atp.safetensors", weights);
   const AtpWeights read = PolicyFilesOnDisk().atp_weights(folder / "atp.safetensors");
   EXPECT_EQ(read.settings, weights.settings);
@@ -52,6 +52,15 @@ TEST(PolicyFiles, AtpWeightsAreReadAsTheyWereWritten) {
   for (const char* other : {"layers=2:6", "strides=2", "lambda_sample=3", "norm=minmax", "min_keep=2"})
     EXPECT_ERROR(make_policy(spec + "," + other), "atp.safetensors was trained with another value");
   EXPECT_ERROR(make_policy(spec + ",theta_r=0.5"), "not both");
+  // Strategy may differ from what was trained, scores may not; files that name neither mean both.
+  EXPECT_EQ(make_policy(spec + ",strategy=spatial")->spec(), spec + ",strategy=spatial");
+  EXPECT_ERROR(make_policy(spec + ",scores=self"), "atp.safetensors was trained with another value");
+  weights.settings.strategy = AtpStrategy::kRedundant;
+  weights.settings.scores = AtpScores::kCross;
+  write_atp_weights(folder / "atp.safetensors", weights);
+  EXPECT_EQ(PolicyFilesOnDisk().atp_weights(folder / "atp.safetensors").settings, weights.settings);
+  EXPECT_EQ(make_policy(spec + ",scores=cross,strategy=redundant")->spec(), spec);
+  EXPECT_EQ(make_policy(spec + ",strategy=both")->spec(), spec + ",strategy=both");
 }
 
 TEST(PolicyFiles, AtpWeightsThatDoNotFitAreRefused) {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ enum class AtpNorm : uint8_t { kMinmax, kNone, kMax, kSigmoid, kRank };  // of t
 enum class AtpHeadInput : uint8_t { kScatter, kMean, kPool };            // what the head reads of the two scores
 enum class AtpActivation : uint8_t { kNone, kRelu };                     // behind the head's first layer
 enum class AtpStrategy : uint8_t { kBoth, kRedundant, kSpatial };        // which score may keep a token
+enum class AtpScores : uint8_t { kBoth, kSelf, kCross };  // attention that is looked at: from the crop, from text
 
 // What modules are trained for, beside their weights.
 struct AtpSettings {
@@ -31,6 +33,8 @@ struct AtpSettings {
   AtpHeadInput head_input = AtpHeadInput::kScatter;
   AtpActivation activation = AtpActivation::kNone;
   int64_t min_keep = 1;  // of each crop
+  AtpStrategy strategy = AtpStrategy::kBoth;
+  AtpScores scores = AtpScores::kBoth;  // the one left out is replaced by the other, for score and head
   bool operator==(const AtpSettings&) const = default;
 };
 
@@ -55,9 +59,9 @@ struct AtpOptions {
   std::shared_ptr<const AtpWeights> weights = {};  // these, which then bring the settings; or
   std::vector<double> theta_r = {};                // constant thresholds, one for all layers or one for each
   std::vector<double> theta_s = {};
-  AtpSettings settings = {};  // with constant thresholds
-  AtpStrategy strategy = AtpStrategy::kBoth;
-  double temperature = 10.0;  // of soft_mask
+  AtpSettings settings = {};                 // with constant thresholds
+  std::optional<AtpStrategy> strategy = {};  // unset: that of the settings
+  double temperature = 10.0;                 // of soft_mask
   CommonOptions common = {};
 };
 
