@@ -110,6 +110,7 @@ struct TrainAtpResult {
   int64_t steps = 0;              // done
   std::filesystem::path weights;  // for atp:weights=…; as far as they came when cancelled
   double accuracy = 0;            // of the last evaluation, with tokens removed as in inference
+  double unpruned_accuracy = 0;   // on the same items with none removed; not asked when cancelled
   double hard_tokens = 0;         // image tokens of a picture on the average over layers: so, and
   double soft_tokens = 0;         // by the soft masks
 };

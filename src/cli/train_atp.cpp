@@ -57,7 +57,10 @@ ExitStatus train(TrainAtpOptions options) {
   progress.clear();
   std::printf("%.2f image tokens of a picture on the average over layers: atp:weights=%s\n", result.hard_tokens,
               result.weights.c_str());
-  if (result.cancelled) std::printf("saved; the same command goes on\n");
+  if (result.cancelled)
+    std::printf("saved; the same command goes on\n");
+  else
+    std::printf("exact answers %.3f, unpruned %.3f\n", result.accuracy, result.unpruned_accuracy);
   return interrupted() ? kInterrupted : kDone;
 }
 

@@ -84,6 +84,7 @@ class AtpRun {
                    options_.target_ratio * tokens_of_picture());
     if (options_.train_decoder && !end.cancelled)
       write_trained_checkpoint(options_.model, options_.out / "model", parameters_);
+    if (!end.cancelled) last_.unpruned_accuracy = task.unpruned_accuracy(parameters_);
     last_.cancelled = end.cancelled;
     last_.steps = end.steps;
     last_.weights = weights_file_;
