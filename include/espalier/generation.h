@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "espalier/prompt.h"
+#include "espalier/trace.h"
 
 namespace espalier {
 
@@ -36,22 +37,10 @@ struct Request {
   std::string policy = "none";                  // a spec string, or
   std::shared_ptr<const PruningPolicy> custom;  // a policy of the caller's own, which then wins
   GenerationOptions options;
-  bool trace = false;  // fill Result::points with scores (costs copies from the device)
+  bool trace = false;  // fill all of Result::points (costs copies from the device)
 };
 
 enum class FinishReason : uint8_t { kEos, kLength, kStopString, kStopped, kCancelled };
-
-// Image tokens alive after one point where the policy acted.
-struct PointTrace {
-  std::string site;                                 // "before_layer", …
-  int layer = -1;                                   // -1 where the site has none
-  std::vector<int64_t> kept;                        // source indices, ascending
-  std::vector<std::vector<int64_t>> kept_per_head;  // at "cache", in place of `kept`
-  std::vector<int64_t> candidates;                  // what the point judged
-  std::vector<float> scores;                        // one a candidate; empty where the method has none
-  // Other numbers of the decision, by name: thresholds, masses.
-  std::vector<std::pair<std::string, std::vector<float>>> notes;
-};
 
 struct Stats {
   int64_t prompt_tokens = 0;                                 // with images expanded, before pruning
@@ -81,8 +70,8 @@ struct Result {
   std::vector<int32_t> prompt_token_ids;  // each image placeholder expanded to its tokens
   std::string prompt;                     // before expansion
   FinishReason finish_reason = FinishReason::kLength;
-  std::vector<PointTrace> points;
-  std::vector<int64_t> kept;  // source indices of the image tokens that survive all points
+  std::vector<PointTrace> points;  // trace.h; what is kept, and with Request::trace the rest
+  std::vector<int64_t> kept;       // source indices of the image tokens that survive all points
   Stats stats;
 };
 
@@ -96,10 +85,17 @@ using CancelCheck = std::function<bool()>;
 // done of total, for progress bars; `stage` is "load", "encode", "prefill" or "decode".
 using Progress = std::function<void(std::string_view stage, int64_t done, int64_t total)>;
 
+// The prompt before anything leaves it, once a request, and each point as soon as its verdict has been applied, on the
+// thread that generates. They cost copies from the device, a time that no stage of Stats counts.
+using PromptTraceCallback = std::function<void(size_t request, const PromptTrace&)>;
+using PointTraceCallback = std::function<void(size_t request, const PointTrace&)>;
+
 struct Callbacks {
-  TextCallback on_text;
-  CancelCheck should_cancel;
-  Progress on_progress;
+  TextCallback on_text = {};
+  CancelCheck should_cancel = {};
+  Progress on_progress = {};
+  PromptTraceCallback on_prompt = {};
+  PointTraceCallback on_point = {};
 };
 
 }  // namespace espalier

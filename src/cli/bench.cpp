@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -13,12 +14,14 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/cost_table.h"
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
 #include "cli/prompt_options.h"
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
 #include "io/output_file.h"
+#include "runtime/engine_impl.h"
 #include "runtime/machine_rates.h"
 
 namespace espalier::cli {
@@ -32,6 +35,7 @@ struct Options {
   int repeat = 5;
   int64_t new_tokens = 8;
   std::string json;
+  std::string markdown;
 };
 
 // A picture with edges and texture; its content does not matter for speed.
@@ -59,7 +63,7 @@ Chat in_context_prompt(int shots) {
 
 struct Sample {
   double encode, select, prefill, per_token;
-  double to_first_token() const { return select + prefill; }
+  double to_first_token() const { return select + prefill; }  // behind encode
 };
 
 struct Series {
@@ -71,6 +75,12 @@ struct Series {
     std::vector<double> values;
     for (const Sample& s : samples) values.push_back(s.*field);
     return pick(std::move(values), q);
+  }
+  // Where a policy makes pictures smaller, encode too is part of what it saves.
+  double first_token_with_encode() const {
+    std::vector<double> values;
+    for (const Sample& s : samples) values.push_back(s.encode + s.to_first_token());
+    return pick(std::move(values), 0.5);
   }
   double first_token(double q) const {
     std::vector<double> values;
@@ -179,13 +189,55 @@ std::vector<Series> run_shots(const Engine& engine, const Options& options, int 
   return series;
 }
 
-ExitStatus bench(const Options& options) {
+// "all" becomes every policy that the model runs.
+std::vector<std::string> expand_policies(const std::vector<std::string>& named, const ModelFacts& model,
+                                         std::vector<std::string>& left_out) {
+  std::vector<std::string> policies;
+  for (const std::string& spec : named) {
+    if (spec != "all") {
+      policies.push_back(spec);
+      std::erase_if(left_out,
+                    [&](const std::string& line) { return line.starts_with(spec.substr(0, spec.find(':')) + " "); });
+      continue;
+    }
+    const std::vector<std::string> all = every_policy(model, left_out);
+    policies.insert(policies.end(), all.begin(), all.end());
+  }
+  return policies;
+}
+
+std::string cost_text(const Engine& engine, const Options& options, const std::vector<Series>& series, int shots,
+                      const std::vector<std::string>& left_out) {
+  const Stats& stats = series.front().stats;
+  const std::string heading = "`" + engine.folder().filename().string() + "`, " + std::to_string(shots) + " shots, " +
+                              std::to_string(stats.image_tokens.size()) + " images, " +
+                              std::to_string(stats.prompt_tokens) + " tokens; " + options.model.device + ", " +
+                              std::to_string(stats.threads) + " threads; medians of " + std::to_string(options.repeat) +
+                              " interleaved runs.";
+  std::vector<CostRow> rows;
+  for (const Series& s : series)
+    rows.push_back({s.policy, s.stats, s.first_token_with_encode(), s.quantile(&Sample::select, 0.5)});
+  return cost_table(heading, rows, left_out);
+}
+
+void write_text(const std::filesystem::path& file, const std::string& text) {
+  if (file.empty()) return;
+  OutputFile out(file);
+  out.write(text);
+  out.commit();
+}
+
+ExitStatus bench(Options options) {
+  for (const std::string& file : {options.json, options.markdown})
+    if (!file.empty()) check_output_folder(file);
   catch_interrupts();
   TerminalProgress progress;
   const Engine engine = load_engine(options.model, progress);
   progress.clear();
+  std::vector<std::string> left_out;
+  options.policies = expand_policies(options.policies, engine.impl().model.facts, left_out);
   const MachineRates rates = measure_rates(engine);
-  std::string lines;
+  std::string lines, costs;
   for (size_t i = 0; i < options.shots.size(); ++i) {
     const int shots = options.shots[i];
     const std::vector<Series> series = run_shots(engine, options, shots, progress);
@@ -199,12 +251,10 @@ ExitStatus bench(const Options& options) {
     print_table(series, rates);
     std::fflush(stdout);
     for (const Series& s : series) lines += to_json(s, options, shots, rates).dump() + "\n";
+    costs += (i == 0 ? "" : "\n") + cost_text(engine, options, series, shots, left_out);
   }
-  if (!options.json.empty()) {
-    OutputFile out(options.json);
-    out.write(lines);
-    out.commit();
-  }
+  write_text(options.json, lines);
+  write_text(options.markdown, costs);
   return kDone;
 }
 
@@ -230,8 +280,10 @@ std::vector<int> read_shots(const std::string& text) {
 Run add_bench(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   add_model_options(app, options->model);
-  app.add_option("--policy", options->policies,
-                 "policies to compare; the first is what speed-ups refer to (repeatable)");
+  app.add_option(
+      "--policy", options->policies,
+      "policies to compare; the first is what speed-ups refer to (repeatable). all: every policy that the model "
+      "runs, unpruned first, at 2/9 or with its own schedule");
   app.add_option_function<std::string>(
          "--shots", [=](const std::string& text) { options->shots = read_shots(text); },
          "in-context examples, several numbers separated by commas (default 4)")
@@ -242,6 +294,8 @@ Run add_bench(CLI::App& app) {
   add_integer(
       app, "--new-tokens", {1, 4096}, [=](int64_t n) { options->new_tokens = n; }, "tokens to generate (default 8)");
   app.add_option("--json", options->json, "file that receives one JSON line a policy and number of shots");
+  app.add_option("--markdown", options->markdown,
+                 "file that receives a table: tokens by layer, FLOPs, time to first token and of selection, KV bytes");
   return [=] { return bench(*options); };
 }
 

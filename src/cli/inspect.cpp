@@ -45,7 +45,7 @@ ExitStatus inspect(const InspectOptions& options) {
   for (size_t i = 0; i < policies.size(); ++i) {
     request.policy = options.policies[i];
     request.custom = policies[i];
-    runs.push_back(traced_run(engine.impl().model, request, watch(progress)));
+    runs.push_back(traced_run(engine, request, watch(progress)));
     if (runs.back().result.finish_reason == FinishReason::kCancelled) return kInterrupted;
   }
   progress.clear();

@@ -31,53 +31,44 @@ std::string base64(std::span<const std::byte> bytes) {
   return text;
 }
 
-Json pictures_json(const InspectedPrompt& prompt, const PromptLayout& layout) {
+int example_of(const PromptTrace& prompt, size_t image) {
+  const auto token = std::ranges::find(prompt.tokens, static_cast<int>(image), &TokenTrace::image);
+  return token == prompt.tokens.end() ? -1 : token->example;
+}
+
+Json pictures_json(const InspectedPrompt& prompt, const PromptTrace& trace) {
   Json pictures = Json::array();
   for (size_t i = 0; i < prompt.images.size(); ++i)
     pictures.push_back({{"uri", "data:image/png;base64," + base64(encode_png(*prompt.images[i].image))},
-                        {"example", layout.example_of_image(static_cast<int>(i))}});
+                        {"example", example_of(trace, i)}});
   return pictures;
 }
 
-template <typename T = int64_t>
-std::vector<T> to_vector(const at::Tensor& t) {
-  const at::Tensor host = t.cpu().contiguous();
-  return {host.const_data_ptr<T>(), host.const_data_ptr<T>() + host.numel()};
+Json box_json(const TokenTrace& token, size_t index) {
+  if (token.kind != TokenTrace::Kind::kPatch) return nullptr;
+  if (!token.box) throw Error("inspect: token " + std::to_string(index) + " has no place on its picture");
+  return {token.box->x0, token.box->y0, token.box->x1, token.box->y1};
 }
 
-Json box_json(const PromptLayout& layout, const Segment& segment, int64_t token) {
-  if (segment.kind != Segment::Kind::kPatches) return nullptr;
-  const std::optional<PixelBox> box = layout.pixel_box(token);
-  if (!box) throw Error("inspect: token " + std::to_string(token) + " has no place on its picture");
-  return {box->x0, box->y0, box->x1, box->y1};
-}
-
-Json layout_json(const PromptLayout& layout) {
-  Json boxes = Json::array();
-  for (const Segment& segment : layout.segments)
-    for (int64_t t = segment.begin; t < segment.end; ++t) boxes.push_back(box_json(layout, segment, t));
-  Json positions = Json::array();
-  if (layout.position_id.dim() == 1) {
-    positions.push_back(to_vector(layout.position_id));
-  } else {
-    for (int64_t axis = 0; axis < layout.position_id.size(0); ++axis)
-      positions.push_back(to_vector(layout.position_id.select(0, axis)));
+Json layout_json(const PromptTrace& prompt) {
+  Json json;
+  for (const char* name : {"kind", "image", "crop", "row", "column", "box"}) json[name] = Json::array();
+  for (size_t t = 0; t < prompt.tokens.size(); ++t) {
+    const TokenTrace& token = prompt.tokens[t];
+    json["kind"].push_back(static_cast<int>(token.kind));
+    json["image"].push_back(token.image);
+    json["crop"].push_back(token.crop);
+    json["row"].push_back(token.row);
+    json["column"].push_back(token.column);
+    json["box"].push_back(box_json(token, t));
   }
-  return {{"kind", to_vector(layout.kind)},    {"image", to_vector(layout.image)},     {"crop", to_vector(layout.crop)},
-          {"row", to_vector(layout.grid_row)}, {"column", to_vector(layout.grid_col)}, {"box", boxes},
-          {"position_id", positions}};
-}
-
-// Of the same prompt: then only the shapes of its pictures can differ.
-bool is_same(const PromptLayout& a, const PromptLayout& b) {
-  return std::ranges::equal(a.images, b.images, [](const ImageShape& x, const ImageShape& y) {
-    return x.grid == y.grid && x.tiling == y.tiling;
-  });
+  json["position_id"] = prompt.position_id;
+  return json;
 }
 
 Json run_json(const InspectedRun& run, size_t layout) {
   Json points = Json::array();
-  for (const PointTrace& point : run.result.points) points.push_back(to_json(point));
+  for (const PointTrace& point : run.points) points.push_back(to_json(point));
   return {{"policy", run.policy},    {"layout", layout}, {"text", run.result.text},
           {"kept", run.result.kept}, {"points", points}, {"stats", to_json(run.result.stats)}};
 }
@@ -85,7 +76,7 @@ Json run_json(const InspectedRun& run, size_t layout) {
 }  // namespace
 
 std::string inspect_page(const InspectedPrompt& prompt, std::span<const InspectedRun> runs) {
-  const PromptLayout& first = *runs.front().layout;
+  const PromptTrace& first = runs.front().prompt;
   Json json = {{"model", prompt.model},
                {"version", prompt.version},
                {"prompt", runs.front().result.prompt},
@@ -93,13 +84,14 @@ std::string inspect_page(const InspectedPrompt& prompt, std::span<const Inspecte
                {"pictures", pictures_json(prompt, first)},
                {"layouts", Json::array()},
                {"runs", Json::array()}};
-  std::vector<const PromptLayout*> layouts;
+  std::vector<const PromptTrace*> layouts;  // of one prompt: only the shapes of its pictures can differ
   for (const InspectedRun& run : runs) {
-    const auto at = std::ranges::find_if(layouts, [&](const auto* other) { return is_same(*other, *run.layout); });
+    const auto at =
+        std::ranges::find_if(layouts, [&](const PromptTrace* other) { return other->pictures == run.prompt.pictures; });
     const size_t index = at - layouts.begin();
     if (at == layouts.end()) {
-      layouts.push_back(run.layout.get());
-      json["layouts"].push_back(layout_json(*run.layout));
+      layouts.push_back(&run.prompt);
+      json["layouts"].push_back(layout_json(run.prompt));
     }
     json["runs"].push_back(run_json(run, index));
   }

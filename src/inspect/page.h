@@ -8,21 +8,21 @@
 //   text, kept, points (as in a replay result), stats}].
 #pragma once
 
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "espalier/generation.h"
 #include "espalier/prompt.h"
-#include "espalier/token_layout.h"
+#include "espalier/trace.h"
 
 namespace espalier {
 
 struct InspectedRun {
   std::string policy;  // as the user wrote it
-  std::shared_ptr<const PromptLayout> layout;
-  Result result;  // with traces
+  PromptTrace prompt;
+  std::vector<PointTrace> points;
+  Result result;
 };
 
 struct InspectedPrompt {

@@ -3,16 +3,13 @@
 
 #include <utility>
 
-#include "runtime/generate.h"
-
 namespace espalier {
 
-InspectedRun traced_run(const LoadedModel& model, Request request, const Callbacks& callbacks) {
-  request.trace = true;
-  InspectedRun run{.policy = request.policy, .layout = nullptr, .result = {}};
-  RunHooks hooks;
-  hooks.encode.on_embedded = [&](const TokenLayout& layout, const at::Tensor&) { run.layout = layout.prompt; };
-  run.result = std::move(generate_batch(model, {&request, 1}, callbacks, hooks).front());
+InspectedRun traced_run(const Engine& engine, const Request& request, Callbacks callbacks) {
+  InspectedRun run{.policy = request.policy, .prompt = {}, .points = {}, .result = {}};
+  callbacks.on_prompt = [&](size_t, const PromptTrace& prompt) { run.prompt = prompt; };
+  callbacks.on_point = [&](size_t, const PointTrace& point) { run.points.push_back(point); };
+  run.result = engine.generate(request, callbacks);
   return run;
 }
 

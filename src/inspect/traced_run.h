@@ -2,12 +2,13 @@
 // One request, run with everything that `espalier inspect` shows.
 #pragma once
 
+#include "espalier/engine.h"
 #include "inspect/page.h"
-#include "runtime/loaded_model.h"
 
 namespace espalier {
 
-// Runs the request with traces. A cancelled run has the finish reason kCancelled and perhaps no layout.
-InspectedRun traced_run(const LoadedModel& model, Request request, const Callbacks& callbacks);
+// Runs the request and keeps what the callbacks of trace.h are told, as any program may. A cancelled run has the finish
+// reason kCancelled and perhaps no prompt.
+InspectedRun traced_run(const Engine& engine, const Request& request, Callbacks callbacks);
 
 }  // namespace espalier

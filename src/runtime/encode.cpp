@@ -171,6 +171,9 @@ void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hoo
       const TokenLayout before = sequence.walk.layout();
       features = apply_to_features(features, before, sequence.walk.act(early_signals).applied);
       early_signals.assign(sequence.walk.needs().size(), {});  // later points cannot read the tower
+      selecting.stop();
+      if (hooks.on_acted) hooks.on_acted(sequence.walk);
+      selecting.start();
     }
     selecting.stop();
     encoding.start();
@@ -201,6 +204,7 @@ void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hoo
     }
     sequence.hidden = apply_rows(sequence.hidden, sequence.walk.act(signals).applied);
     selecting.stop();
+    if (hooks.on_acted) hooks.on_acted(sequence.walk);
   }
 }
 

@@ -22,6 +22,7 @@ struct EncodeHooks {
   // For recordings: every vision layer of every image, then the tower's output in the order of the sequence.
   std::function<void(size_t image, const ImagePlan& plan, const VisionLayerTrace&)> on_vision_layer;
   std::function<void(const at::Tensor& features, const at::Tensor& classes)> on_vision_output;
+  std::function<void(const PolicyWalk& walk)> on_acted = {};  // behind each act; its time counts in no stage
   // The decoder's input embedding, before a policy acts at projector_output.
   std::function<void(const TokenLayout& layout, const at::Tensor& hidden)> on_embedded;
   std::function<void(const at::Tensor& pixels)> on_pixels;  // of each image, runtime/pixels.h

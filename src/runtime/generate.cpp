@@ -13,6 +13,7 @@
 #include "runtime/answer.h"
 #include "runtime/decode.h"
 #include "runtime/device_stopwatch.h"
+#include "runtime/prompt_trace.h"
 #include "runtime/sampler.h"
 #include "runtime/steady_decoder.h"
 #include "runtime/stopwatch.h"
@@ -68,8 +69,15 @@ class Batch {
     const kernels::ChosenKernels chosen;
     hooks.encode.should_cancel = hooks.prefill.should_cancel = callbacks_.should_cancel;
     hooks.encode.on_progress = hooks.prefill.on_progress = callbacks_.on_progress;
+    if (callbacks_.on_point)
+      hooks.prefill.on_acted = [this](size_t i) { callbacks_.on_point(i, sequences_[i].walk.last_point()); };
     try {
-      for (Sequence& s : sequences_) encode(model_, s, hooks.encode);
+      for (size_t i = 0; i < sequences_.size(); ++i) {
+        if (callbacks_.on_prompt) callbacks_.on_prompt(i, trace_of(*sequences_[i].prompt.layout));
+        if (callbacks_.on_point)
+          hooks.encode.on_acted = [this, i](const PolicyWalk& walk) { callbacks_.on_point(i, walk.last_point()); };
+        encode(model_, sequences_[i], hooks.encode);
+      }
       const at::Tensor rows = prefill(model_, sequences_, cache_, hooks.prefill);
       is_prefilled_ = true;
       take(rows, all());

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "espalier/error.h"
+#include "runtime/prompt_trace.h"
 
 namespace espalier {
 
@@ -134,6 +135,21 @@ std::vector<int64_t> to_host(const at::Tensor& t) {
   return {host.const_data_ptr<int64_t>(), host.const_data_ptr<int64_t>() + host.numel()};
 }
 
+std::vector<float> to_floats(const at::Tensor& t) {
+  const at::Tensor host = t.to(at::kFloat).cpu().contiguous();
+  return {host.const_data_ptr<float>(), host.const_data_ptr<float>() + host.numel()};
+}
+
+// Of the image tokens that were there, those that the point keeps nowhere; ascending.
+std::vector<int64_t> dropped_by(std::vector<int64_t> before, const PointTrace& point) {
+  std::erase_if(before, [&](int64_t source) {
+    const auto is_in = [&](const std::vector<int64_t>& kept) { return std::ranges::binary_search(kept, source); };
+    return source < 0 || is_in(point.kept) || std::ranges::any_of(point.kept_per_head, is_in);
+  });
+  std::ranges::sort(before);
+  return before;
+}
+
 }  // namespace
 
 std::string_view name_of(Site site) {
@@ -198,10 +214,12 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
   Record record{.point = point,
                 .sources = layout_.source_index.index_select(0, layout_.image_tokens),
                 .kept_sources = {},
+                .kept_per_head = {},
                 .scores = verdict.scores,
                 .judged = verdict.judged,
                 .notes = verdict.notes,
-                .merged = {}};
+                .merged = {},
+                .after = {}};
   Outcome outcome;
   if (point.site == Site::kCache) {
     if (!verdict.added.empty()) throw Error(policy_->spec() + ": new tokens cannot enter at " + describe(point));
@@ -226,6 +244,8 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
       record.merged = Merged{outcome.applied.index.index_select(0, layout_.image_tokens), outcome.applied.new_vectors,
                              layout_.source_index.index_select(0, layout_.image_tokens), before};
   }
+  record.kept_per_head = outcome.kept_per_head;
+  record.after = layout_;
   records_.push_back(std::move(record));
   first_readable_layer_ = point.site < Site::kBeforeLayer    ? 0
                           : point.site == Site::kBeforeLayer ? point.layer
@@ -235,36 +255,45 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
   return outcome;
 }
 
-std::vector<PointTrace> PolicyWalk::trace(bool with_scores) const {
-  std::vector<PointTrace> points;
-  for (const Record& r : records_) {
-    PointTrace t;
-    t.site = name_of(r.point.site);
-    t.layer = r.point.site >= Site::kBeforeLayer ? r.point.layer : -1;
-    if (r.point.site == Site::kCache) {
-      for (int64_t g = 0; g < r.kept_sources.size(0); ++g) t.kept_per_head.push_back(to_host(r.kept_sources[g]));
-    } else {
-      t.kept = to_host(r.kept_sources);
-      std::erase_if(t.kept, [](int64_t source) { return source < 0; });  // merged tokens without a place
-      std::ranges::sort(t.kept);  // where images went crop by crop, the sequence is not in the sources' order
-    }
-    if (with_scores && r.scores.defined()) {
-      const at::Tensor judged = r.judged.defined() ? r.judged.nonzero().squeeze(1) : at::Tensor();
-      const auto of_judged = [&](const at::Tensor& values) {
-        return judged.defined() ? values.index_select(0, judged) : values;
-      };
-      t.candidates = to_host(of_judged(r.sources));
-      const at::Tensor scores = of_judged(r.scores).to(at::kFloat).cpu().contiguous();
-      t.scores.assign(scores.const_data_ptr<float>(), scores.const_data_ptr<float>() + scores.numel());
-    }
-    for (const Note& note : with_scores ? r.notes : std::vector<Note>{}) {
-      const at::Tensor values = note.values.to(at::kFloat).cpu().contiguous();
-      t.notes.emplace_back(note.name, std::vector<float>(values.const_data_ptr<float>(),
-                                                         values.const_data_ptr<float>() + values.numel()));
-    }
-    points.push_back(std::move(t));
+PointTrace PolicyWalk::trace_of(const Record& r, bool in_full) {
+  PointTrace t;
+  t.site = name_of(r.point.site);
+  t.layer = r.point.site >= Site::kBeforeLayer ? r.point.layer : -1;
+  if (r.point.site == Site::kCache) {
+    for (int64_t g = 0; g < r.kept_sources.size(0); ++g) t.kept_per_head.push_back(to_host(r.kept_sources[g]));
+  } else {
+    t.kept = to_host(r.kept_sources);
+    std::erase_if(t.kept, [](int64_t source) { return source < 0; });  // merged tokens without a place
+    std::ranges::sort(t.kept);  // where images went crop by crop, the sequence is not in the sources' order
   }
+  if (!in_full) return t;
+  t.dropped = dropped_by(to_host(r.sources), t);
+  t.source = to_host(r.after.source_index);
+  t.position_id = position_ids(r.after.position_id);
+  t.tokens_per_image.resize(r.after.prompt->images.size());
+  at::Tensor images = r.after.image.index_select(0, r.after.image_tokens);
+  if (r.kept_per_head.defined()) images = images.index_select(0, r.kept_per_head[0]);
+  for (const int64_t image : to_host(images)) ++t.tokens_per_image[static_cast<size_t>(image)];
+  if (r.scores.defined()) {
+    const at::Tensor judged = r.judged.defined() ? r.judged.nonzero().squeeze(1) : at::Tensor();
+    const auto of_judged = [&](const at::Tensor& values) {
+      return judged.defined() ? values.index_select(0, judged) : values;
+    };
+    t.candidates = to_host(of_judged(r.sources));
+    t.scores = to_floats(of_judged(r.scores));
+  }
+  for (const Note& note : r.notes) t.notes.emplace_back(note.name, to_floats(note.values));
+  return t;
+}
+
+std::vector<PointTrace> PolicyWalk::trace(bool in_full) const {
+  std::vector<PointTrace> points;
+  for (const Record& record : records_) points.push_back(trace_of(record, in_full));
   return points;
+}
+
+PointTrace PolicyWalk::last_point() const {
+  return trace_of(records_.back(), /*in_full=*/true);
 }
 
 // What the last point that shortened the sequence left as it was: a merged token is none that survived.

@@ -40,7 +40,8 @@ class PolicyWalk {
   Positions positions() const { return positions_; }
 
   // Everything that happened so far, copied to the host.
-  std::vector<PointTrace> trace(bool with_scores) const;
+  std::vector<PointTrace> trace(bool in_full) const;
+  PointTrace last_point() const;  // of the last act, in full
   std::vector<int64_t> kept_sources() const;
   // What left a point that brought new vectors: for each image token behind it, in the new order, its row among the
   // tokens before the point or, from n on, n + the number of a new vector; the new vectors; and the source index each
@@ -54,12 +55,15 @@ class PolicyWalk {
  private:
   struct Record {  // on the device until trace() is asked for
     ActPoint point;
-    at::Tensor sources;       // [m] of the image tokens before
-    at::Tensor kept_sources;  // [k] after, or [g, k]
+    at::Tensor sources;        // [m] of the image tokens before
+    at::Tensor kept_sources;   // [k] after, or [g, k]
+    at::Tensor kept_per_head;  // at the cache: Outcome's
     at::Tensor scores, judged;
     std::vector<Note> notes;
     std::optional<Merged> merged;
+    TokenLayout after;
   };
+  static PointTrace trace_of(const Record& record, bool in_full);
   void ask_needs();
 
   PolicyPtr policy_;

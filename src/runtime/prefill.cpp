@@ -28,10 +28,11 @@ class Prefill {
         sequences_(sequences),
         cache_(cache),
         hooks_(hooks),
+        total_(model.device, Stopwatch::kStopped),
         selecting_(model.device, Stopwatch::kStopped) {}
 
   at::Tensor run() {
-    DeviceStopwatch total(model_.device);
+    total_.start();
     start();
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       if (hooks_.should_cancel && hooks_.should_cancel()) throw Cancelled();
@@ -44,8 +45,8 @@ class Prefill {
     }
     const at::Tensor logits_of_last = output();
     if (hooks_.on_logits) hooks_.on_logits(logits_of_last);
-    total.stop();
-    const double select_ms = selecting_.milliseconds(), prefill_ms = total.milliseconds() - select_ms;
+    total_.stop();
+    const double select_ms = selecting_.milliseconds(), prefill_ms = total_.milliseconds() - select_ms;
     for (Sequence& s : sequences_) {
       s.stats.select_ms += select_ms;
       s.stats.prefill_ms += prefill_ms;
@@ -112,6 +113,15 @@ class Prefill {
     return signals;
   }
 
+  void acted(size_t s) {
+    if (!hooks_.on_acted) return;
+    selecting_.stop();
+    total_.stop();
+    hooks_.on_acted(s);
+    total_.start();
+    selecting_.start();
+  }
+
   bool any_acts(Site site, int layer) const {
     return std::ranges::any_of(sequences_, [&](const Sequence& s) { return s.walk.is_next(site, layer); });
   }
@@ -136,6 +146,7 @@ class Prefill {
         const std::vector<at::Tensor> signals = signals_for(s);
         const Applied applied = sequence.walk.act(signals).applied;
         sequence.traces.clear();
+        acted(s);
         if (!applied.unchanged) {
           changed = true;
           own = applied.index;
@@ -173,6 +184,7 @@ class Prefill {
       const std::vector<at::Tensor> signals = signals_for(s);
       const at::Tensor kept = sequence.walk.act(signals).kept_per_head;
       sequence.traces.clear();
+      acted(s);
       LayerCache& cache = cache_[layer];
       const at::Tensor rows = cached_rows(layout, kept);
       const at::Tensor key = rows_of(cache.key(), s), value = rows_of(cache.value(), s);
@@ -296,7 +308,7 @@ class Prefill {
   std::vector<int64_t> lengths_, begin_;
   at::Tensor query_begin_, key_begin_, key_length_;
   std::vector<PendingCache> pending_cache_;
-  DeviceStopwatch selecting_;
+  DeviceStopwatch total_, selecting_;
 };
 
 }  // namespace

@@ -29,6 +29,7 @@ struct PrefillHooks {
   std::function<void(const LayerView&)> on_look_ahead;
   // The residual stream that reaches a layer, before a policy acts there.
   std::function<void(int layer, const TokenLayout& layout, const at::Tensor& hidden)> on_state;
+  std::function<void(size_t sequence)> on_acted = {};  // behind each act of its policy; its time counts in no stage
   // After the last layer: the residual stream of one sequence, before the final norm.
   std::function<void(size_t sequence, const TokenLayout& layout, const at::Tensor& hidden)> on_output;
   std::function<void(const at::Tensor& logits)> on_logits;  // what prefill() returns
