@@ -17,7 +17,6 @@ using namespace espalier;
 class KeepCentre final : public PruningPolicy {
  public:
   explicit KeepCentre(double share) : share_(share) {}
-
   std::string spec() const override { return "keep_centre:share=" + std::to_string(share_); }
 
   std::vector<ActPoint> points(const ModelFacts&, const PromptLayout& prompt) const override {

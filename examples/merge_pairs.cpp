@@ -17,7 +17,6 @@
 class MergePairs : public espalier::PruningPolicy {
  public:
   std::string spec() const override { return "merge_pairs"; }
-
   std::vector<espalier::ActPoint> points(const espalier::ModelFacts&, const espalier::PromptLayout&) const override {
     return {{espalier::Site::kProjectorOutput}};
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kept sets from a file, applied where the file says. What the sets keep must be there when they are applied, so a set
 // that names a token which an earlier one dropped is refused, and so is one without a pinned token or below a floor.
+// Vectors that the file brings enter in its order: in front of what stands at a place of its crop, in place, or behind.
 #include "espalier/policies/keepmask.h"
 
 #include <ATen/TensorOperators.h>
@@ -8,7 +9,9 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
+#include <utility>
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
@@ -41,10 +44,23 @@ class Keepmask final : public PlannedPolicy {
 
   std::vector<PlannedPoint> plan(const ModelFacts& model, const PromptLayout& prompt) const override {
     Sources alive = competing(prompt);
+    const KeptPoint* unnamed = nullptr;  // behind it there are tokens that no set can name
     std::vector<PlannedPoint> points;
     for (const KeptPoint& set : options_.sets.points) {
       PlannedPoint& planned = points.emplace_back();
       planned.point = set.point;
+      if (unnamed)
+        throw Error(who() + ": at " + describe(set.point) +
+                    ", whether the merged tokens without a place that entered at " + describe(unnamed->point) +
+                    " stay cannot be told");
+      if (set.vectors.defined()) {
+        alive = check_merged(set, alive, model, prompt);
+        planned.tokens_left = std::ssize(set.sources);
+        planned.tokens_left_per_image = per_image(sorted(set.position_from), prompt);
+        planned.may_drop = true;
+        if (std::ranges::count(set.sources, -1) > 0) unnamed = &set;
+        continue;
+      }
       if (set.point.site == Site::kCache) {
         check_heads(set, model);
         for (const Sources& kept : set.kept_per_head) check_set(set, kept, alive, prompt);
@@ -75,6 +91,7 @@ class Keepmask final : public PlannedPolicy {
                     " of the tokens that it keeps have left before");
       return found;
     };
+    if (set->vectors.defined()) return merged(*set, layout, ordinals(set->kept));
     if (point.site != Site::kCache) return {.kept = ordinals(set->kept)};
     std::vector<at::Tensor> heads;
     for (const Sources& kept : set->kept_per_head) heads.push_back(ordinals(kept));
@@ -82,6 +99,79 @@ class Keepmask final : public PlannedPolicy {
   }
 
  private:
+  static Sources sorted(Sources list) {
+    std::ranges::sort(list);
+    return list;
+  }
+
+  // The merged set is one of this request; the sources that are alive behind it.
+  Sources check_merged(const KeptPoint& set, const Sources& alive, const ModelFacts& model,
+                       const PromptLayout& prompt) const {
+    Sources placed = sorted(set.sources);
+    std::erase(placed, -1);
+    check_set(set, placed, alive, prompt);
+    const std::string at = who() + ": at " + describe(set.point) + ", ";
+    if (std::ranges::adjacent_find(placed) != placed.end()) throw Error(at + "two tokens stand at one place");
+    for (const Sources& list : {set.kept, sorted(set.position_from)})
+      for (const int64_t source : list)
+        if (!std::ranges::binary_search(&list == &set.kept ? placed : alive, source))
+          throw Error(at + "token " + std::to_string(source) +
+                      " is not among those that merged_source or the set before names");
+    const int64_t width = set.point.site == Site::kVisionOutput ? model.vision_hidden_size : model.hidden_size;
+    if (width > 0 && set.vectors.size(1) != width)
+      throw Error(at + "the merged vectors have " + std::to_string(set.vectors.size(1)) + " numbers, the model's " +
+                  std::to_string(width));
+    return placed;
+  }
+
+  // The file's order is that of the sequence, so it tells where each vector enters: in front of all that stand at a
+  // place of their crop, in their order, or behind them. In the decoder an image is not cut into crops.
+  Verdict merged(const KeptPoint& set, const TokenLayout& layout, const at::Tensor& kept) const {
+    const PromptLayout& prompt = *layout.prompt;
+    const bool by_crop = set.point.site < Site::kBeforeLayer;
+    const at::Tensor source = layout.source_index.index_select(0, layout.image_tokens).cpu().contiguous();
+    std::map<int64_t, int64_t> ordinal_of;
+    for (int64_t i = 0; i < source.size(0); ++i) ordinal_of[source.const_data_ptr<int64_t>()[i]] = i;
+    struct Group {
+      int64_t last = -1;  // ordinal of what was placed last
+      bool is_behind = false;
+    };
+    std::map<std::pair<int, int>, Group> groups;  // image and crop
+    enum Place { kFront, kWithin, kBehind };
+    Sources rows[3], stands_at[3], from[3];
+    for (size_t i = 0; i < set.sources.size(); ++i) {
+      const int64_t s = set.sources[i];
+      const Segment& segment = segment_of(prompt, set.position_from[i]);
+      Group& group = groups[{segment.image, by_crop ? segment.crop : 0}];
+      const bool is_kept = std::ranges::binary_search(set.kept, s);
+      const int64_t ordinal = s < 0 ? -1 : ordinal_of.at(s);
+      const bool is_within = ordinal > group.last && !group.is_behind;
+      if (is_kept && !is_within)
+        throw Error(who() + ": at " + describe(set.point) + ", token " + std::to_string(s) +
+                    " is kept out of the sequence's order");
+      if (is_within) group.last = ordinal;
+      const Place place = is_within ? kWithin : group.last < 0 ? kFront : kBehind;
+      group.is_behind |= place == kBehind;
+      if (is_kept) continue;
+      rows[place].push_back(static_cast<int64_t>(i));
+      stands_at[place].push_back(ordinal);
+      from[place].push_back(ordinal_of.at(set.position_from[i]));
+    }
+    Verdict verdict{.kept = kept, .added = {}, .crop_by_crop = by_crop};
+    const NewTokens::Where where[] = {NewTokens::Where::kFront, NewTokens::Where::kInPlace,
+                                      by_crop ? NewTokens::Where::kBehind : NewTokens::Where::kBehindImage};
+    const auto on_device = [&](const Sources& list) { return int64_tensor(list).to(kept.device()); };
+    for (const Place place : {kFront, kWithin, kBehind})
+      if (!rows[place].empty())
+        verdict.added.push_back({where[place], set.vectors.index_select(0, int64_tensor(rows[place])).to(kept.device()),
+                                 on_device(stands_at[place]), on_device(from[place])});
+    return verdict;
+  }
+
+  static const Segment& segment_of(const PromptLayout& prompt, int64_t source) {
+    return *(std::ranges::upper_bound(prompt.segments, source, {}, &Segment::begin) - 1);
+  }
+
   std::string who() const { return "keepmask: " + options_.sets.file; }
 
   // Source indices of what may be listed.

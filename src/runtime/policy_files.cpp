@@ -267,15 +267,34 @@ std::vector<int64_t> ascending(const Fields& fields, const char* key) {
   return list;
 }
 
+// Vectors that entered, from the safetensors file beside the result.
+void read_merged(const Fields& fields, const std::string& file, KeptPoint& point) {
+  const Json* name = fields.find("merged");
+  if (!name) return;
+  if (!name->is_string() || point.point.site == Site::kCache)
+    fields.fail("merged", "a tensor's name, not at the cache");
+  point.sources = fields.integers("merged_source", -1, int64_t{1} << 40);
+  const char* whose = fields.find("merged_position_from") ? "merged_position_from" : "merged_source";
+  point.position_from = fields.integers(whose, -1, int64_t{1} << 40);
+  if (point.position_from.size() != point.sources.size() || std::ranges::count(point.position_from, -1) > 0)
+    fields.fail("merged_position_from", "for each of merged_source the token whose position it takes");
+  const std::string beside = std::filesystem::path(file).replace_extension(".safetensors").string();
+  const SafetensorsFile tensors = SafetensorsFile::open(beside);
+  const auto found = tensors.tensors().find(name->get<std::string>());
+  const auto rows = std::ssize(point.sources);
+  if (found == tensors.tensors().end() || found->second.shape.size() != 2 || found->second.shape[0] != rows)
+    throw Error(beside + ": expected a tensor " + name->get<std::string>() + " with " + std::to_string(rows) + " rows");
+  point.vectors = read_tensor(tensors, beside, name->get<std::string>(), found->second.shape);
+}
+
 KeptPoint kept_point(const Json& json, const std::string& file, const std::string& prefix) {
   const Fields fields(json, file, prefix);
-  if (fields.find("merged"))
-    throw Error(file + ": field \"" + prefix + "merged\": merged vectors cannot be applied, only kept sets");
   KeptPoint point;
   point.point.site = fields.word("site", kSites);
   if (point.point.site >= Site::kBeforeLayer) point.point.layer = static_cast<int>(fields.integer("layer", 0));
   if (point.point.site != Site::kCache) {
     point.kept = ascending(fields, "kept");
+    read_merged(fields, file, point);
     return point;
   }
   const Json* heads = fields.find("kept");
@@ -298,7 +317,12 @@ KeptSets PolicyFilesOnDisk::kept_sets(const std::string& file) const {
   for (size_t i = 0; i < points->size(); ++i) {
     KeptPoint point = kept_point((*points)[i], file, "points." + std::to_string(i) + ".");
     // Policies of a pipeline may act at one point; the last of them says what is alive behind it.
-    if (!sets.points.empty() && sets.points.back().point == point.point) sets.points.pop_back();
+    if (!sets.points.empty() && sets.points.back().point == point.point) {
+      if (sets.points.back().vectors.defined() || point.vectors.defined())
+        throw Error(file + ": field \"points." + std::to_string(i) +
+                    "\": of two sets at one point none may have merged vectors");
+      sets.points.pop_back();
+    }
     sets.points.push_back(std::move(point));
   }
   return sets;

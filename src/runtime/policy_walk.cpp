@@ -240,9 +240,12 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
     const TokenLayout before = std::exchange(layout_, outcome.applied.layout);
     // Tokens that stay as themselves; one that stays with a new vector in its place is reported as merged.
     record.kept_sources = record.sources.index_select(0, verdict.kept);
-    if (outcome.applied.has_new_tokens)
-      record.merged = Merged{outcome.applied.index.index_select(0, layout_.image_tokens), outcome.applied.new_vectors,
-                             layout_.source_index.index_select(0, layout_.image_tokens), before};
+    if (outcome.applied.has_new_tokens) {
+      const auto of_image_tokens = [&](const at::Tensor& t) { return t.index_select(0, layout_.image_tokens); };
+      record.merged = Merged{of_image_tokens(outcome.applied.index), outcome.applied.new_vectors,
+                             of_image_tokens(layout_.source_index),
+                             before.source_index.index_select(0, of_image_tokens(outcome.applied.facts_from)), before};
+    }
   }
   record.kept_per_head = outcome.kept_per_head;
   record.after = layout_;

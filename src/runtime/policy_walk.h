@@ -44,10 +44,11 @@ class PolicyWalk {
   PointTrace last_point() const;  // of the last act, in full
   std::vector<int64_t> kept_sources() const;
   // What left a point that brought new vectors: for each image token behind it, in the new order, its row among the
-  // tokens before the point or, from n on, n + the number of a new vector; the new vectors; and the source index each
-  // token stands at, -1 for none. Nothing when point i added none.
+  // tokens before the point or, from n on, n + the number of a new vector; the new vectors; the source index each token
+  // stands at, -1 for none; and that of the token whose position id, image and crop it has. Nothing when point i added
+  // none.
   struct Merged {
-    at::Tensor index, vectors, source;
+    at::Tensor index, vectors, source, position_from;
     TokenLayout before;
   };
   std::optional<Merged> merged(size_t i) const { return records_[i].merged; }

@@ -39,6 +39,11 @@ at::Tensor merged_vectors(const RecordedSignals& recorded, const PolicyWalk::Mer
   return vectors.index_copy_(0, stays, recorded.compute(tap, point, merged.before).index_select(0, row));
 }
 
+std::vector<int64_t> to_vector(const at::Tensor& t) {
+  const at::Tensor host = t.contiguous();
+  return {host.const_data_ptr<int64_t>(), host.const_data_ptr<int64_t>() + host.numel()};
+}
+
 }  // namespace
 
 void replay(const std::string& spec, const ReplayFiles& files) {
@@ -72,9 +77,8 @@ void replay(const std::string& spec, const ReplayFiles& files) {
       merged.push_back(merged_vectors(recorded, *of_point, acted[i]));
       tensors.push_back({name, Dtype::kF32, merged.back().sizes().vec(), merged.back().data_ptr()});
       entry["merged"] = name;
-      const at::Tensor source = of_point->source.contiguous();
-      entry["merged_source"] =
-          std::vector<int64_t>(source.const_data_ptr<int64_t>(), source.const_data_ptr<int64_t>() + source.numel());
+      entry["merged_source"] = to_vector(of_point->source);
+      entry["merged_position_from"] = to_vector(of_point->position_from);
     }
     result["points"].push_back(std::move(entry));
   }

@@ -364,6 +364,7 @@ Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positio
     next.image_tokens = std::get<0>(rank.sort()).slice(0, 0, verdict.kept.size(0));
   }
   applied.index = index;
+  applied.facts_from = fact_index;
   return applied;
 }
 

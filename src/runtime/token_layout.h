@@ -22,6 +22,7 @@ struct Applied {
   // int64 [n']: for each token of the new sequence its index in the old one or, from n on, n + the number of a new
   // vector.
   at::Tensor index;
+  at::Tensor facts_from;  // int64 [n'] index in the old sequence of the token whose position id, image and crop it has
   bool has_new_tokens = false;
   at::Tensor new_vectors;  // [r, d] all of verdict.added behind each other
   bool unchanged = false;  // nothing left and nothing entered

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <map>
 #include <sstream>
 
 #include "tests/cli/run_espalier.h"
@@ -38,6 +41,53 @@ TEST(Bench, OneLineAPolicyAndNumberOfShots) {
   EXPECT_NE(rows[1]["kernels"].value("attention_growth", ""), "");
   for (const char* word : {"matrix rate", "reading", "promise", "facility_location_greedy", "1 threads"})
     EXPECT_NE(table.find(word), std::string::npos) << word;
+}
+
+// Every policy that the model runs has a row; what the row says is what the counts of its run are.
+TEST(Bench, TableOfCosts) {
+  const TemporaryFolder folder;
+  const std::filesystem::path table = folder.path() / "costs.md", lines = folder.path() / "lines.jsonl";
+  output_of({"bench", "--model", kModel, "--threads", "1", "--shots", "1", "--repeat", "1", "--new-tokens", "1",
+             "--policy", "all", "--policy", "atp:theta_r=0.5,theta_s=1", "--markdown", table, "--json", lines});
+  std::map<std::string, std::vector<std::string>> rows;  // cells by policy
+  std::vector<std::string> order;
+  std::istringstream text(read_whole(table));
+  for (std::string line; std::getline(text, line);) {
+    if (!line.starts_with("| `")) continue;
+    std::vector<std::string> cells;
+    std::istringstream parts(line);
+    for (std::string cell; std::getline(parts, cell, '|');) cells.push_back(cell);
+    ASSERT_EQ(cells.size(), 11U) << line;
+    order.push_back(cells[1].substr(2, cells[1].size() - 4));
+    rows[order.back()] = cells;
+  }
+  ASSERT_FALSE(order.empty());
+  EXPECT_EQ(order.front(), "none");
+  const auto name_of = [](const std::string& spec) { return spec.substr(0, spec.find(':')); };
+  const std::string whole = read_whole(table);
+  for (const json& policy : json_of({"policies", "--json"})["policies"]) {
+    const std::string name = policy["name"];
+    const bool has_row = std::ranges::any_of(order, [&](const std::string& spec) { return name_of(spec) == name; });
+    const size_t left_out = whole.find("Left out: ");
+    ASSERT_NE(left_out, std::string::npos);
+    EXPECT_NE(has_row, whole.find(name + " (", left_out) != std::string::npos) << name;
+  }
+  std::istringstream runs(read_whole(lines));
+  for (std::string line; std::getline(runs, line);) {
+    const json run = json::parse(line);
+    const std::vector<std::string>& cells = rows.at(run["policy"]);
+    const int64_t images = 2 * 16, text_tokens = run["prompt_tokens"].get<int64_t>() - images;
+    const std::vector<int64_t> counts = run["tokens_per_layer"];
+    EXPECT_EQ(std::stoll(cells[3]), counts.back() - text_tokens);
+    EXPECT_NEAR(std::stod(cells[5]), 1e-9 * run["prefill_flops"].get<double>(), 0.006);
+    EXPECT_EQ(std::stoll(cells[9]), std::llround(run["kv_bytes"].get<double>() / 1024)) << line;
+  }
+  // plphp: every layer's cache is shorter, in each KV head by as much, and no layer computes less.
+  EXPECT_EQ(rows.at("plphp:keep_ratio=2/9")[3], " 32 ");
+  EXPECT_EQ(rows.at("plphp:keep_ratio=2/9")[6], " 100 % ");
+  EXPECT_LT(std::stoll(rows.at("plphp:keep_ratio=2/9")[9]), std::stoll(rows.at("none")[9]));
+  for (const char* word : {"*last*", "*mean*", "*Prefill*", "*KV*", "keepmask (", "fitprune ("})
+    EXPECT_NE(whole.find(word), std::string::npos) << word;
 }
 
 TEST(Bench, ShotsThatAreNoNumbers) {

@@ -46,6 +46,22 @@ TEST(Policies, SaysWhatAModelCanRun) {
       EXPECT_TRUE(policy["runs"]) << name;
     }
   }
+  // Of the other families: what each lacks, and nothing else, is refused.
+  const std::map<std::string, std::map<std::string, std::string>> lacks = {
+      {"llava_next_vicuna", {}},
+      {"llava_next_mistral", {{"plphp", "sliding window"}}},
+      {"qwen25vl",
+       {{"hired", "class token"},
+        {"prumerge", "class token"},
+        {"prumerge+", "class token"},
+        {"visionzip", "class token"}}}};
+  for (const auto& [family, refused] : lacks)
+    for (const auto& [name, policy] : policies_of({"--model", kModel.parent_path() / family})) {
+      if (name == "fitprune") continue;
+      EXPECT_EQ(policy["runs"], !refused.contains(name)) << family << " " << name;
+      if (refused.contains(name))
+        EXPECT_NE(policy["refusal"].get<std::string>().find(refused.at(name)), std::string::npos) << policy["refusal"];
+    }
   const TemporaryFolder shallow;
   json config = read_json(kModel / "config.json");
   config["text_config"]["num_hidden_layers"] = 1;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "espalier/error.h"
@@ -65,7 +66,7 @@ constexpr Case kCases[] = {{"none", "none"},
 
 Chat prompt_of(int first, int shots) {
   constexpr std::pair<int, int> kSizes[] = {
-      {112, 120}, {168, 56}, {56, 56}, {56, 168}};  // m3 wants whole cells of Qwen's grids
+      {112, 120}, {224, 48}, {56, 56}, {48, 224}};  // m3 wants whole cells of Qwen's grids
   const auto picture = [&](int i) {
     const auto [width, height] = kSizes[(first + i) % 4];
     return ImagePart{.image = test::picture(width, height, static_cast<uint32_t>(10 + first + i)), .pins = {}};
@@ -211,6 +212,62 @@ TEST_P(EveryPolicyRun, EqualsItsOwnRecordingReplayed) {
     std::erase_if(images, [&](int64_t t) { return t >= 0 && packed.layout->image[t].item<int64_t>() < 0; });
     EXPECT_EQ(point.at("merged_source").get<Tokens>(), images);
   }
+}
+
+// With an option that every policy has.
+std::string with(const std::string& spec, const std::string& option) {
+  return spec + (spec.find(':') == std::string::npos ? ":" : ",") + option;
+}
+
+TEST_P(EveryPolicyRun, FloorsAndPinsHold) {
+  const std::string name = case_.name;
+  if (!family_.refusal(case_).empty()) GTEST_SKIP() << family_.refusal(case_);
+  const auto run = [&](const Prompt& prompt, const std::string& spec) {
+    Request request{.prompt = prompt, .policy = spec, .custom = {}, .options = {}, .trace = true};
+    request.options.max_new_tokens = 2;
+    request.options.greedy = true;
+    return std::move(generate_batch(family_.model, {&request, 1}, {})[0]);
+  };
+  const Result whole = run(family_.prompt, "none");
+  if (name != "none") {  // below the least number of tokens it is the unpruned run
+    const Result off = run(family_.prompt, with(spec_, "min_tokens=100000"));
+    EXPECT_TRUE(off.points.empty());
+    EXPECT_EQ(off.token_ids, whole.token_ids);
+    EXPECT_EQ(off.stats.tokens_per_layer, whole.stats.tokens_per_layer);
+  }
+  if (name == "resize" || name == "none") return;  // nothing leaves
+  // Sets made without a floor, and cells of another size, cannot hold one or keep a pin: that is said.
+  const auto held_or_refused = [&](const Prompt& prompt, const std::string& spec, const char* what) {
+    std::optional<Result> held;
+    try {
+      held = run(prompt, spec);
+    } catch (const Error& refused) {
+      EXPECT_NE(std::string(refused.what()).find(what), std::string::npos) << refused.what();
+      EXPECT_TRUE(name == "keepmask" || name == "m3") << refused.what();
+    }
+    return held;
+  };
+  if (const auto floored = held_or_refused(family_.prompt, with(spec_, "min_per_image=2"), "min_per_image"))
+    for (const PointTrace& point : floored->points)
+      for (const int64_t left : point.tokens_per_image) EXPECT_GE(left, 2) << point.site << " " << point.layer;
+  // Something in the first picture is pinned: it stays at every point, as itself or merged at its place.
+  Chat chat = std::get<Chat>(family_.prompt);
+  for (Part& part : chat.messages[0].content)
+    if (auto* image = std::get_if<ImagePart>(&part)) image->pins = {{50, 50, 52, 52}};
+  const PackedPrompt packed = pack_prompt(family_.model, chat, 2);
+  const Tokens pinned = [&] {
+    const at::Tensor found = packed.layout->pinned.nonzero().squeeze(1);
+    return Tokens(found.const_data_ptr<int64_t>(), found.const_data_ptr<int64_t>() + found.numel());
+  }();
+  ASSERT_FALSE(pinned.empty());
+  const auto held = held_or_refused(chat, spec_, "pin");
+  if (!held) return;
+  ASSERT_FALSE(held->points.empty());
+  for (const PointTrace& point : held->points)
+    for (const int64_t t : pinned) {
+      for (const Tokens& head : point.kept_per_head) EXPECT_TRUE(std::ranges::binary_search(head, t)) << t;
+      EXPECT_TRUE(std::ranges::count(point.source, t)) << t << " " << point.site << " " << point.layer;
+    }
 }
 
 std::string name_of_run(const testing::TestParamInfo<std::tuple<const char*, Case>>& info) {

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -391,6 +392,65 @@ TEST(ReplayResult, MergedVectorsAreAllThatLeaveThePoint) {
     }
     for (int64_t i = 4; i < 6; ++i) EXPECT_FALSE(std::ranges::binary_search(kept, source[6 * image + i]));
   }
+}
+
+// Merged tokens too: those of a place and those without, in every family's order.
+TEST(ReplayResult, OfMergedTokensIsAMaskForKeepmask) {
+  const std::pair<const char*, const char*> cases[] = {{"llava15", "prumerge"},
+                                                       {"llava15", "visionzip:num_kept=6,contextual=2"},
+                                                       {"llava15", "m3:keep_ratio=1/4"},
+                                                       {"llava15", "sparsevlm:num_kept=30:20:10"},
+                                                       {"llava_next_mistral", "prumerge+:num_kept=6,neighbours=4"},
+                                                       {"llava_next_mistral", "visionzip:num_kept=7,contextual=3"},
+                                                       {"llava_next_mistral", "m3:keep_ratio=1/4"},
+                                                       {"llava_next_vicuna", "sparsevlm:keep_ratio=1/2"},
+                                                       {"qwen25vl", "sparsevlm:keep_ratio=1/2"}};
+  for (const auto& [family, policy] : cases) {
+    SCOPED_TRACE(std::string(family) + " " + policy);
+    const LoadedModel& model = test::tiny_model(family);
+    const Prompt prompt = test::in_context_prompt(2);
+    const Recording recording;
+    recording.record_run(prompt, policy, model);
+    const Json made = recording.replayed(policy);
+    const std::string row_breaks = std::string(policy).starts_with("sparsevlm") ? ",row_breaks=pool" : "";
+    const Result first = live_run(prompt, policy, model),
+                 second = live_run(prompt, "keepmask:file=" + recording.out().string() + row_breaks, model);
+    EXPECT_EQ(second.kept, first.kept);
+    EXPECT_EQ(second.stats.tokens_per_layer, first.stats.tokens_per_layer);
+    EXPECT_EQ(second.token_ids, first.token_ids);
+    size_t entered = 0;
+    for (const PointTrace& point : second.points) {
+      const auto same = std::ranges::find_if(
+          first.points, [&](const PointTrace& p) { return p.site == point.site && p.layer == point.layer; });
+      ASSERT_NE(same, first.points.end());
+      EXPECT_EQ(point.kept, same->kept);
+      EXPECT_EQ(point.source, same->source);
+      EXPECT_EQ(point.position_id, same->position_id);
+      ++entered;
+    }
+    EXPECT_GT(entered, 0U);
+  }
+}
+
+TEST(ReplayResult, KeepmaskRefusesWhatItCannotName) {
+  const Prompt prompt = test::in_context_prompt(1);
+  const Recording recording;
+  recording.record_run(prompt, "none");
+  Json made = recording.replayed("visionzip:num_kept=6,contextual=2");
+  const auto refusal = [&](const Json& result) {
+    std::ofstream(recording.out()) << result;
+    return message_of<Error>([&] { live_run(prompt, "keepmask:file=" + recording.out().string()); });
+  };
+  Json later = made;
+  later["points"].push_back({{"site", "before_layer"}, {"layer", 3}, {"kept", Json::array()}});
+  expect_says(refusal(later), {"before_layer 3", "without a place", "vision_output", "cannot be told"});
+  Json stranger = made;
+  stranger["points"][0]["merged_source"][1] = 1;  // text
+  expect_says(refusal(stranger), {"token 1"});
+  Json twice = made;
+  twice["points"][0]["merged_source"][2] = twice["points"][0]["merged_source"][1];
+  expect_says(refusal(twice), {"two tokens stand at one place"});
+  EXPECT_EQ(live_run(test::in_context_prompt(1), "none").token_ids.size(), 1U);
 }
 
 TEST(ReplayResult, ResizeHasNone) {

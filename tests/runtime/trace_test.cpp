@@ -129,8 +129,8 @@ INSTANTIATE_TEST_SUITE_P(Policies, TraceTest,
                          testing::Values("none", "random:keep_ratio=1/4", "fastv:keep_ratio=1/4", "catp:keep_ratio=2/9",
                                          "plphp", "atp:theta_r=0.3,theta_s=0.9", "pyramiddrop",
                                          "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& test) {
+                           std::string name = test.param;
                            for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
                            return name;
                          });
