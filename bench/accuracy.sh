@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Makes the accuracy tables of the bundled model that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME.json,
+# NAME.md (with its own command) and NAME.svg in the folder. A table that is there is not made again, so an interrupted run goes on.
+#   bench/accuracy.sh BINARY FOLDER [--items N] [TABLE...]     tables: curve policies main catp atp; without one, all
+set -euo pipefail
+usage() { sed -n 's/^# \{0,1\}//; 3,5p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || usage
+root=$(cd "$(dirname "$0")/.." && pwd)
+espalier=$1 out=$2
+shift 2
+items=500 many=2000
+if [ "${1:-}" = --items ]; then items=$2 many=$2; shift 2; fi
+tables=("${@:-}")
+[ -n "${tables[0]}" ] || tables=(curve policies main catp atp)
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+espalier=$(readlink -f "$espalier")
+
+# The layer before which the decoder's policies cut, from the curve: in layer 2 the model begins to read its pictures, so this is the
+# first place with a signal, and all but made-up words and spots are read in layers 6 and 7, behind it. Layer 2, the default of most
+# policies, stands beside it.
+readonly K=3
+readonly ratios=(1/3 2/9 1/9)
+readonly all=(--suite single --suite detail --suite bind --suite define)
+
+# eval_table NAME ITEMS ARGUMENT...
+eval_table() {
+  local name=$1 count=$2
+  shift 2
+  if [ -s "$out/$name.json" ]; then echo "$name is there" >&2; return; fi
+  echo "$(date +%H:%M:%S) $name" >&2
+  (cd "$root" && "$espalier" eval --model models/demo --items "$count" --json --markdown "$out/$name.md" --svg "$out/$name.svg" "$@") \
+    >"$out/$name.partial"
+  mv "$out/$name.partial" "$out/$name.json"
+}
+
+# policies SPEC...: with every @ as each of the ratios; sets `specs`.
+policies() {
+  specs=()
+  local spec ratio
+  for spec in "$@"; do
+    for ratio in "${ratios[@]}"; do
+      specs+=(--policy "${spec//@/keep_ratio=$ratio}")
+      case "$spec" in *@*) ;; *) break ;; esac
+    done
+  done
+}
+
+# FitPrune's recipes, fitted on pictures of the training split, one for each part of the cost to save; adds to `specs`.
+fitted() {
+  local reduction recipe
+  [ -d "$out/fit/items" ] || "$espalier" synth --out "$out/fit/items" --split train --suite bind/shape-2x2 --suite bind/colour-2x2 --items 16 >&2
+  for reduction in "$@"; do
+    recipe=$out/fit/fitprune_$reduction.json
+    [ -s "$recipe" ] ||
+      "$espalier" fit --policy fitprune --model "$root/models/demo" --data "$out/fit/items" --reduction "$reduction" --out "$recipe" >&2
+    specs+=(--policy "fitprune:recipe=$recipe")
+  done
+}
+
+for table in "${tables[@]}"; do
+  case "$table" in
+    curve) eval_table curve "$items" --curve "${all[@]}" ;;
+    policies)
+      policies oracle:@ oracle:@,knows=scene random:@ uniform:@ resize:@ divprune:@ cdpruner:@ hired:@ visionzip:@ prumerge:@ prumerge+:@ \
+        fastv:@ "fastv:@,layer=$K" "attention:@,layer=$K" "attention:@,layer=$K,rows=own_text" "attention:@,layer=$K,rows=query_text" \
+        "attention:@,layer=$K,rows=all" "dart:@,layer=$K" catp:@ "catp:@,k=$K" sparsevlm:@ pyramiddrop:@ plphp:@ \
+        "divprune:keep_ratio=1/2 + fastv:@,layer=$K"
+      fitted 0.6 0.7 0.8
+      specs+=(--policy m3:keep_ratio=1/4 --policy m3:keep_ratio=1/16 --policy "vtw:layer=$K")
+      eval_table policies "$items" --no-controls "${all[@]}" "${specs[@]}"
+      ;;
+    main)
+      policies random:@,seed=0 fastv:@ "fastv:@,layer=$K" catp:@ "catp:@,k=$K"
+      eval_table main "$many" "${all[@]}" "${specs[@]}" \
+        --policy atp:weights=models/demo/atp_25.safetensors --policy atp:weights=models/demo/atp_15.safetensors
+      ;;
+    catp)
+      specs=()
+      for options in '' ,stage1_share=1 ,stage1_share=0 ,lambda1=0 ,lambda1=0.3 ,lambda1=1.5 ,lambda1=3 ,lambda2=0 ,lambda2=0.2 ,lambda2=1.5 \
+        ,delta_norm=minmax ,delta_norm=minmax,lambda2=0.2 ,importance=attention,lambda2=0 ,importance=attention,delta_norm=minmax \
+        ,ranking=per_image ,query_pool=text ,query_pool=last ,context_pool=image; do
+        specs+=(--policy "catp:keep_ratio=2/9,k=$K$options")
+      done
+      for k in 2 4 5 6; do specs+=(--policy "catp:keep_ratio=2/9,k=$k"); done
+      eval_table catp "$items" --no-controls --suite bind --suite define "${specs[@]}"
+      ;;
+    atp)
+      specs=()
+      for file in "$root"/models/demo/atp_*.safetensors "$out"/atp/*.safetensors; do
+        [ -e "$file" ] && specs+=(--policy "atp:weights=$file")
+      done
+      eval_table atp "$items" --no-controls "${all[@]}" "${specs[@]}"
+      ;;
+    *) usage ;;
+  esac
+done
