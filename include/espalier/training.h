@@ -78,6 +78,10 @@ struct TrainAtpOptions {
   AtpSettings settings = {};  // `grid` is the model's; no layers: as in inference
   int64_t hidden_size = 256;  // of a head
   AtpHead head = AtpHead::kModule;
+  // Thresholds before the first step, one for all modules or one for each: from where training finds which score is to
+  // choose at which depth. 0.047 (a bias of -3) prunes few tokens.
+  std::vector<double> initial_theta_r = {0.047};
+  std::vector<double> initial_theta_s = {0.047};
 
   double atp_weight = 0.05;  // of the loss on depth
   double target_weight = 0.2;

@@ -122,6 +122,10 @@ void add_method_options(CLI::App& app, const std::shared_ptr<TrainAtpOptions>& o
       ->type_name("N");
   add_integer(
       app, "--hidden-size", {1, 65536}, [=](int64_t n) { o->hidden_size = n; }, "Of a module's head (256)");
+  app.add_option("--initial-theta-r", o->initial_theta_r,
+                 "Threshold of the redundancy score before the first step, one or one for each module (0.047)")
+      ->type_name("X");
+  app.add_option("--initial-theta-s", o->initial_theta_s, "Of the spatial score, likewise (0.047)")->type_name("X");
   add_choice(app, "--strategy", o->settings.strategy,
              {{"both", AtpStrategy::kBoth}, {"redundant", AtpStrategy::kRedundant}, {"spatial", AtpStrategy::kSpatial}},
              "Which score may keep a token: both, redundant or spatial (both)");

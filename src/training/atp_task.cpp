@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "espalier/error.h"
@@ -17,7 +18,7 @@ namespace espalier {
 
 namespace {
 
-constexpr double kFirstBias = -3.0;     // sigmoid(-3) = 0.047
+constexpr std::array kBranches = {"redundancy", "spatial"};
 constexpr int64_t kLongestAnswer = 32;  // tokens that evaluation compares
 
 std::string module_name(size_t i, const char* part) {
@@ -93,8 +94,9 @@ AtpSequence atp_sequence(const LoadedModel& model, const Chat& chat) {
   return result;
 }
 
-void add_atp_modules(Parameters& parameters, const AtpSettings& settings, int64_t hidden_size, AtpHead head,
-                     uint64_t seed, at::Device device) {
+void add_atp_modules(Parameters& parameters, const AtpSettings& settings, const TrainAtpOptions& options,
+                     at::Device device) {
+  const int64_t hidden_size = options.hidden_size;
   const int64_t width = atp_head_width(settings.head_input, settings.grid);
   for (size_t i = 0; i < settings.layers.size(); ++i) {
     const auto add = [&](const char* part, const at::Tensor& value) {
@@ -102,18 +104,20 @@ void add_atp_modules(Parameters& parameters, const AtpSettings& settings, int64_
     };
     const auto matrix = [&](const char* part, int64_t out, int64_t in, double deviation) {
       const std::string name = module_name(i, part);
-      add(part, head == AtpHead::kConstant
+      add(part, options.head == AtpHead::kConstant
                     ? torch::zeros({out, in})
-                    : initial_linear(name, out, in, seed) * (deviation * std::sqrt(static_cast<double>(in))));
+                    : initial_linear(name, out, in, options.seed) * (deviation * std::sqrt(static_cast<double>(in))));
     };
     // Scores of a crop add up to at most 1: weights of deviation 1 bring z to the size of one score's share.
     matrix("mix.weight", hidden_size, width, 1.0);
     add("mix.bias", torch::zeros({hidden_size}));
     const double small = 1 / std::sqrt(static_cast<double>(hidden_size));
-    for (const char* branch : {"redundancy", "spatial"}) {
+    for (const char* branch : kBranches) {
       const std::string name(branch);
       matrix((name + ".weight").c_str(), 1, hidden_size, small);
-      add((name + ".bias").c_str(), torch::full({1}, kFirstBias));
+      const std::vector<double>& thetas = branch == kBranches[0] ? options.initial_theta_r : options.initial_theta_s;
+      const double theta = thetas.size() == 1 ? thetas[0] : thetas[i];
+      add((name + ".bias").c_str(), torch::full({1}, std::log(theta / (1 - theta))));
     }
   }
 }

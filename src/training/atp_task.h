@@ -28,10 +28,10 @@ struct AtpSequence {
 // the other.
 AtpSequence atp_sequence(const LoadedModel& model, const Chat& chat);
 
-// Heads of settings.layers.size() modules, named modules.I.mix.weight and so on. They begin with thresholds of about
-// 0.05, so that few tokens are pruned; a constant head has weights of zero that stay.
-void add_atp_modules(Parameters& parameters, const AtpSettings& settings, int64_t hidden_size, AtpHead head,
-                     uint64_t seed, at::Device device);
+// Heads of settings.layers.size() modules, named modules.I.mix.weight and so on; a constant head has weights of zero
+// that stay. Of `options`: hidden size, head, seed and the first thresholds.
+void add_atp_modules(Parameters& parameters, const AtpSettings& settings, const TrainAtpOptions& options,
+                     at::Device device);
 // Names (or prefixes) of what is trained of them.
 std::vector<std::string> trained_atp_names(const AtpSettings& settings, AtpHead head);
 AtpWeights atp_weights_of(const Parameters& parameters, const AtpSettings& settings, const std::string& file);

@@ -48,6 +48,12 @@ std::string text_of(double value) {
   return text.data();
 }
 
+std::string list_of(const std::vector<double>& values) {
+  std::string text;
+  for (const double value : values) text += (text.empty() ? "" : ":") + text_of(value);
+  return text;
+}
+
 // FNV-1a over the norms: enough to tell checkpoints apart.
 std::string fingerprint(const LoadedModel& model) {
   uint64_t hash = 0xCBF29CE484222325ULL;
@@ -69,7 +75,8 @@ class AtpRun {
       : options_(options), callbacks_(callbacks), model_(open_model(options)), examples_(open_examples(options)) {
     complete_settings();
     weights_file_ = options.out / "atp.safetensors";
-    add_atp_modules(parameters_, settings_, options.hidden_size, options.head, options.seed, model_.device);
+    check_first_thresholds();
+    add_atp_modules(parameters_, settings_, options, model_.device);
     if (options.train_decoder) add_decoder();
     // What the model cannot do shows before the work.
     make_atp({.weights = std::make_shared<const AtpWeights>(modules())})->points(model_.facts, *first_prompt_);
@@ -127,6 +134,16 @@ class AtpRun {
     last_.hard_tokens = std::nan("");
   }
 
+  void check_first_thresholds() const {
+    for (const auto* thetas : {&options_.initial_theta_r, &options_.initial_theta_s}) {
+      if (thetas->size() != 1 && thetas->size() != settings_.layers.size())
+        throw Error("train-atp: " + std::to_string(thetas->size()) + " initial thresholds for " +
+                    std::to_string(settings_.layers.size()) + " modules");
+      for (const double theta : *thetas)
+        if (!(theta > 0 && theta < 1)) throw Error("train-atp: initial thresholds must be above 0 and below 1");
+    }
+  }
+
   AtpWeights modules() const { return atp_weights_of(parameters_, settings_, weights_file_.string()); }
 
   double tokens_of_picture() const {  // of the first prompt
@@ -173,6 +190,8 @@ class AtpRun {
                    {"layers", layers},
                    {"target_ratio", text_of(options_.target_ratio)},
                    {"hidden_size", std::to_string(options_.hidden_size)},
+                   {"initial_theta_r", list_of(options_.initial_theta_r)},
+                   {"initial_theta_s", list_of(options_.initial_theta_s)},
                    {"constant_head", flag(options_.head == AtpHead::kConstant)},
                    {"strategy", std::to_string(static_cast<int>(settings_.strategy))},
                    {"scores", std::to_string(static_cast<int>(settings_.scores))},

@@ -79,6 +79,25 @@ TEST(TrainAtp, CtrlCSavesAndSaysSo) {
   EXPECT_GT(size_or_zero(folder / "atp.safetensors"), 0);
 }
 
+// models/demo/README.md, "ATP modules".
+TEST(TrainAtp, TheModulesOfTheBundledModelServeIt) {
+  const fs::path source = ESPALIER_SOURCE_DIR;
+  for (const auto& [modules, right] : {std::pair("atp_25", true), std::pair("atp_15", false)}) {
+    const auto answer = nlohmann::json::parse(
+        output_of({"generate", "--model", (source / "models/demo").string(), "--chat",
+                   (source / "examples/demo/shape/messages.json").string(), "--greedy", "--max-new-tokens", "4", "--json",
+                   "--policy", "atp:weights=" + (source / "models/demo" / modules).string() + ".safetensors"}));
+    const auto& layers = answer["stats"]["image_tokens_per_layer"];
+    double first = 0, sum = 0;
+    for (const auto& layer : layers)
+      for (const auto& image : layer) sum += image.get<double>();
+    for (const auto& image : layers[0]) first += image.get<double>();
+    const double share = sum / (first * static_cast<double>(layers.size()));
+    EXPECT_NEAR(share, right ? 0.25 : 0.15, 0.06) << modules;
+    if (right) EXPECT_EQ(answer["text"], "dir");
+  }
+}
+
 TEST(TrainAtp, SaysWhatIsWrong) {
   const TemporaryFolder folder;
   const auto expect = [](const Arguments& arguments, const std::string& part) {
