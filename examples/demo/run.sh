@@ -13,8 +13,9 @@ shift
 questions=('shape|two words for two shapes|dir' 'colour|two words for two colours|gav' 'spot|two words for the colour of a tiny spot|kib'
            'words|four words for four shapes|pog' 'define|a question about a thing whose shape has just been named|red')
 # The model reads what a word names in layer 2, and what a question is about in layers 4 to 7 (models/demo/README.md): two policies that
-# prune between.
-policies=(none catp:keep_ratio=2/9,k=4 fastv:keep_ratio=2/9,layer=4 random:keep_ratio=2/9)
+# prune between, and trained modules (there, "ATP modules") that leave a quarter of the tokens on the average over layers.
+models=$(readlink -f "$here/../../models/demo")
+policies=(none catp:keep_ratio=2/9,k=4 "atp:weights=$models/atp_25.safetensors" fastv:keep_ratio=2/9,layer=4 random:keep_ratio=2/9)
 
 # field NAME JSON: a string, or the last number of a list.
 text_of() { sed -E 's/^\{"text":"([^"]*)".*/\1/' <<<"$1"; }
@@ -25,11 +26,11 @@ echo "Each prompt shows pictures with their made-up names, then another: what is
 for question in "${questions[@]}"; do
   IFS='|' read -r folder what right <<<"$question"
   printf '\n%s: the right answer is "%s"\n' "$what" "$right"
-  printf '  %-28s %-10s %-24s %s\n' policy answer 'tokens in the last layer' 'time to the first token'
+  printf '  %-30s %-10s %-24s %s\n' policy answer 'tokens in the last layer' 'time to the first token'
   for policy in "${policies[@]}"; do
     json=$("$espalier" generate --chat "$here/$folder/messages.json" --policy "$policy" --max-new-tokens 4 --greedy --json "$@")
     answer=$(text_of "$json")
-    printf '  %-28s %-10s %5d of %-15d %8.1f ms\n' "$policy" "$answer$([ "$answer" = "$right" ] || echo '  (wrong)')" \
+    printf '  %-30s %-10s %5d of %-15d %8.1f ms\n' "${policy/$models\//}" "$answer$([ "$answer" = "$right" ] || echo '  (wrong)')" \
       "$(last_of tokens_per_layer "$json")" "$(number_of prompt_tokens "$json")" \
       "$(awk "BEGIN {print $(number_of encode "$json") + $(number_of select "$json") + $(sed -E 's/.*"time_ms":\{[^}]*"prefill":([0-9.e+-]+).*/\1/' <<<"$json")}")"
   done
