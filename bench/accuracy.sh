@@ -2,15 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes the accuracy tables of the bundled model that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME.json,
 # NAME.md (with its own command) and NAME.svg in the folder. A table that is there is not made again, so an interrupted run goes on.
-#   bench/accuracy.sh BINARY FOLDER [--items N] [TABLE...]     tables: curve policies main catp atp; without one, all
+#   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [TABLE...]     tables: curve policies main catp atp; without one, all
+# 500 items a cell, 2,000 in `main`; ratios 1/3, 2/9 and 1/9. On two idle cores that is hours for `policies`; --items and --ratio cut it down.
 set -euo pipefail
-usage() { sed -n 's/^# \{0,1\}//; 3,5p' "$0" >&2; exit 2; }
+usage() { sed -n 's/^# \{0,1\}//; 3,6p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 root=$(cd "$(dirname "$0")/.." && pwd)
 espalier=$1 out=$2
 shift 2
 items=500 many=2000
-if [ "${1:-}" = --items ]; then items=$2 many=$2; shift 2; fi
+ratios=()
+while [ $# -gt 1 ]; do
+  case "$1" in
+    --items) items=$2 many=$2; shift 2 ;;
+    --ratio) ratios+=("$2"); shift 2 ;;
+    *) break ;;
+  esac
+done
+[ ${#ratios[@]} -gt 0 ] || ratios=(1/3 2/9 1/9)
 tables=("${@:-}")
 [ -n "${tables[0]}" ] || tables=(curve policies main catp atp)
 mkdir -p "$out"
@@ -21,8 +30,9 @@ espalier=$(readlink -f "$espalier")
 # first place with a signal, and all but made-up words and spots are read in layers 6 and 7, behind it. Layer 2, the default of most
 # policies, stands beside it.
 readonly K=3
-readonly ratios=(1/3 2/9 1/9)
-readonly all=(--suite single --suite detail --suite bind --suite define)
+cells=(bind/shape-2x1 bind/shape-2x2 bind/shape-4x1 bind/colour-2x1 bind/colour-2x2 bind/spot-2x1 define)
+readonly in_context=("${cells[@]/#/--suite=}")
+readonly all=(--suite=single --suite=detail "${in_context[@]}")
 
 # eval_table NAME ITEMS ARGUMENT...
 eval_table() {
@@ -84,7 +94,7 @@ for table in "${tables[@]}"; do
         specs+=(--policy "catp:keep_ratio=2/9,k=$K$options")
       done
       for k in 2 4 5 6; do specs+=(--policy "catp:keep_ratio=2/9,k=$k"); done
-      eval_table catp "$items" --no-controls --suite bind --suite define "${specs[@]}"
+      eval_table catp "$items" --no-controls "${in_context[@]}" "${specs[@]}"
       ;;
     atp)
       specs=()

@@ -188,6 +188,7 @@ class Examiner {
         done.first_token_ms = sorted[sorted.size() / 2];
       }
       if (unpruned == nullptr) return done;
+      done.flops_unpruned = unpruned->flops_unpruned;  // resize counts its own smaller prompt as unpruned
       if (unpruned->correct > 0) done.relative = done.accuracy() / unpruned->accuracy();
       done.difference = paired_difference(unpruned->scores, done.scores);
       if (policy.draws > 1) return done;

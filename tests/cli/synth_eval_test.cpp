@@ -97,9 +97,10 @@ TEST(Synth, RefusesWithOneLineAndLeavesNothing) {
 }
 
 TEST(Eval, ReportsEveryCellAndPolicy) {
-  const json report = json_of(kSmallEval + Arguments{"--suite", "single/count", "--suite", "bind/colour-2x1",
-                                                     "--policy", "fastv:keep_ratio=1/2", "--policy",
-                                                     "random:keep_ratio=1/2", "--policy", "oracle:keep_ratio=1/2"});
+  const json report =
+      json_of(kSmallEval + Arguments{"--suite", "single/count", "--suite", "bind/colour-2x1", "--policy",
+                                     "fastv:keep_ratio=1/2", "--policy", "random:keep_ratio=1/2", "--policy",
+                                     "oracle:keep_ratio=1/2", "--policy", "resize:keep_ratio=1/4"});
   std::map<std::string, json> rows;
   int controls = 0;
   for (const json& c : report["cells"]) {
@@ -111,7 +112,7 @@ TEST(Eval, ReportsEveryCellAndPolicy) {
     EXPECT_GE(c["high"].get<double>(), share);
     if (!c["control"]) rows[c["policy"].get<std::string>() + " " + c["cell"].get<std::string>()] = c;
   }
-  EXPECT_EQ(rows.size(), 8u);
+  EXPECT_EQ(rows.size(), 10u);
   EXPECT_EQ(controls, 4);  // no images twice, shuffled words, no examples
   EXPECT_EQ(rows["none count"]["n"], 6);
   EXPECT_EQ(rows["random:keep_ratio=1/2 count"]["n"], 30);
@@ -121,6 +122,8 @@ TEST(Eval, ReportsEveryCellAndPolicy) {
   EXPECT_EQ(rows["random:keep_ratio=1/2 count"]["tokens_mean"], 8);
   EXPECT_GT(rows["fastv:keep_ratio=1/2 count"]["tokens_mean"], 8);  // all of them in the first layers
   EXPECT_LT(rows["oracle:keep_ratio=1/2 count"]["flops"], rows["none count"]["flops"]);
+  // Also where the policy makes a smaller prompt.
+  EXPECT_EQ(rows["resize:keep_ratio=1/4 count"]["flops_unpruned"], rows["none count"]["flops"]);
   EXPECT_TRUE(rows["none count"].value("difference", json()).is_null());
   EXPECT_TRUE(rows["oracle:keep_ratio=1/2 count"]["difference"]["mean"].is_number());
 }
