@@ -51,8 +51,9 @@ CLI::Option* add_real(CLI::App& app, const std::string& name, RealRange range, s
                       const std::string& description) {
   const auto take = [=, set = std::move(set)](const std::string& text) {
     const std::optional<double> value = parse<double>(text);
-    const bool is_valid = value && *value > range.low && *value <= range.high;  // not a number is none of these
-    require(is_valid, name, "a number", "above", range.low, range.high, text);
+    const bool is_valid = value && (*value > range.low || (range.takes_low && *value == range.low)) &&
+                          *value <= range.high;  // not a number is none of these
+    require(is_valid, name, "a number", range.takes_low ? "from" : "above", range.low, range.high, text);
     set(*value);
   };
   return app.add_option_function<std::string>(name, take, description)->type_name("X");

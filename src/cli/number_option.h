@@ -21,10 +21,11 @@ struct IntegerRange {
 CLI::Option* add_integer(CLI::App& app, const std::string& name, IntegerRange range, std::function<void(int64_t)> set,
                          const std::string& description);
 
-// Above `low` and up to `high`.
+// Above `low` (or from it on) and up to `high`.
 struct RealRange {
   double low = 0.0;
   double high = std::numeric_limits<double>::max();
+  bool takes_low = false;
 };
 CLI::Option* add_real(CLI::App& app, const std::string& name, RealRange range, std::function<void(double)> set,
                       const std::string& description);

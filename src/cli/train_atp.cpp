@@ -138,10 +138,10 @@ void add_method_options(CLI::App& app, const std::shared_ptr<TrainAtpOptions>& o
              {{"scatter", AtpHeadInput::kScatter}, {"mean", AtpHeadInput::kMean}, {"pool", AtpHeadInput::kPool}},
              "What the head reads: scatter (each place of the grid), pool, or mean, which takes any grid (scatter)");
   add_real(
-      app, "--atp-weight", {-1e-300}, [=](double x) { o->atp_weight = x; },
+      app, "--atp-weight", {.takes_low = true}, [=](double x) { o->atp_weight = x; },
       "Of the loss on tokens in deep layers (0.05)");
   add_real(
-      app, "--target-weight", {-1e-300}, [=](double x) { o->target_weight = x; },
+      app, "--target-weight", {.takes_low = true}, [=](double x) { o->target_weight = x; },
       "Of the loss on the distance from the target (0.2 a token)");
   app.add_flag("--normalise-target", o->normalise_target, "That distance as a share of a picture's tokens");
   add_real(
@@ -164,7 +164,8 @@ void add_run_options(CLI::App& app, const std::shared_ptr<TrainAtpOptions>& o) {
   add_integer(
       app, "--warm-up", {}, [=](int64_t n) { o->warm_up = n; }, "Steps in which the rate rises (50)");
   add_real(
-      app, "--max-gradient-norm", {-1e-300}, [=](double x) { o->max_gradient_norm = x; }, "0: no clipping (1)");
+      app, "--max-gradient-norm", {.takes_low = true}, [=](double x) { o->max_gradient_norm = x; },
+      "0: no clipping (1)");
   add_integer(
       app, "--seed", {}, [=](int64_t n) { o->seed = static_cast<uint64_t>(n); }, "Of weights and data (0)");
   add_integer(
@@ -201,7 +202,7 @@ Run add_train_atp(CLI::App& app) {
   add_run_options(app, options);
   app.footer(
       "Modules for a quarter of the tokens, then a question under them:\n"
-      "  espalier train-atp --target-ratio 1/4 --steps 300 --learning-rate 0.01 --final-temperature 60 --out atp25\n"
+      "  espalier train-atp --target-ratio 1/4 --steps 300 --learning-rate 0.003 --final-temperature 100 --out atp25\n"
       "  espalier generate --chat messages.json --policy atp:weights=atp25/atp.safetensors");
   return [=] { return train(*options); };
 }

@@ -83,10 +83,10 @@ TEST(TrainAtp, CtrlCSavesAndSaysSo) {
 TEST(TrainAtp, TheModulesOfTheBundledModelServeIt) {
   const fs::path source = ESPALIER_SOURCE_DIR;
   for (const auto& [modules, right] : {std::pair("atp_25", true), std::pair("atp_15", false)}) {
-    const auto answer = nlohmann::json::parse(
-        output_of({"generate", "--model", (source / "models/demo").string(), "--chat",
-                   (source / "examples/demo/shape/messages.json").string(), "--greedy", "--max-new-tokens", "4", "--json",
-                   "--policy", "atp:weights=" + (source / "models/demo" / modules).string() + ".safetensors"}));
+    const auto answer = nlohmann::json::parse(output_of(
+        {"generate", "--model", (source / "models/demo").string(), "--chat",
+         (source / "examples/demo/shape/messages.json").string(), "--greedy", "--max-new-tokens", "4", "--json",
+         "--policy", "atp:weights=" + (source / "models/demo" / modules).string() + ".safetensors"}));
     const auto& layers = answer["stats"]["image_tokens_per_layer"];
     double first = 0, sum = 0;
     for (const auto& layer : layers)
@@ -94,7 +94,9 @@ TEST(TrainAtp, TheModulesOfTheBundledModelServeIt) {
     for (const auto& image : layers[0]) first += image.get<double>();
     const double share = sum / (first * static_cast<double>(layers.size()));
     EXPECT_NEAR(share, right ? 0.25 : 0.15, 0.06) << modules;
-    if (right) EXPECT_EQ(answer["text"], "dir");
+    if (right) {
+      EXPECT_EQ(answer["text"], "dir");
+    }
   }
 }
 
@@ -107,6 +109,7 @@ TEST(TrainAtp, SaysWhatIsWrong) {
   };
   expect(train(folder / "a", {"--target-ratio", "5/4"}), "--target-ratio: expected a share above 0 and below 1");
   expect(train(folder / "a", {"--target-ratio", "few"}), "--target-ratio: expected a number or a/b");
+  expect(train(folder / "a", {"--atp-weight", "-1"}), "--atp-weight: expected a number from 0");
   expect(train(folder / "a", {"--layers", "0"}), "layer");
   expect(train(folder / "a", {"--suite", "flying"}), "flying");
   expect(train(folder / "a", {"--data", (folder / "no.json").string()}), "no.json");
