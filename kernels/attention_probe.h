@@ -72,9 +72,16 @@ struct ProbeGroupBounds {
 ProbeGroupBounds probe_group_bounds(const ProbeShape& shape, int64_t first_group);
 
 #ifdef ESPALIER_HAS_CUDA
-// attention_probe_plain on the device: all of `shape` there but row_begin and column_begin.
+// attention_probe_plain on the device: all of `shape` there but row_begin and column_begin. A warp a column: for few
+// rows, and for every dtype.
 cudaError_t attention_probe_cuda(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
                                  float* out, cudaStream_t stream);
+
+// The same on the matrix units, for the shapes that has_tiles names: 16-bit elements and many rows.
+bool attention_probe_has_tiles(const ProbeShape& shape);
+int64_t attention_probe_tiles_partial_floats(const ProbeShape& shape, ProbeHeads heads, bool reduce_rows);
+cudaError_t attention_probe_tiles_cuda(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads,
+                                       bool reduce_rows, float* partials, float* out, cudaStream_t stream);
 #endif
 
 }  // namespace espalier::kernels

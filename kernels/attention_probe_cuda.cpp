@@ -21,7 +21,6 @@ at::Tensor attention_probe_cuda(const at::Tensor& query, const at::Tensor& key, 
                                 const at::Tensor& rows, const at::Tensor& row_begin, const at::Tensor& columns,
                                 const at::Tensor& column_begin, double scale, bool is_causal, std::string_view heads,
                                 bool reduce_rows, int64_t window, const std::optional<at::Tensor>& position) {
-  kernels::note_kernel("attention_probe", "cuda");
   const c10::cuda::CUDAGuard guard(query.device());
   const kernels::LayerPointers layer("attention_probe", query, key, lse);
   const kernels::GroupPointers groups("attention_probe", query, key, rows, row_begin, columns, column_begin, scale,
@@ -34,8 +33,18 @@ at::Tensor attention_probe_cuda(const at::Tensor& query, const at::Tensor& key, 
   if (!reduce_rows) sizes.push_back(rows.size(0));
   sizes.push_back(columns.size(0));
   at::Tensor out = at::empty(sizes, lse.options());
-  C10_CUDA_CHECK(kernels::attention_probe_cuda(layer.layer, groups.shape, reduction, reduce_rows,
-                                               out.mutable_data_ptr<float>(), c10::cuda::getCurrentCUDAStream()));
+  float* result = out.mutable_data_ptr<float>();
+  const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+  const bool has_tiles = kernels::attention_probe_has_tiles(groups.shape);
+  kernels::note_kernel("attention_probe", has_tiles ? "cuda_tiles" : "cuda");
+  if (!has_tiles) {
+    C10_CUDA_CHECK(kernels::attention_probe_cuda(layer.layer, groups.shape, reduction, reduce_rows, result, stream));
+    return out;
+  }
+  const at::Tensor partials =
+      at::empty({kernels::attention_probe_tiles_partial_floats(groups.shape, reduction, reduce_rows)}, lse.options());
+  C10_CUDA_CHECK(kernels::attention_probe_tiles_cuda(layer.layer, groups.shape, reduction, reduce_rows,
+                                                     partials.mutable_data_ptr<float>(), result, stream));
   return out;
 }
 

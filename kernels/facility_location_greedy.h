@@ -65,6 +65,9 @@ struct DeviceCoverageBlocks {
   static constexpr int64_t kMaxBlocks = 40;
   DeviceCoverageBlock block[kMaxBlocks];
 };
+// In place: `count` cosines as similarities in fixed point, for a map that needs no other cosine (not kMinmax). A
+// cosine that is not a number counts as -1.
+cudaError_t fix_similarities_cuda(float* cosine, int64_t count, CosineMap map, cudaStream_t stream);
 // One launch, a thread block an image, the whole choice inside.
 cudaError_t facility_location_greedy_cuda(const DeviceCoverageBlocks& blocks, int64_t count, double coverage_scale,
                                           cudaStream_t stream);

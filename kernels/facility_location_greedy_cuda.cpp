@@ -26,14 +26,18 @@ namespace {
 
 // unit: rows of length 1 (or 0), float32 [size, d] -> int32 [size, size] in multiples of 2^-23.
 at::Tensor fixed_similarities(const at::Tensor& unit, kernels::CosineMap map) {
-  at::Tensor similarity = at::nan_to_num(at::matmul(unit, unit.t()), -1.0).clamp_(-1.0, 1.0);
-  if (map == kernels::CosineMap::kAffine) similarity.add_(1.0).mul_(0.5);
-  if (map == kernels::CosineMap::kClamp) similarity.clamp_min_(0.0);
-  if (map == kernels::CosineMap::kMinmax) {
-    const at::Tensor low = similarity.min(), range = similarity.max() - low;
-    similarity = at::where(range < 1e-12, at::full_like(similarity, 0.5), (similarity - low) / range);
+  const at::Tensor cosine = at::matmul(unit, unit.t());
+  if (map != kernels::CosineMap::kMinmax) {
+    C10_CUDA_CHECK(kernels::fix_similarities_cuda(cosine.mutable_data_ptr<float>(), cosine.numel(), map,
+                                                  c10::cuda::getCurrentCUDAStream()));
+    return cosine.view(at::kInt);
   }
-  return similarity.mul_(kernels::kFixedOne).round_().to(at::kInt);
+  const at::Tensor similarity = at::nan_to_num(cosine, -1.0).clamp_(-1.0, 1.0);
+  const at::Tensor low = similarity.min(), range = similarity.max() - low;
+  return at::where(range < 1e-12, at::full_like(similarity, 0.5), (similarity - low) / range)
+      .mul_(kernels::kFixedOne)
+      .round_()
+      .to(at::kInt);
 }
 
 at::Tensor unit_rows(const at::Tensor& features) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/reduce.cuh"
@@ -8,6 +9,8 @@ namespace espalier::kernels {
 namespace {
 
 constexpr int kThreads = 1024;
+// Up to so many rows (52 x 44 patches) an image's state lies in shared memory.
+constexpr int64_t kRowsInShared = 2304;
 
 __device__ double larger(double a, double b) {
   return fmax(a, b);
@@ -69,11 +72,17 @@ __device__ double score(const DeviceCoverageBlock& block, int64_t j, double step
 
 // One thread block an image.
 __global__ void __launch_bounds__(kThreads) greedy_kernel(DeviceCoverageBlocks blocks, double step) {
+  extern __shared__ __align__(8) char state[];
   __shared__ Change changes[kThreads];
   __shared__ int num_changes;
   __shared__ double score_parts[kThreads / kWarpSize];
   __shared__ int64_t index_parts[kThreads / kWarpSize];
-  const DeviceCoverageBlock block = blocks.block[blockIdx.x];
+  DeviceCoverageBlock block = blocks.block[blockIdx.x];
+  if (block.size <= kRowsInShared) {
+    block.gain = reinterpret_cast<int64_t*>(state);
+    block.cover = reinterpret_cast<int32_t*>(block.gain + block.size);
+    block.is_picked = reinterpret_cast<bool*>(block.cover + block.size);
+  }
   for (int64_t j = threadIdx.x; j < block.size; j += kThreads) {
     int64_t gain = 0;
     for (int64_t x = 0; x < block.size; ++x) gain += block.similarity[x * block.size + j];
@@ -104,12 +113,32 @@ __global__ void __launch_bounds__(kThreads) greedy_kernel(DeviceCoverageBlocks b
   }
 }
 
+// In place: a cosine becomes a similarity in fixed point.
+__global__ void __launch_bounds__(kThreads) fix_similarities_kernel(float* cosine, int64_t count, bool is_affine) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const float value = isnan(cosine[i]) ? -1.0F : fminf(fmaxf(cosine[i], -1.0F), 1.0F);
+  const float similarity = is_affine ? (value + 1.0F) * 0.5F : fmaxf(value, 0.0F);
+  reinterpret_cast<int32_t*>(cosine)[i] = static_cast<int32_t>(rintf(similarity * kFixedOne));
+}
+
 }  // namespace
+
+cudaError_t fix_similarities_cuda(float* cosine, int64_t count, CosineMap map, cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  const auto grid = static_cast<unsigned>((count + kThreads - 1) / kThreads);
+  fix_similarities_kernel<<<grid, kThreads, 0, stream>>>(cosine, count, map == CosineMap::kAffine);
+  return cudaGetLastError();
+}
 
 cudaError_t facility_location_greedy_cuda(const DeviceCoverageBlocks& blocks, int64_t count, double coverage_scale,
                                           cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  greedy_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(blocks, coverage_scale / kFixedOne);
+  int64_t rows = 0;
+  for (int64_t i = 0; i < count; ++i)
+    if (blocks.block[i].size <= kRowsInShared) rows = std::max(rows, blocks.block[i].size);
+  const size_t bytes = static_cast<size_t>(rows) * (sizeof(int64_t) + sizeof(int32_t) + sizeof(bool));
+  greedy_kernel<<<static_cast<unsigned>(count), kThreads, bytes, stream>>>(blocks, coverage_scale / kFixedOne);
   return cudaGetLastError();
 }
 
