@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/attention_probe_avx512.h"
+#include "kernels/attention_probe_vector.h"
 
 namespace espalier::kernels {
 
@@ -71,7 +71,8 @@ const float* ProbabilityTile::compute(const ProbeLayer& layer, int64_t kv_head, 
 }
 
 void ProbabilityTile::exponentiate(int64_t num_lines) {
-  if (level_ == CpuLevel::kAvx512) return exponentiate_avx512(lines_.data(), num_lines, lse_.data(), shape_.scale);
+  if (ExponentiateLoop* vector = vector_form(level_, avx2::exponentiate, avx512::exponentiate))
+    return vector(lines_.data(), num_lines, lse_.data(), shape_.scale);
   for (int64_t i = 0; i < num_lines; ++i) {
     const bool is_empty = lse_[i] == -std::numeric_limits<float>::infinity();  // the row sees no key
     for (float *p = &lines_[i * kColumns], *end = p + kColumns; p < end; ++p) {

@@ -36,12 +36,12 @@ class ChosenKernels {
 // where nobody collects.
 void note_kernel(std::string_view op, std::string_view kernel);
 
-// The names of the usual choices: one vector path beside the plain loops, and products of rows by DotPanel.
+// The names of the usual choices: vector loops beside the plain ones, and products of rows by DotPanel.
 inline std::string_view vector_kernel_name(CpuLevel level) {
-  return level == CpuLevel::kAvx512 ? "avx512" : "plain";
+  return level == CpuLevel::kAvx512 ? "avx512" : level == CpuLevel::kAvx2 ? "avx2" : "plain";
 }
 inline std::string_view panel_kernel_name(CpuLevel level, ElementType type) {
-  if (level != CpuLevel::kAvx512) return "plain";
+  if (level != CpuLevel::kAvx512) return vector_kernel_name(level);
   return type == ElementType::kBFloat16 ? "avx512_bf16" : "avx512_f32";
 }
 

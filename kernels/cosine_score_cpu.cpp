@@ -11,7 +11,7 @@
 #include "kernels/chosen_kernels.h"
 #include "kernels/cosine_score.h"
 #include "kernels/cosine_score_arguments.h"
-#include "kernels/cosine_score_avx512.h"
+#include "kernels/cosine_score_vector.h"
 
 namespace espalier::kernels {
 
@@ -39,7 +39,8 @@ namespace {
 // One row against up to kCosineDirections directions, `d` apart.
 void row_cosine_sums(const void* row, ElementType type, int64_t d, const float* direction, int64_t num_directions,
                      CpuLevel level, float* dots, float* square) {
-  if (level == CpuLevel::kAvx512) return row_cosine_sums_avx512(row, type, d, direction, num_directions, dots, square);
+  if (RowCosineLoop* vector = vector_form(level, avx2::row_cosine_sums, avx512::row_cosine_sums))
+    return vector(row, type, d, direction, num_directions, dots, square);
   *square = 0.0F;
   std::fill(dots, dots + num_directions, 0.0F);
   for (int64_t k = 0; k < d; ++k) {

@@ -21,4 +21,11 @@ inline CpuLevel cpu_level() {
   return level;
 }
 
+// The form of a loop for a level, which units with vector flags define in the namespaces avx2 and avx512 (see
+// CMakeLists.txt); null: the plain one.
+template <typename Loop>
+Loop* vector_form(CpuLevel level, Loop* avx2, Loop* avx512) {
+  return level == CpuLevel::kAvx512 ? avx512 : level == CpuLevel::kAvx2 ? avx2 : nullptr;
+}
+
 }  // namespace espalier::kernels

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "kernels/element_type.h"
 
@@ -17,8 +18,15 @@ namespace espalier::kernels {
 // Rows up to which reading the weight decides, so that our loops beat the library's product.
 inline constexpr int64_t kFewRows = 8;
 
-// Throws unless x [..., d] and weight [out, d] fit and have one dtype and device.
-void check_linear(const at::Tensor& x, const at::Tensor& weight);
+// Throws unless x [..., d], weight [out, d] and bias [out], where there is one, fit and have one dtype and device.
+void check_linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias);
+
+// Whether the library's product of matrices has instructions for this type on this CPU. Where it has none it is many
+// times slower than in float32.
+bool library_multiplies(ElementType type);
+
+// The library's product in float32, rounded once: x and weight are widened, and gradients with them.
+at::Tensor linear_widened(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias);
 
 struct LinearShape {
   int64_t rows, in, out;
@@ -27,8 +35,14 @@ struct LinearShape {
 // out[r, o] = sum_i x[r, i] · weight[o, i] in float32, rounded once, for outputs [begin, end). All contiguous.
 template <typename T>
 void linear_plain(const T* x, const T* weight, T* out, const LinearShape& shape, int64_t begin, int64_t end);
-// rows <= kFewRows. bf16 with the dot-product instruction, f32 and f16 with FMA.
-void linear_avx512(ElementType type, const void* x, const void* weight, void* out, const LinearShape& shape,
-                   int64_t begin, int64_t end);
+// rows <= kFewRows. With FMA; bf16 with AVX-512's dot-product instruction.
+using LinearRowsLoop = void(ElementType type, const void* x, const void* weight, void* out, const LinearShape& shape,
+                            int64_t begin, int64_t end);
+namespace avx2 {
+LinearRowsLoop linear_rows;
+}
+namespace avx512 {
+LinearRowsLoop linear_rows;
+}
 
 }  // namespace espalier::kernels

@@ -32,6 +32,12 @@ template void linear_plain(const c10::BFloat16*, const c10::BFloat16*, c10::BFlo
                            int64_t);
 template void linear_plain(const c10::Half*, const c10::Half*, c10::Half*, const LinearShape&, int64_t, int64_t);
 
+bool library_multiplies(ElementType type) {
+  if (type == ElementType::kBFloat16) return cpu_level() == CpuLevel::kAvx512;
+  static const bool has_halves = __builtin_cpu_supports("avx512fp16") != 0;
+  return type == ElementType::kFloat32 || has_halves;
+}
+
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
@@ -40,23 +46,46 @@ namespace {
 // A task reads about this much of the weight: long enough to stream, short enough to share.
 constexpr int64_t kBytesPerTask = 1 << 17;
 
-Tensor linear_cpu(const Tensor& x, const Tensor& weight) {
-  kernels::check_linear(x, weight);
-  const int64_t in = weight.size(1), rows = in == 0 ? 0 : x.numel() / in;
-  const bool is_ours = kernels::cpu_level() == kernels::CpuLevel::kAvx512 && rows > 0 && rows <= kernels::kFewRows &&
-                       weight.is_contiguous();
-  kernels::note_kernel("linear", is_ours ? "avx512_rows" : "library");
-  if (!is_ours) return at::linear(x, weight);
+// linear_widened piece by piece: the widened part of the weight is multiplied while it is in the cache.
+Tensor multiply_widened(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Tensor out) {
+  constexpr int64_t kElementsAtOnce = int64_t{1} << 20;
+  const int64_t in = weight.size(1), outputs = weight.size(0);
+  const int64_t step = std::max<int64_t>(1, kElementsAtOnce / std::max<int64_t>(in, 1));
+  const Tensor wide_x = x.reshape({-1, in}).to(at::kFloat);
+  const Tensor rows = out.view({-1, outputs});
+  const bool has_bias = bias.has_value() && bias->defined();
+  for (int64_t o = 0; o < outputs; o += step) {
+    const int64_t count = std::min(step, outputs - o);
+    const OptionalTensor part_of_bias =
+        has_bias ? OptionalTensor(bias->narrow(0, o, count).to(at::kFloat)) : OptionalTensor();
+    rows.narrow(1, o, count).copy_(at::linear(wide_x, weight.narrow(0, o, count).to(at::kFloat), part_of_bias));
+  }
+  return out;
+}
+
+Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  kernels::check_linear(x, weight, bias);
   const kernels::ElementType type = kernels::element_type(x, "linear");
-  const Tensor dense = x.contiguous();
+  const int64_t in = weight.size(1), rows = in == 0 ? 0 : x.numel() / in;
+  const kernels::CpuLevel level = kernels::cpu_level();
+  kernels::LinearRowsLoop* vector =
+      kernels::vector_form(level, kernels::avx2::linear_rows, kernels::avx512::linear_rows);
+  const bool has_bias = bias.has_value() && bias->defined();
+  const bool is_few = vector != nullptr && rows > 0 && rows <= kernels::kFewRows && weight.is_contiguous() && !has_bias;
+  const bool is_widened = !is_few && rows > 0 && !kernels::library_multiplies(type);
+  kernels::note_kernel("linear", is_few       ? level == kernels::CpuLevel::kAvx512 ? "avx512_rows" : "avx2_rows"
+                                 : is_widened ? "library_widened"
+                                              : "library");
+  if (!is_few && !is_widened) return at::linear(x, weight, bias);
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.back() = weight.size(0);
   Tensor out = at::empty(sizes, x.options());
+  if (is_widened) return multiply_widened(x, weight, bias, out);
+  const Tensor dense = x.contiguous();
   const kernels::LinearShape shape{rows, in, weight.size(0)};
   const int64_t outputs_per_task = std::max<int64_t>(1, kBytesPerTask / (in * weight.element_size()));
   at::parallel_for(0, shape.out, outputs_per_task, [&](int64_t begin, int64_t end) {
-    kernels::linear_avx512(type, dense.const_data_ptr(), weight.const_data_ptr(), out.mutable_data_ptr(), shape, begin,
-                           end);
+    vector(type, dense.const_data_ptr(), weight.const_data_ptr(), out.mutable_data_ptr(), shape, begin, end);
   });
   return out;
 }

@@ -11,10 +11,10 @@
 namespace espalier::ops {
 namespace {
 
-Tensor linear_cuda(const Tensor& x, const Tensor& weight) {
-  kernels::check_linear(x, weight);
+Tensor linear_cuda(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  kernels::check_linear(x, weight, bias);
   kernels::note_kernel("linear", "library");
-  return at::linear(x, weight);
+  return at::linear(x, weight, bias);
 }
 
 }  // namespace

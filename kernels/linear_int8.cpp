@@ -34,11 +34,12 @@ at::Tensor linear_int8_widened(const at::Tensor& x, const at::Tensor& weight, co
   constexpr int64_t kElementsAtOnce = int64_t{1} << 24;
   const int64_t out = weight.size(0),
                 step = std::max<int64_t>(1, kElementsAtOnce / std::max<int64_t>(1, weight.size(1)));
+  const bool is_fast = !x.is_cpu() || library_multiplies(element_type(x, "linear_int8"));
   std::vector<at::Tensor> parts;
   for (int64_t o = 0; o < out || parts.empty(); o += step) {
     const at::Tensor wide =
         (weight.slice(0, o, o + step).to(at::kFloat) * scale.slice(0, o, o + step).unsqueeze(1)).to(x.scalar_type());
-    parts.push_back(at::linear(x, wide));
+    parts.push_back(is_fast ? at::linear(x, wide) : linear_widened(x, wide, std::nullopt));
   }
   return parts.size() == 1 ? parts.front() : at::cat(parts, -1);
 }

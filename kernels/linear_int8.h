@@ -30,8 +30,14 @@ template <typename T>
 void linear_int8_plain(const T* x, const int8_t* weight, const float* scale, T* out, const LinearShape& shape,
                        int64_t begin, int64_t end);
 // rows <= kFewRows.
-void linear_int8_avx512(ElementType type, const void* x, const int8_t* weight, const float* scale, void* out,
-                        const LinearShape& shape, int64_t begin, int64_t end);
+using LinearInt8RowsLoop = void(ElementType type, const void* x, const int8_t* weight, const float* scale, void* out,
+                                const LinearShape& shape, int64_t begin, int64_t end);
+namespace avx2 {
+LinearInt8RowsLoop linear_int8_rows;
+}
+namespace avx512 {
+LinearInt8RowsLoop linear_int8_rows;
+}
 
 #ifdef ESPALIER_HAS_CUDA
 // rows <= kFewRows; a warp an output.

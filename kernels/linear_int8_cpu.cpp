@@ -44,9 +44,13 @@ constexpr int64_t kBytesPerTask = 1 << 16;
 Tensor linear_int8_cpu(const Tensor& x, const Tensor& weight, const Tensor& scale) {
   kernels::check_linear_int8(x, weight, scale);
   const int64_t in = weight.size(1), rows = in == 0 ? 0 : x.numel() / in;
-  const bool is_ours = kernels::cpu_level() == kernels::CpuLevel::kAvx512 && rows > 0 && rows <= kernels::kFewRows &&
-                       weight.is_contiguous();
-  kernels::note_kernel("linear_int8", is_ours ? "avx512_rows" : "library");
+  const kernels::CpuLevel level = kernels::cpu_level();
+  kernels::LinearInt8RowsLoop* vector =
+      kernels::vector_form(level, kernels::avx2::linear_int8_rows, kernels::avx512::linear_int8_rows);
+  const bool is_ours = vector != nullptr && rows > 0 && rows <= kernels::kFewRows && weight.is_contiguous();
+  kernels::note_kernel("linear_int8", !is_ours                              ? "library"
+                                      : level == kernels::CpuLevel::kAvx512 ? "avx512_rows"
+                                                                            : "avx2_rows");
   if (!is_ours) return kernels::linear_int8_widened(x, weight, scale);
   const Tensor dense = x.contiguous(), scales = scale.contiguous();
   std::vector<int64_t> sizes = x.sizes().vec();
@@ -54,9 +58,8 @@ Tensor linear_int8_cpu(const Tensor& x, const Tensor& weight, const Tensor& scal
   Tensor out = at::empty(sizes, x.options());
   const kernels::LinearShape shape{rows, in, weight.size(0)};
   at::parallel_for(0, shape.out, std::max<int64_t>(1, kBytesPerTask / in), [&](int64_t begin, int64_t end) {
-    kernels::linear_int8_avx512(kernels::element_type(x, "linear_int8"), dense.const_data_ptr(),
-                                weight.const_data_ptr<int8_t>(), scales.const_data_ptr<float>(), out.mutable_data_ptr(),
-                                shape, begin, end);
+    vector(kernels::element_type(x, "linear_int8"), dense.const_data_ptr(), weight.const_data_ptr<int8_t>(),
+           scales.const_data_ptr<float>(), out.mutable_data_ptr(), shape, begin, end);
   });
   return out;
 }

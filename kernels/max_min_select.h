@@ -35,8 +35,14 @@ struct SelectionBlock {
 void max_min_select_blocked(const FeatureRows& features, const SelectionBlock* blocks, int64_t count,
                             RowDistance distance, CpuLevel level);
 
-// Sums of |x - y| or (x - y)² over d floats; only where cpu_level() is kAvx512.
-float row_difference_avx512(const float* x, const float* y, int64_t d, bool is_squared);
+// Sums of |x - y| or (x - y)² over d floats.
+using RowDifferenceLoop = float(const float* x, const float* y, int64_t d, bool is_squared);
+namespace avx2 {
+RowDifferenceLoop row_difference;
+}
+namespace avx512 {
+RowDifferenceLoop row_difference;
+}
 
 #ifdef ESPALIER_HAS_CUDA
 // One block on the device; `nearest` and `is_picked` are overwritten.

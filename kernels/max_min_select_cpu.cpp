@@ -87,7 +87,8 @@ void difference_matrix(const FeatureRows& features, int64_t begin, int64_t size,
       for (int64_t c = 0; c < d; ++c)
         rows[i * d + c] = load_element(features.data, (begin + i) * features.stride + c, features.type);
   });
-  const auto distance = level == CpuLevel::kAvx512 ? row_difference_avx512 : difference;
+  RowDifferenceLoop* vector = vector_form(level, avx2::row_difference, avx512::row_difference);
+  RowDifferenceLoop* distance = vector != nullptr ? vector : difference;
   constexpr int64_t kTile = 32;  // rows that stay in the cache while all others pass
   const int64_t num_tiles = (size + kTile - 1) / kTile;
   at::parallel_for(0, num_tiles, 1, [&](int64_t first, int64_t last) {

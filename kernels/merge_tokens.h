@@ -29,9 +29,14 @@ template <typename T>
 void merge_tokens_plain(const T* x, const MergeGroups& groups, T* out, const MergeShape& shape, int64_t begin,
                         int64_t end);
 
-// The same; call it only where cpu_level() is kAvx512.
-void merge_tokens_avx512(ElementType type, const void* x, const MergeGroups& groups, void* out, const MergeShape& shape,
-                         int64_t begin, int64_t end);
+using MergeTokensLoop = void(ElementType type, const void* x, const MergeGroups& groups, void* out,
+                             const MergeShape& shape, int64_t begin, int64_t end);
+namespace avx2 {
+MergeTokensLoop merge_tokens;
+}
+namespace avx512 {
+MergeTokensLoop merge_tokens;
+}
 
 #ifdef ESPALIER_HAS_CUDA
 // x has num_rows and index num_indices; an index or a group outside them ends in a device-side assertion.

@@ -57,6 +57,8 @@ Tensor merge_tokens_cpu(const Tensor& x_in, const Tensor& index_in, const Tensor
   const kernels::ElementType type = kernels::element_type(x, "merge_tokens");
   const kernels::CpuLevel level = kernels::cpu_level();
   kernels::note_kernel("merge_tokens", kernels::vector_kernel_name(level));
+  kernels::MergeTokensLoop* vector =
+      kernels::vector_form(level, kernels::avx2::merge_tokens, kernels::avx512::merge_tokens);
   const int64_t num_groups = group_begin.size(0) - 1, d = x.size(1);
   Tensor out = at::empty({num_groups, d}, x.options());
   const kernels::MergeGroups groups{index.const_data_ptr<int64_t>(), group_begin.const_data_ptr<int64_t>(),
@@ -66,8 +68,7 @@ Tensor merge_tokens_cpu(const Tensor& x_in, const Tensor& index_in, const Tensor
   const int64_t groups_per_task = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(elements_a_group, 1));
   at::parallel_for(0, num_groups, groups_per_task, [&](int64_t begin, int64_t end) {
     const kernels::MergeShape shape{d, x.stride(0)};
-    if (level == kernels::CpuLevel::kAvx512)
-      return kernels::merge_tokens_avx512(type, x.const_data_ptr(), groups, out.mutable_data_ptr(), shape, begin, end);
+    if (vector != nullptr) return vector(type, x.const_data_ptr(), groups, out.mutable_data_ptr(), shape, begin, end);
     kernels::visit_element_type(x, "merge_tokens", [&]<typename T>(T) {
       kernels::merge_tokens_plain(x.const_data_ptr<T>(), groups, out.mutable_data_ptr<T>(), shape, begin, end);
     });

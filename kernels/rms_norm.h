@@ -22,11 +22,17 @@ void check_rms_norm(const at::Tensor& x, const at::Tensor& weight);
 
 // out[r, i] = T(x[r, i] / sqrt(mean_i x² + eps)) · weight[i] for rows r in [begin, end); x and out [rows, d]
 // contiguous. The cast before the weight is the models' own. The plain loops are the reference and the path of CPUs
-// without AVX-512.
+// without AVX2.
 template <typename T>
 void rms_norm_plain(const T* x, const T* weight, T* out, int64_t begin, int64_t end, int64_t d, float eps);
-void rms_norm_avx512(ElementType type, const void* x, const void* weight, void* out, int64_t begin, int64_t end,
-                     int64_t d, float eps);
+using RmsNormLoop = void(ElementType type, const void* x, const void* weight, void* out, int64_t begin, int64_t end,
+                         int64_t d, float eps);
+namespace avx2 {
+RmsNormLoop rms_norm;
+}
+namespace avx512 {
+RmsNormLoop rms_norm;
+}
 
 #ifdef ESPALIER_HAS_CUDA
 cudaError_t rms_norm_cuda(ElementType type, const void* x, const void* weight, void* out, int64_t rows, int64_t d,

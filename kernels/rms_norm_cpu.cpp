@@ -51,11 +51,11 @@ Tensor rms_norm_cpu(const Tensor& x, const Tensor& weight, double eps) {
   const int64_t d = x.size(-1);
   const auto eps32 = static_cast<float>(eps);
   kernels::note_kernel("rms_norm", kernels::vector_kernel_name(kernels::cpu_level()));
-  const bool is_avx512 = kernels::cpu_level() == kernels::CpuLevel::kAvx512;
+  kernels::RmsNormLoop* vector =
+      kernels::vector_form(kernels::cpu_level(), kernels::avx2::rms_norm, kernels::avx512::rms_norm);
   at::parallel_for(0, x.numel() / d, std::max<int64_t>(1, kElementsPerTask / d), [&](int64_t begin, int64_t end) {
-    if (is_avx512)
-      return kernels::rms_norm_avx512(type, rows.const_data_ptr(), scale.const_data_ptr(), out.mutable_data_ptr(),
-                                      begin, end, d, eps32);
+    if (vector != nullptr)
+      return vector(type, rows.const_data_ptr(), scale.const_data_ptr(), out.mutable_data_ptr(), begin, end, d, eps32);
     kernels::visit_element_type(x, "rms_norm", [&]<typename T>(T) {
       kernels::rms_norm_plain(rows.const_data_ptr<T>(), scale.const_data_ptr<T>(), out.mutable_data_ptr<T>(), begin,
                               end, d, eps32);

@@ -31,8 +31,14 @@ struct RopeShape {
 // in float32, rounded once. cos, sin [tokens, d] and out [tokens, heads, d] contiguous; does tokens [begin, end).
 template <typename T>
 void rope_plain(const T* x, const T* cos, const T* sin, T* out, const RopeShape& shape, int64_t begin, int64_t end);
-void rope_avx512(ElementType type, const void* x, const void* cos, const void* sin, void* out, const RopeShape& shape,
-                 int64_t begin, int64_t end);
+using RopeLoop = void(ElementType type, const void* x, const void* cos, const void* sin, void* out,
+                      const RopeShape& shape, int64_t begin, int64_t end);
+namespace avx2 {
+RopeLoop rope;
+}
+namespace avx512 {
+RopeLoop rope;
+}
 
 #ifdef ESPALIER_HAS_CUDA
 // Query and key in one launch.

@@ -53,11 +53,11 @@ Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
   if (out.numel() == 0) return out;
   const kernels::RopeShape shape{x.size(0), x.size(1), x.size(2), rows.stride(0), rows.stride(1)};
   const int64_t grain = std::max<int64_t>(1, kElementsPerTask / (shape.heads * shape.d));
-  const bool is_avx512 = kernels::cpu_level() == kernels::CpuLevel::kAvx512;
+  kernels::RopeLoop* vector = kernels::vector_form(kernels::cpu_level(), kernels::avx2::rope, kernels::avx512::rope);
   at::parallel_for(0, shape.tokens, grain, [&](int64_t begin, int64_t end) {
-    if (is_avx512)
-      return kernels::rope_avx512(type, rows.const_data_ptr(), cos.const_data_ptr(), sin.const_data_ptr(),
-                                  out.mutable_data_ptr(), shape, begin, end);
+    if (vector != nullptr)
+      return vector(type, rows.const_data_ptr(), cos.const_data_ptr(), sin.const_data_ptr(), out.mutable_data_ptr(),
+                    shape, begin, end);
     kernels::visit_element_type(x, "rope", [&]<typename T>(T) {
       kernels::rope_plain(rows.const_data_ptr<T>(), cos.const_data_ptr<T>(), sin.const_data_ptr<T>(),
                           out.mutable_data_ptr<T>(), shape, begin, end);

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "kernels/row_dots_avx512.h"
+#include "kernels/row_dots_vector.h"
 
 namespace espalier::kernels {
 
@@ -58,15 +58,16 @@ DotPanel::Words DotPanel::allocate(int64_t words) {
 DotPanel::DotPanel(int64_t d, ElementType type, CpuLevel level)
     : d_(d),
       type_(type),
-      uses_avx512_(level == CpuLevel::kAvx512),
-      has_pairs_(uses_avx512_ && type == ElementType::kBFloat16),
+      level_(level),
+      has_pairs_(level == CpuLevel::kAvx512 && type == ElementType::kBFloat16),
       words_(has_pairs_ ? (d + 1) / 2 : d),
       panel_(allocate(words_ * kColumns)),
       staging_(allocate(words_ * kStagedRows)) {}
 
 void DotPanel::pack(const void* const* rows, int64_t count) {
   count_ = count;
-  if (uses_avx512_) return pack_panel_avx512(rows, count, d_, type_, has_pairs_, panel_.get());
+  if (PackPanelLoop* vector = vector_form(level_, avx2::pack_panel, avx512::pack_panel))
+    return vector(rows, count, d_, type_, has_pairs_, panel_.get());
   auto* panel = reinterpret_cast<float*>(panel_.get());
   for (int64_t k = 0; k < d_; ++k) {
     for (int64_t c = 0; c < kColumns; ++c) panel[k * kColumns + c] = c < count ? load_element(rows[c], k, type_) : 0.0F;
@@ -83,8 +84,8 @@ const uint32_t* const* DotPanel::stage(const void* const* rows, int64_t num_rows
     }
     uint32_t* words = staging_.get() + r * words_;
     staged_[r] = words;
-    if (uses_avx512_) {
-      convert_row_avx512(rows[r], d_, type_, has_pairs_, words);
+    if (ConvertRowLoop* vector = vector_form(level_, avx2::convert_row, avx512::convert_row)) {
+      vector(rows[r], d_, type_, has_pairs_, words);
     } else {
       for (int64_t k = 0; k < d_; ++k) words[k] = std::bit_cast<uint32_t>(load_element(rows[r], k, type_));
     }
@@ -93,14 +94,15 @@ const uint32_t* const* DotPanel::stage(const void* const* rows, int64_t num_rows
 }
 
 void DotPanel::dots(const void* const* rows, int64_t num_rows, float* out) {
+  PanelDotsLoop* vector = vector_form(level_, avx2::panel_dots, avx512::panel_dots);
   for (int64_t r = 0; r < num_rows; r += kStagedRows) {
     const int64_t staged = std::min(kStagedRows, num_rows - r);
     const uint32_t* const* words = stage(rows + r, staged);
     float* block = out + r * kColumns;
     for (int64_t k = 0; k < std::max<int64_t>(words_, 1); k += kSummedWords) {
       const int64_t last = std::min(words_, k + kSummedWords);
-      if (uses_avx512_) {
-        panel_dots_avx512(words, staged, k, last - k, panel_.get(), count_, has_pairs_, k == 0, block);
+      if (vector != nullptr) {
+        vector(words, staged, k, last - k, panel_.get(), count_, has_pairs_, k == 0, block);
         continue;
       }
       for (int64_t i = 0; i < staged; ++i) dots_plain(words[i], k, last, panel_.get(), k == 0, block + i * kColumns);

@@ -55,7 +55,7 @@ class DotPanel {
 
   int64_t d_;
   ElementType type_;
-  bool uses_avx512_;
+  CpuLevel level_;
   bool has_pairs_;  // a word holds two bfloat16; else one float
   int64_t words_;   // a row's length in words
   int64_t count_ = 0;

@@ -29,8 +29,14 @@ struct SiluMulShape {
 // out[r, i] = gate / (1 + exp(-gate)) · up in float32, rounded once; out [rows, d] contiguous; does rows [begin, end).
 template <typename T>
 void silu_mul_plain(const T* gate, const T* up, T* out, const SiluMulShape& shape, int64_t begin, int64_t end);
-void silu_mul_avx512(ElementType type, const void* gate, const void* up, void* out, const SiluMulShape& shape,
-                     int64_t begin, int64_t end);
+using SiluMulLoop = void(ElementType type, const void* gate, const void* up, void* out, const SiluMulShape& shape,
+                         int64_t begin, int64_t end);
+namespace avx2 {
+SiluMulLoop silu_mul;
+}
+namespace avx512 {
+SiluMulLoop silu_mul;
+}
 
 #ifdef ESPALIER_HAS_CUDA
 cudaError_t silu_mul_cuda(ElementType type, const void* gate, const void* up, void* out, const SiluMulShape& shape,

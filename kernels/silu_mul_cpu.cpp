@@ -55,11 +55,12 @@ Tensor silu_mul_cpu(const Tensor& gate, const Tensor& up) {
   const kernels::SiluMulShape shape{gate.numel() / d, d, is_matrix ? gate_rows.stride(0) : d,
                                     is_matrix ? up_rows.stride(0) : d};
   kernels::note_kernel("silu_mul", kernels::vector_kernel_name(kernels::cpu_level()));
-  const bool is_avx512 = kernels::cpu_level() == kernels::CpuLevel::kAvx512;
+  kernels::SiluMulLoop* vector =
+      kernels::vector_form(kernels::cpu_level(), kernels::avx2::silu_mul, kernels::avx512::silu_mul);
   at::parallel_for(0, shape.rows, std::max<int64_t>(1, kElementsPerTask / d), [&](int64_t begin, int64_t end) {
-    if (is_avx512)
-      return kernels::silu_mul_avx512(type, gate_rows.const_data_ptr(), up_rows.const_data_ptr(),
-                                      out.mutable_data_ptr(), shape, begin, end);
+    if (vector != nullptr)
+      return vector(type, gate_rows.const_data_ptr(), up_rows.const_data_ptr(), out.mutable_data_ptr(), shape, begin,
+                    end);
     kernels::visit_element_type(gate, "silu_mul", [&]<typename T>(T) {
       kernels::silu_mul_plain(gate_rows.const_data_ptr<T>(), up_rows.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
                               shape, begin, end);

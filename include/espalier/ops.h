@@ -30,9 +30,10 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);
 // their dtype.
 std::tuple<Tensor, Tensor> rope(const Tensor& query, const Tensor& key, const Tensor& cos, const Tensor& sin);
 
-// A linear layer without bias: x [..., in], weight [out, in] -> [..., out]. One to eight rows on the CPU read the
-// weight once at memory speed (decoding); everything else is the library's product of matrices.
-Tensor linear(const Tensor& x, const Tensor& weight);
+// A linear layer: x [..., in], weight [out, in], bias [out] or none -> [..., out]. One to eight rows on the CPU read
+// the weight once at memory speed (decoding); everything else is the library's product of matrices, in float32 where
+// the CPU has no instructions for the dtype.
+Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias = {});
 
 // The same with an int8 weight [out, in] and a float32 scale an output: x · (weight · scale)ᵀ. Few rows multiply the
 // int8 weights themselves; for many rows the weight is widened to x's dtype, which rounds it once more. Not

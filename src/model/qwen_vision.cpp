@@ -5,7 +5,6 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -91,7 +90,7 @@ class Tower {
 
   at::Tensor run(const at::Tensor& patches, const VisionObserver& observe) const {
     const at::Tensor& embedding = weights_.patch_embedding;
-    at::Tensor x = reorder(at::linear(patches.to(embedding.scalar_type()), embedding), order_);
+    at::Tensor x = reorder(ops::linear(patches.to(embedding.scalar_type()), embedding), order_);
     for (int layer = 0; layer < config_.num_layers; ++layer) x = run_layer(layer, x, observe);
     return ops::rms_norm(x, weights_.merger_norm, kNormEps).view({order_.size(0), -1}).index_select(0, inverse_);
   }
@@ -112,7 +111,7 @@ class Tower {
     const QwenVisionLayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
     const int64_t n = x.size(0);
     const auto apply = [](const Linear& linear, const at::Tensor& t) {
-      return at::linear(t, linear.weight, linear.bias);
+      return ops::linear(t, linear.weight, linear.bias);
     };
     const at::Tensor qkv =
         apply(w.qkv, ops::rms_norm(x, w.norm1, kNormEps)).view({n, 3, config_.num_heads, config_.head_dim()});

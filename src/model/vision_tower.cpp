@@ -8,7 +8,6 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
@@ -24,7 +23,7 @@ namespace espalier {
 namespace {
 
 at::Tensor apply(const Linear& linear, const at::Tensor& x) {
-  return at::linear(x, linear.weight, linear.bias);
+  return ops::linear(x, linear.weight, linear.bias);
 }
 
 at::Tensor apply(const LayerNorm& norm, const at::Tensor& x, double eps) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/machine_rates.h"
 
-#include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sum.h>
@@ -9,6 +8,7 @@
 
 #include <algorithm>
 
+#include "espalier/ops.h"
 #include "runtime/device_stopwatch.h"
 #include "runtime/engine_impl.h"
 
@@ -51,7 +51,7 @@ MachineRates measure_rates(const Engine& engine) {
                    b = at::randn({size, size}, options).to(model.dtype);
   const auto n = static_cast<double>(size);
   MachineRates rates;
-  rates.matrix_flops = 2 * n * n * n / fastest_seconds(model.device, [&] { at::linear(a, b); });
+  rates.matrix_flops = 2 * n * n * n / fastest_seconds(model.device, [&] { ops::linear(a, b); });
   const at::Tensor memory = at::ones({int64_t{64} << 20}, options);
   rates.read_bytes = static_cast<double>(memory.nbytes()) / fastest_seconds(model.device, [&] { at::sum(memory); });
   rates.bytes_a_token = weight_bytes(model.weights.decoder);

@@ -2,10 +2,11 @@
 #include <ATen/ops/zeros.h>
 
 #include "espalier/ops.h"
-#include "kernels/cpu_level.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/linear.h"
 #include "kernels/linear_int8.h"
 #include "kernels/tensor_checks.h"
+#include "tests/support/cpu_levels.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {
@@ -52,7 +53,7 @@ TEST_P(LinearTest, RowsAreIndependent) {
   const at::Tensor x = random({8, 300}, 1), weight = random({33, 300}, 2);
   const at::Tensor together = ops::linear(x, weight);
   for (int64_t r = 0; r < 8; ++r)
-    if (kernels::cpu_level() == kernels::CpuLevel::kAvx512) expect_same(ops::linear(x[r], weight), together[r]);
+    if (kernels::cpu_level() != kernels::CpuLevel::kPlain) expect_same(ops::linear(x[r], weight), together[r]);
 }
 
 TEST_P(LinearTest, EachCpuPathMatchesTheFormula) {
@@ -65,12 +66,33 @@ TEST_P(LinearTest, EachCpuPathMatchesTheFormula) {
       kernels::linear_plain(x.const_data_ptr<T>(), weight.const_data_ptr<T>(), out.mutable_data_ptr<T>(), shape, 0, 13);
     });
     expect_close(out, oracle(x, weight), 4 * tolerance(), "plain");
-    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
-    out.zero_();
-    kernels::linear_avx512(kernels::element_type(x, "test"), x.const_data_ptr(), weight.const_data_ptr(),
-                           out.mutable_data_ptr(), shape, 0, 13);
-    expect_close(out, oracle(x, weight), 4 * tolerance(), "AVX-512");
+    for (const kernels::CpuLevel level : vector_levels()) {
+      out.zero_();
+      kernels::vector_form(level, kernels::avx2::linear_rows, kernels::avx512::linear_rows)(
+          kernels::element_type(x, "test"), x.const_data_ptr(), weight.const_data_ptr(), out.mutable_data_ptr(), shape,
+          0, 13);
+      expect_close(out, oracle(x, weight), 4 * tolerance(), std::string(kernels::vector_kernel_name(level)));
+    }
   }
+}
+
+// What is added, whatever multiplies: few rows, many, and float32's product in place of one that the CPU has not.
+TEST_P(LinearTest, BiasIsAddedBeforeRounding) {
+  for (const int64_t rows : {1, 40}) {
+    const at::Tensor x = random({rows, 50}, 1), weight = random({9, 50}, 2) / std::sqrt(50.0), bias = random({9}, 3);
+    std::vector<double> expected = oracle(x, weight);
+    const std::vector<double> added = to_doubles(bias);
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] += added[i % added.size()];
+    expect_close(ops::linear(x, weight, bias), expected, 4 * tolerance());
+  }
+  EXPECT_THROW(ops::linear(random({4, 6}), random({5, 6}), random({4})), c10::Error);
+}
+
+// The widened product and its pieces are one sum: more outputs than one piece of the weight holds.
+TEST_P(LinearTest, WidenedProductMatchesTheFormula) {
+  const at::Tensor x = random({12, 4096}, 1), weight = random({300, 4096}, 2) / 64.0;
+  expect_close(kernels::linear_widened(x, weight, std::nullopt), oracle(x, weight), 4 * tolerance());
+  expect_close(ops::linear(x, weight), oracle(x, weight), 4 * tolerance());
 }
 
 TEST_P(LinearTest, WrongArgumentsThrow) {
@@ -136,11 +158,13 @@ TEST(LinearInt8, EachCpuPathMatchesTheFormula) {
     kernels::linear_int8_plain(x.const_data_ptr<float>(), weight.const_data_ptr<int8_t>(),
                                scale.const_data_ptr<float>(), out.data_ptr<float>(), shape, 0, 13);
     expect_close(out, oracle(x, wide), 1e-5, "plain");
-    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
-    out.zero_();
-    kernels::linear_int8_avx512(kernels::ElementType::kFloat32, x.const_data_ptr(), weight.const_data_ptr<int8_t>(),
-                                scale.const_data_ptr<float>(), out.data_ptr(), shape, 0, 13);
-    expect_close(out, oracle(x, wide), 1e-5, "avx512");
+    for (const kernels::CpuLevel level : vector_levels()) {
+      out.zero_();
+      kernels::vector_form(level, kernels::avx2::linear_int8_rows, kernels::avx512::linear_int8_rows)(
+          kernels::ElementType::kFloat32, x.const_data_ptr(), weight.const_data_ptr<int8_t>(),
+          scale.const_data_ptr<float>(), out.data_ptr(), shape, 0, 13);
+      expect_close(out, oracle(x, wide), 1e-5, std::string(kernels::vector_kernel_name(level)));
+    }
   }
 }
 

@@ -4,9 +4,10 @@
 #include <cmath>
 
 #include "espalier/ops.h"
-#include "kernels/cpu_level.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/rms_norm.h"
 #include "kernels/tensor_checks.h"
+#include "tests/support/cpu_levels.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {
@@ -78,11 +79,13 @@ TEST_P(RmsNormTest, EachCpuPathMatchesTheFormula) {
                               kEps);
     });
     expect_close(out, oracle(x, weight), tolerance(), "plain");
-    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
-    out.zero_();
-    kernels::rms_norm_avx512(kernels::element_type(x, "test"), x.const_data_ptr(), weight.const_data_ptr(),
-                             out.mutable_data_ptr(), 0, 5, d, kEps);
-    expect_close(out, oracle(x, weight), tolerance(), "AVX-512");
+    for (const kernels::CpuLevel level : vector_levels()) {
+      out.zero_();
+      kernels::vector_form(level, kernels::avx2::rms_norm, kernels::avx512::rms_norm)(
+          kernels::element_type(x, "test"), x.const_data_ptr(), weight.const_data_ptr(), out.mutable_data_ptr(), 0, 5,
+          d, kEps);
+      expect_close(out, oracle(x, weight), tolerance(), std::string(kernels::vector_kernel_name(level)));
+    }
   }
 }
 

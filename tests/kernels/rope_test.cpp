@@ -3,8 +3,9 @@
 
 #include <ATen/ops/zeros_like.h>
 #include "espalier/ops.h"
-#include "kernels/cpu_level.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/tensor_checks.h"
+#include "tests/support/cpu_levels.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {
@@ -99,11 +100,13 @@ TEST_P(RopeTest, EachCpuPathMatchesTheFormula) {
                           out.mutable_data_ptr<T>(), shape, 0, 3);
     });
     expect_close(out, oracle(x, cos, sin), tolerance(), "plain");
-    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
-    out.zero_();
-    kernels::rope_avx512(kernels::element_type(x, "test"), x.const_data_ptr(), cos.const_data_ptr(),
-                         sin.const_data_ptr(), out.mutable_data_ptr(), shape, 0, 3);
-    expect_close(out, oracle(x, cos, sin), tolerance(), "AVX-512");
+    for (const kernels::CpuLevel level : vector_levels()) {
+      out.zero_();
+      kernels::vector_form(level, kernels::avx2::rope, kernels::avx512::rope)(
+          kernels::element_type(x, "test"), x.const_data_ptr(), cos.const_data_ptr(), sin.const_data_ptr(),
+          out.mutable_data_ptr(), shape, 0, 3);
+      expect_close(out, oracle(x, cos, sin), tolerance(), std::string(kernels::vector_kernel_name(level)));
+    }
   }
 }
 

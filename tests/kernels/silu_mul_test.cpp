@@ -5,9 +5,10 @@
 #include <cmath>
 
 #include "espalier/ops.h"
-#include "kernels/cpu_level.h"
+#include "kernels/chosen_kernels.h"
 #include "kernels/silu_mul.h"
 #include "kernels/tensor_checks.h"
+#include "tests/support/cpu_levels.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {
@@ -82,11 +83,13 @@ TEST_P(SiluMulTest, EachCpuPathMatchesTheFormula) {
       kernels::silu_mul_plain(gate.const_data_ptr<T>(), up.const_data_ptr<T>(), out.mutable_data_ptr<T>(), shape, 0, 5);
     });
     expect_close(out, oracle(gate, up), tolerance(), "plain");
-    if (kernels::cpu_level() != kernels::CpuLevel::kAvx512) continue;
-    out.zero_();
-    kernels::silu_mul_avx512(kernels::element_type(gate, "test"), gate.const_data_ptr(), up.const_data_ptr(),
-                             out.mutable_data_ptr(), shape, 0, 5);
-    expect_close(out, oracle(gate, up), tolerance(), "AVX-512");
+    for (const kernels::CpuLevel level : vector_levels()) {
+      out.zero_();
+      kernels::vector_form(level, kernels::avx2::silu_mul, kernels::avx512::silu_mul)(
+          kernels::element_type(gate, "test"), gate.const_data_ptr(), up.const_data_ptr(), out.mutable_data_ptr(),
+          shape, 0, 5);
+      expect_close(out, oracle(gate, up), tolerance(), std::string(kernels::vector_kernel_name(level)));
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The AVX-512 part of CosineDirections (cosine_score.h), called only where cpu_level() is kAvx512.
+// The vector part of CosineDirections (cosine_score.h).
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,13 @@ namespace espalier::kernels {
 inline constexpr int64_t kCosineDirections = 4;
 
 // dots[v] = row · direction[v], *square = row · row; direction [num_directions <= 4, d] contiguous.
-void row_cosine_sums_avx512(const void* row, ElementType type, int64_t d, const float* direction,
-                            int64_t num_directions, float* dots, float* square);
+using RowCosineLoop = void(const void* row, ElementType type, int64_t d, const float* direction, int64_t num_directions,
+                           float* dots, float* square);
+namespace avx2 {
+RowCosineLoop row_cosine_sums;
+}
+namespace avx512 {
+RowCosineLoop row_cosine_sums;
+}
 
 }  // namespace espalier::kernels

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/merge_tokens.h"
-#include "kernels/vec_avx512.h"
+#include "kernels/vec.h"
 
 namespace espalier::kernels {
 namespace {
@@ -19,31 +19,31 @@ float total_weight(const MergeGroups& groups, int64_t begin, int64_t end) {
 template <typename T>
 void merge_group(const T* x, const MergeGroups& groups, T* out, const MergeShape& shape, int64_t begin, int64_t end) {
   const float total = total_weight(groups, begin, end);
-  const __m512 divisor = _mm512_set1_ps(total == 0.0F ? 1.0F : total);
+  const Floats divisor = all(total == 0.0F ? 1.0F : total);
   if (total == 0.0F) end = begin;  // nothing to divide by: zeros
   const auto row = [&](int64_t j) { return x + groups.index[j] * shape.stride; };
-  const auto weight = [&](int64_t j) { return _mm512_set1_ps(groups.weight == nullptr ? 1.0F : groups.weight[j]); };
+  const auto weight = [&](int64_t j) { return all(groups.weight == nullptr ? 1.0F : groups.weight[j]); };
   int64_t i = 0;
   for (; i + kColumns <= shape.d; i += kColumns) {
-    __m512 sums[kVectors] = {};
+    Floats sums[kVectors] = {};
     for (int64_t j = begin; j < end; ++j) {
       const T* from = row(j) + i;
-      const __m512 w = weight(j);
-      for (int64_t v = 0; v < kVectors; ++v) sums[v] = _mm512_fmadd_ps(w, load16(from + 16 * v), sums[v]);
+      const Floats w = weight(j);
+      for (int64_t v = 0; v < kVectors; ++v) sums[v] = mul_add(w, load16(from + 16 * v), sums[v]);
     }
-    for (int64_t v = 0; v < kVectors; ++v) store16(out + i + 16 * v, _mm512_div_ps(sums[v], divisor));
+    for (int64_t v = 0; v < kVectors; ++v) store16(out + i + 16 * v, sums[v] / divisor);
   }
-  for_each_16(shape.d - i, [&](int64_t k, auto... mask) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t j = begin; j < end; ++j) sum = _mm512_fmadd_ps(weight(j), load16(row(j) + i + k, mask...), sum);
-    store16(out + i + k, _mm512_div_ps(sum, divisor), mask...);
+  for_each_16(shape.d - i, [&](int64_t k, auto... there) {
+    Floats sum = all(0.0F);
+    for (int64_t j = begin; j < end; ++j) sum = mul_add(weight(j), load16(row(j) + i + k, there...), sum);
+    store16(out + i + k, sum / divisor, there...);
   });
 }
 
 }  // namespace
 
-void merge_tokens_avx512(ElementType type, const void* x, const MergeGroups& groups, void* out, const MergeShape& shape,
-                         int64_t begin, int64_t end) {
+void ESPALIER_LEVEL::merge_tokens(ElementType type, const void* x, const MergeGroups& groups, void* out,
+                                  const MergeShape& shape, int64_t begin, int64_t end) {
   visit_bits(type, [&]<typename T>(T*) {
     for (int64_t group = begin; group < end; ++group)
       merge_group(static_cast<const T*>(x), groups, static_cast<T*>(out) + group * shape.d, shape,

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The levels of vector instructions that tests can run on this machine.
+#pragma once
+
+#include <vector>
+
+#include "kernels/cpu_level.h"
+
+namespace espalier::test {
+
+inline std::vector<kernels::CpuLevel> vector_levels() {
+  std::vector<kernels::CpuLevel> levels;
+  for (const kernels::CpuLevel level : {kernels::CpuLevel::kAvx2, kernels::CpuLevel::kAvx512})
+    if (level <= kernels::cpu_level()) levels.push_back(level);
+  return levels;
+}
+
+}  // namespace espalier::test
