@@ -7,10 +7,11 @@ endif()
 set(folder ${PROJECT_BINARY_DIR}/consumer)
 set(source ${PROJECT_SOURCE_DIR}/tests/consumer)
 set(model ${PROJECT_SOURCE_DIR}/tests/golden/llava15)
+string(REPLACE ";" "\\;" launcher "${CMAKE_CXX_COMPILER_LAUNCHER}")  # one argument, however many words it has
 set(configure ${CMAKE_COMMAND} -S ${source} -G ${CMAKE_GENERATOR} -DCMAKE_PREFIX_PATH=${folder}/prefix
                                    -DESPALIER_EXAMPLES=${PROJECT_SOURCE_DIR}/examples
                                    -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}
-                                   -DCMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER})
+                                   "-DCMAKE_CXX_COMPILER_LAUNCHER=${launcher}")
 
 add_test(NAME consumer.install COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR} --prefix ${folder}/prefix)
 add_test(NAME consumer.configure COMMAND ${configure} -B ${folder}/build -DCMAKE_BUILD_TYPE=Release)
