@@ -135,8 +135,9 @@ class Device {
   void run_block(dim3 block) {
     for (size_t i = 0; i < count_; ++i) start(i, block);
     while (true) {
+      const uint32_t asleep = random_() & random_();  // a bit a warp: a quarter of them fall behind the others
       for (const size_t i : turns_) {
-        if (threads_[i].state != State::kReady) continue;
+        if (threads_[i].state != State::kReady || (asleep >> (i / kWarp) & 1U) != 0) continue;
         current_ = i;
         threadIdx = threads_[i].index;
         espalier_host_device_switch(&scheduler_, threads_[i].stack_top);
@@ -152,10 +153,9 @@ class Device {
                        [](const Thread& t) { return t.state == State::kDone; });
   }
 
-  // Lets go on whoever has waited for all that it waits for. Threads that have left count at the block's barrier, as
-  // they do on a device, but not in an exchange.
+  // Lets go on whoever has waited for all that it waits for; false where nobody can go on. Threads that have left count
+  // at the block's barrier, as they do on a device, but not in an exchange.
   bool release() {
-    bool any = false;
     for (size_t first = 0; first < count_; first += kWarp) {
       const size_t lanes = std::min<size_t>(kWarp, count_ - first);
       for (size_t i = first; i < first + lanes; ++i) {
@@ -168,12 +168,14 @@ class Device {
         if (!all) continue;
         for (size_t j = 0; j < lanes; ++j)
           if ((mask >> j & 1U) != 0) threads_[first + j].state = State::kReady;
-        any = true;
       }
     }
-    if (any) return true;
-    for (size_t i = 0; i < count_; ++i)
-      if (threads_[i].state == State::kAtWarpExchange) return false;
+    const auto some = [&](State state) {
+      return std::any_of(threads_.begin(), threads_.begin() + static_cast<int64_t>(count_),
+                         [&](const Thread& t) { return t.state == state; });
+    };
+    if (some(State::kReady)) return true;
+    if (some(State::kAtWarpExchange)) return false;
     for (size_t i = 0; i < count_; ++i)
       if (threads_[i].state == State::kAtBlockBarrier) threads_[i].state = State::kReady;
     return true;
