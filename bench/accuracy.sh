@@ -2,26 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes the accuracy tables of the bundled model that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME.json,
 # NAME.md (with its own command) and NAME.svg in the folder. A table that is there is not made again, so an interrupted run goes on.
-#   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [TABLE...]     tables: curve policies main catp atp; without one, all
-# 500 items a cell, 2,000 in `main`; ratios 1/3, 2/9 and 1/9. On two idle cores that is hours for `policies`; --items and --ratio cut it down.
+#   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [--threads N] [TABLE...]     tables: curve policies main bind catp atp
+# Without a table, all. 500 items a cell, 2,000 in `main` and `bind` (the unpruned model in every cell of binding, with controls); ratios 1/3,
+# 2/9 and 1/9. On two idle cores that is hours for `policies`; --items and --ratio cut it down, and two runs of one thread beat one of two.
 set -euo pipefail
-usage() { sed -n 's/^# \{0,1\}//; 3,6p' "$0" >&2; exit 2; }
+usage() { sed -n 's/^# \{0,1\}//; 3,7p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 root=$(cd "$(dirname "$0")/.." && pwd)
 espalier=$1 out=$2
 shift 2
 items=500 many=2000
-ratios=()
+ratios=() threads=()
 while [ $# -gt 1 ]; do
   case "$1" in
     --items) items=$2 many=$2; shift 2 ;;
     --ratio) ratios+=("$2"); shift 2 ;;
+    --threads) threads=(--threads "$2"); shift 2 ;;
     *) break ;;
   esac
 done
 [ ${#ratios[@]} -gt 0 ] || ratios=(1/3 2/9 1/9)
 tables=("${@:-}")
-[ -n "${tables[0]}" ] || tables=(curve policies main catp atp)
+[ -n "${tables[0]}" ] || tables=(curve policies main bind catp atp)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 espalier=$(readlink -f "$espalier")
@@ -40,7 +42,7 @@ eval_table() {
   shift 2
   if [ -s "$out/$name.json" ]; then echo "$name is there" >&2; return; fi
   echo "$(date +%H:%M:%S) $name" >&2
-  (cd "$root" && "$espalier" eval --model models/demo --items "$count" --json --markdown "$out/$name.md" --svg "$out/$name.svg" "$@") \
+  (cd "$root" && "$espalier" eval --model models/demo "${threads[@]}" --items "$count" --json --markdown "$out/$name.md" --svg "$out/$name.svg" "$@") \
     >"$out/$name.partial"
   mv "$out/$name.partial" "$out/$name.json"
 }
@@ -86,6 +88,7 @@ for table in "${tables[@]}"; do
       eval_table main "$many" "${all[@]}" "${specs[@]}" \
         --policy atp:weights=models/demo/atp_25.safetensors --policy atp:weights=models/demo/atp_15.safetensors
       ;;
+    bind) eval_table bind "$many" --suite bind ;;
     catp)
       specs=()
       for options in '' ,stage1_share=1 ,stage1_share=0 ,lambda1=0 ,lambda1=0.3 ,lambda1=1.5 ,lambda1=3 ,lambda2=0 ,lambda2=0.2 ,lambda2=1.5 \
