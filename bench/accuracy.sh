@@ -67,7 +67,7 @@ fitted() {
     recipe=$out/fit/fitprune_$reduction.json
     [ -s "$recipe" ] ||
       "$espalier" fit --policy fitprune --model "$root/models/demo" --data "$out/fit/items" --reduction "$reduction" --out "$recipe" >&2
-    specs+=(--policy "fitprune:recipe=$recipe")
+    specs+=(--policy "fitprune:recipe=${recipe#"$root"/}")  # eval runs there
   done
 }
 
