@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A CUDA device played by the processor, thread by thread: what a kernel's source needs of the language, for a C++
 // compiler. Every thread of a block is a fiber that runs until it waits for others, in an order that is drawn anew for
-// each launch, and warps drift apart between barriers; blocks run one after the other. It shows what a kernel computes, that it leans on no order of threads
-// between its barriers, and which threads wait where (a barrier that not all of them reach is an error, not a hang). It
-// shows nothing of speed, of registers, of memory that a device cannot read, or of blocks that disturb each other.
-// Included in front of a .cu by the build (cmake/KernelsOnHost.cmake), never by the library.
+// each launch, and warps drift apart between barriers; blocks run one after the other. It shows what a kernel computes,
+// that it leans on no order of threads between its barriers, and which threads wait where (a barrier that not all of
+// them reach is an error, not a hang). It shows nothing of speed, of registers, of memory that a device cannot read, or
+// of blocks that disturb each other. Included in front of a .cu by the build (cmake/KernelsOnHost.cmake), never by the
+// library.
 #pragma once
 
 #include <cuda_bf16.h>
