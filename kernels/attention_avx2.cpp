@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/attention_block.h"
+#include "kernels/transpose_avx2.h"
 
 namespace espalier::kernels {
 namespace {
@@ -31,29 +32,7 @@ struct Avx2 {
     return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
   }
 
-  // 8 x 8 words.
-  static void transpose(Vector (&x)[8]) {
-    __m256 t[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      t[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
-      t[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      x[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-      x[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-      x[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-      x[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      t[j] = _mm256_permute2f128_ps(x[j], x[4 + j], 0x20);
-      t[4 + j] = _mm256_permute2f128_ps(x[j], x[4 + j], 0x31);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) x[i] = t[i];
-  }
+  static void transpose(Vector (&x)[8]) { transpose_words(x); }
 
   // 2^x for x <= 0: the fraction's polynomial on [0, 1), 2e-9 before rounding, times the floor's power. Below -126, and
   // for -inf, 0.

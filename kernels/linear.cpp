@@ -51,12 +51,9 @@ Tensor linear_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& 
 }
 
 Tensor linear_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  const bool wants = bias.has_value() ? takes_composed_form(x, weight, *bias) : takes_composed_form(x, weight);
-  if (wants) {
+  if (takes_composed_form(x, weight, bias)) {
     kernels::check_linear(x, weight, bias);
-    const bool is_double = x.scalar_type() == at::kDouble;
-    const bool is_fast = is_double || !x.is_cpu() || kernels::library_multiplies(kernels::element_type(x, "linear"));
-    return is_fast ? at::linear(x, weight, bias) : kernels::linear_widened(x, weight, bias);
+    return kernels::library_multiplies(x) ? at::linear(x, weight, bias) : kernels::linear_widened(x, weight, bias);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return ops::linear(x, weight, bias);

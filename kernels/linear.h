@@ -21,9 +21,9 @@ inline constexpr int64_t kFewRows = 8;
 // Throws unless x [..., d], weight [out, d] and bias [out], where there is one, fit and have one dtype and device.
 void check_linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias);
 
-// Whether the library's product of matrices has instructions for this type on this CPU. Where it has none it is many
+// Whether the library's product of matrices has instructions for x's dtype where x is. On a CPU without them it is many
 // times slower than in float32.
-bool library_multiplies(ElementType type);
+bool library_multiplies(const at::Tensor& x);
 
 // The library's product in float32, rounded once: x and weight are widened, and gradients with them.
 at::Tensor linear_widened(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias);

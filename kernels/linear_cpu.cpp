@@ -32,10 +32,11 @@ template void linear_plain(const c10::BFloat16*, const c10::BFloat16*, c10::BFlo
                            int64_t);
 template void linear_plain(const c10::Half*, const c10::Half*, c10::Half*, const LinearShape&, int64_t, int64_t);
 
-bool library_multiplies(ElementType type) {
-  if (type == ElementType::kBFloat16) return cpu_level() == CpuLevel::kAvx512;
+bool library_multiplies(const at::Tensor& x) {
+  if (!x.is_cpu()) return true;
   static const bool has_halves = __builtin_cpu_supports("avx512fp16") != 0;
-  return type == ElementType::kFloat32 || has_halves;
+  if (x.scalar_type() == at::kBFloat16) return cpu_level() == CpuLevel::kAvx512;
+  return x.scalar_type() != at::kHalf || has_halves;
 }
 
 }  // namespace espalier::kernels
@@ -65,15 +66,14 @@ Tensor multiply_widened(const Tensor& x, const Tensor& weight, const OptionalTen
 
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   kernels::check_linear(x, weight, bias);
-  const kernels::ElementType type = kernels::element_type(x, "linear");
   const int64_t in = weight.size(1), rows = in == 0 ? 0 : x.numel() / in;
   const kernels::CpuLevel level = kernels::cpu_level();
   kernels::LinearRowsLoop* vector =
       kernels::vector_form(level, kernels::avx2::linear_rows, kernels::avx512::linear_rows);
   const bool has_bias = bias.has_value() && bias->defined();
   const bool is_few = vector != nullptr && rows > 0 && rows <= kernels::kFewRows && weight.is_contiguous() && !has_bias;
-  const bool is_widened = !is_few && rows > 0 && !kernels::library_multiplies(type);
-  kernels::note_kernel("linear", is_few       ? level == kernels::CpuLevel::kAvx512 ? "avx512_rows" : "avx2_rows"
+  const bool is_widened = !is_few && rows > 0 && !kernels::library_multiplies(x);
+  kernels::note_kernel("linear", is_few       ? kernels::few_rows_kernel_name(level)
                                  : is_widened ? "library_widened"
                                               : "library");
   if (!is_few && !is_widened) return at::linear(x, weight, bias);
@@ -81,6 +81,7 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   sizes.back() = weight.size(0);
   Tensor out = at::empty(sizes, x.options());
   if (is_widened) return multiply_widened(x, weight, bias, out);
+  const kernels::ElementType type = kernels::element_type(x, "linear");
   const Tensor dense = x.contiguous();
   const kernels::LinearShape shape{rows, in, weight.size(0)};
   const int64_t outputs_per_task = std::max<int64_t>(1, kBytesPerTask / (in * weight.element_size()));

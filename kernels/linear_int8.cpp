@@ -34,7 +34,7 @@ at::Tensor linear_int8_widened(const at::Tensor& x, const at::Tensor& weight, co
   constexpr int64_t kElementsAtOnce = int64_t{1} << 24;
   const int64_t out = weight.size(0),
                 step = std::max<int64_t>(1, kElementsAtOnce / std::max<int64_t>(1, weight.size(1)));
-  const bool is_fast = !x.is_cpu() || library_multiplies(element_type(x, "linear_int8"));
+  const bool is_fast = library_multiplies(x);
   std::vector<at::Tensor> parts;
   for (int64_t o = 0; o < out || parts.empty(); o += step) {
     const at::Tensor wide =

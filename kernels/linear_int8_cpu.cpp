@@ -48,9 +48,7 @@ Tensor linear_int8_cpu(const Tensor& x, const Tensor& weight, const Tensor& scal
   kernels::LinearInt8RowsLoop* vector =
       kernels::vector_form(level, kernels::avx2::linear_int8_rows, kernels::avx512::linear_int8_rows);
   const bool is_ours = vector != nullptr && rows > 0 && rows <= kernels::kFewRows && weight.is_contiguous();
-  kernels::note_kernel("linear_int8", !is_ours                              ? "library"
-                                      : level == kernels::CpuLevel::kAvx512 ? "avx512_rows"
-                                                                            : "avx2_rows");
+  kernels::note_kernel("linear_int8", is_ours ? kernels::few_rows_kernel_name(level) : "library");
   if (!is_ours) return kernels::linear_int8_widened(x, weight, scale);
   const Tensor dense = x.contiguous(), scales = scale.contiguous();
   std::vector<int64_t> sizes = x.sizes().vec();

@@ -2,6 +2,9 @@
 #include "kernels/row_dots_vector.h"
 
 #include "kernels/vec.h"
+#ifndef __AVX512F__
+#include "kernels/transpose_avx2.h"
+#endif
 
 namespace espalier::kernels {
 
@@ -64,30 +67,6 @@ void transpose(__m512i v[16]) {
 template <typename T>
 Floats load_words(const T* row, int64_t k, int64_t d) {
   return d - k >= 16 ? load16(row + k) : load16(row + k, tail(d - k));
-}
-
-// Transposes 8 x 8 words in place.
-void transpose(__m256 (&v)[8]) {
-  __m256 t[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    t[2 * i] = _mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]);
-    t[2 * i + 1] = _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    v[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-    v[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-    v[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-    v[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
-  }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    t[j] = _mm256_permute2f128_ps(v[j], v[4 + j], 0x20);
-    t[4 + j] = _mm256_permute2f128_ps(v[j], v[4 + j], 0x31);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 
 #endif
@@ -215,8 +194,8 @@ void ESPALIER_LEVEL::pack_panel(const void* const* rows, int64_t count, int64_t 
           low[i] = v.low;
           high[i] = v.high;
         }
-        transpose(low);
-        transpose(high);
+        transpose_words(low);
+        transpose_words(high);
         auto* at = reinterpret_cast<float*>(panel + k * kStride + c);
         for (int64_t i = 0; i < 8 && k + i < d; ++i) _mm256_store_ps(at + i * kStride, low[i]);
         for (int64_t i = 8; i < 16 && k + i < d; ++i) _mm256_store_ps(at + i * kStride, high[i - 8]);
