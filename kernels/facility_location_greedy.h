@@ -50,7 +50,8 @@ void facility_location_greedy_blocked(const FeatureRows& features, const Coverag
 inline constexpr float kFixedOne = 0x1p23F;
 
 #ifdef ESPALIER_HAS_CUDA
-// One block on the device. The greedy choice keeps its state in `gain` and `cover`.
+// One block on the device. The greedy choice keeps its state in `gain`, `cover` and `is_picked` where shared memory is
+// too small for it (images of more than 12,000 rows on devices without thread-block clusters).
 struct DeviceCoverageBlock {
   const int32_t* similarity;  // [size, size], symmetric, fixed point
   const float* modular;       // [size] or null
@@ -68,7 +69,7 @@ struct DeviceCoverageBlocks {
 // In place: `count` cosines as similarities in fixed point, for a map that needs no other cosine (not kMinmax). A
 // cosine that is not a number counts as -1.
 cudaError_t fix_similarities_cuda(float* cosine, int64_t count, CosineMap map, cudaStream_t stream);
-// One launch, a thread block an image, the whole choice inside.
+// One launch, a thread-block cluster an image (kernels/cuda/cluster.cuh), the whole choice inside.
 cudaError_t facility_location_greedy_cuda(const DeviceCoverageBlocks& blocks, int64_t count, double coverage_scale,
                                           cudaStream_t stream);
 #endif

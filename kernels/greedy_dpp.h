@@ -52,7 +52,7 @@ struct DeviceDppBlocks {
   static constexpr int64_t kMaxBlocks = 32;
   DeviceDppBlock block[kMaxBlocks];
 };
-// One launch, a thread block each, the whole choice inside.
+// One launch, a thread-block cluster each (kernels/cuda/cluster.cuh), the whole choice inside.
 cudaError_t greedy_dpp_cuda(const DeviceDppBlocks& blocks, int64_t count, cudaStream_t stream);
 #endif
 

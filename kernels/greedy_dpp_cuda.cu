@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/greedy_dpp.h"
 
 namespace espalier::kernels {
 namespace {
 
-constexpr int kThreads = 1024;
-
-// One more row of the factor. Thread t owns columns t, t + kThreads, ... of it and of the residual.
-__device__ void factorise(const DeviceDppBlock& block, int64_t pick, int64_t rank, double residual) {
+// One more row of the factor. The rows before it must be seen by all threads.
+__device__ void factorise(const DeviceDppBlock& block, const Cluster& cluster, int64_t pick, int64_t rank,
+                          double residual) {
   const double scale = 1.0 / sqrt(residual), relevance = block.relevance[pick];
-  __syncthreads();  // every thread's part of the rows before is there, and `residual` was read
-  for (int64_t i = threadIdx.x; i < block.size; i += kThreads) {
+  for (int64_t i = cluster.thread(); i < block.size; i += cluster.num_threads()) {
     double value = relevance * block.relevance[i] * block.cosine[pick * block.size + i];
     for (int64_t v = 0; v < rank; ++v) value -= block.factor[v * block.size + pick] * block.factor[v * block.size + i];
     value *= scale;
@@ -22,17 +21,19 @@ __device__ void factorise(const DeviceDppBlock& block, int64_t pick, int64_t ran
   }
 }
 
-// One thread block an image.
-__global__ void __launch_bounds__(kThreads) greedy_dpp_kernel(DeviceDppBlocks blocks) {
-  const DeviceDppBlock block = blocks.block[blockIdx.x];
+// One cluster an image. Its thread t owns columns t, t + num_threads, ... of the factor, of residual and of is_picked.
+__global__ void __launch_bounds__(kClusterThreads) greedy_dpp_kernel(DeviceDppBlocks blocks, int cluster_blocks) {
+  extern __shared__ __align__(16) char shared[];
+  Cluster cluster(cluster_blocks, reinterpret_cast<ClusterExchange*>(shared));
+  const DeviceDppBlock block = blocks.block[cluster.image()];
   Best largest{0.0, block.size};
-  for (int64_t i = threadIdx.x; i < block.size; i += kThreads) {
+  for (int64_t i = cluster.thread(); i < block.size; i += cluster.num_threads()) {
     const double relevance = block.relevance[i];
     block.residual[i] = relevance * relevance * block.cosine[i * block.size + i];
     block.is_picked[i] = false;
     largest = better(largest, {block.residual[i], i});
   }
-  const double smallest = kSmallestResidual * block_best(largest).value;
+  const double smallest = kSmallestResidual * cluster.reduce(largest, better).value;
   int64_t next_forced = 0, rank = 0;
   for (int64_t step = 0; step < block.num_kept; ++step) {
     while (block.forced != nullptr && next_forced < block.size && !block.forced[next_forced]) ++next_forced;
@@ -41,19 +42,21 @@ __global__ void __launch_bounds__(kThreads) greedy_dpp_kernel(DeviceDppBlocks bl
       pick = next_forced++;  // the same in every thread
     } else {
       Best best{-INFINITY, block.size}, relevant{-INFINITY, block.size};
-      for (int64_t i = threadIdx.x; i < block.size; i += kThreads) {
+      for (int64_t i = cluster.thread(); i < block.size; i += cluster.num_threads()) {
         if (block.is_picked[i]) continue;
         best = better(best, {block.residual[i], i});
         relevant = better(relevant, {block.relevance[i], i});
       }
-      best = block_best(best);
-      pick = best.value > smallest ? best.index : block_best(relevant).index;  // one branch for the whole block
+      best = cluster.reduce(best, better);
+      // One branch for the whole cluster.
+      pick = best.value > smallest ? best.index : cluster.reduce(relevant, better).index;
     }
-    __syncthreads();  // residuals are those of all threads
+    cluster.sync();  // residuals and rows of the factor are those of all threads
     const double residual = block.residual[pick];
-    if (threadIdx.x == 0) block.picks[step] = block.begin + pick;
-    if (residual > smallest) factorise(block, pick, rank++, residual);
-    if (pick % kThreads == threadIdx.x) block.is_picked[pick] = true;
+    cluster.sync();  // and it was read, before its owner writes the next
+    if (cluster.is_first_thread()) block.picks[step] = block.begin + pick;
+    if (residual > smallest) factorise(block, cluster, pick, rank++, residual);
+    if (pick % cluster.num_threads() == cluster.thread()) block.is_picked[pick] = true;
   }
 }
 
@@ -61,8 +64,11 @@ __global__ void __launch_bounds__(kThreads) greedy_dpp_kernel(DeviceDppBlocks bl
 
 cudaError_t greedy_dpp_cuda(const DeviceDppBlocks& blocks, int64_t count, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  greedy_dpp_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(blocks);
-  return cudaGetLastError();
+  int64_t rows = 0;
+  for (int64_t i = 0; i < count; ++i) rows = std::max(rows, blocks.block[i].size);
+  int width = 1;
+  if (const cudaError_t error = cluster_blocks(greedy_dpp_kernel, rows, &width); error != cudaSuccess) return error;
+  return launch_clusters(greedy_dpp_kernel, count, width, sizeof(ClusterExchange), stream, blocks, width);
 }
 
 }  // namespace espalier::kernels

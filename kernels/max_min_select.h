@@ -58,7 +58,7 @@ struct DeviceSelectionBlocks {
   static constexpr int64_t kMaxBlocks = 40;
   DeviceSelectionBlock block[kMaxBlocks];
 };
-// One launch, a thread block each, the whole choice inside.
+// One launch, a thread-block cluster each (kernels/cuda/cluster.cuh), the whole choice inside.
 cudaError_t max_min_select_cuda(const DeviceSelectionBlocks& blocks, int64_t count, cudaStream_t stream);
 #endif
 

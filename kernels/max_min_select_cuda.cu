@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/max_min_select.h"
 
 namespace espalier::kernels {
 namespace {
 
-constexpr int kThreads = 1024;
-
-// One thread block an image. Thread t owns rows t, t + kThreads, ... in nearest and is_picked.
-__global__ void __launch_bounds__(kThreads) farthest_first_kernel(DeviceSelectionBlocks blocks) {
-  const DeviceSelectionBlock block = blocks.block[blockIdx.x];
-  for (int64_t i = threadIdx.x; i < block.size; i += kThreads) {
+// One cluster an image. Its thread t owns rows t, t + num_threads, ... in nearest and is_picked.
+__global__ void __launch_bounds__(kClusterThreads)
+    farthest_first_kernel(DeviceSelectionBlocks blocks, int cluster_blocks) {
+  extern __shared__ __align__(16) char shared[];
+  Cluster cluster(cluster_blocks, reinterpret_cast<ClusterExchange*>(shared));
+  const DeviceSelectionBlock block = blocks.block[cluster.image()];
+  for (int64_t i = cluster.thread(); i < block.size; i += cluster.num_threads()) {
     float nearest = INFINITY;
     for (int64_t j = 0; j < block.size; ++j)
       if (j != i) nearest = fminf(nearest, block.distance[j * block.size + i]);
@@ -27,12 +29,12 @@ __global__ void __launch_bounds__(kThreads) farthest_first_kernel(DeviceSelectio
       pick = next_forced++;  // the same in every thread
     } else {
       Best best{-INFINITY, block.size};
-      for (int64_t i = threadIdx.x; i < block.size; i += kThreads)
+      for (int64_t i = cluster.thread(); i < block.size; i += cluster.num_threads())
         if (!block.is_picked[i]) best = better(best, {block.nearest[i], i});
-      pick = block_best(best).index;
+      pick = cluster.reduce(best, better).index;
     }
-    if (threadIdx.x == 0) block.picks[step] = block.begin + pick;
-    for (int64_t i = threadIdx.x; i < block.size; i += kThreads) {
+    if (cluster.is_first_thread()) block.picks[step] = block.begin + pick;
+    for (int64_t i = cluster.thread(); i < block.size; i += cluster.num_threads()) {
       const float distance = block.distance[pick * block.size + i];
       block.nearest[i] = step == 0 ? distance : fminf(block.nearest[i], distance);
       if (i == pick) block.is_picked[i] = true;
@@ -44,8 +46,11 @@ __global__ void __launch_bounds__(kThreads) farthest_first_kernel(DeviceSelectio
 
 cudaError_t max_min_select_cuda(const DeviceSelectionBlocks& blocks, int64_t count, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  farthest_first_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(blocks);
-  return cudaGetLastError();
+  int64_t rows = 0;
+  for (int64_t i = 0; i < count; ++i) rows = std::max(rows, blocks.block[i].size);
+  int width = 1;
+  if (const cudaError_t error = cluster_blocks(farthest_first_kernel, rows, &width); error != cudaSuccess) return error;
+  return launch_clusters(farthest_first_kernel, count, width, sizeof(ClusterExchange), stream, blocks, width);
 }
 
 }  // namespace espalier::kernels

@@ -36,20 +36,31 @@ __device__ inline Best better(Best a, Best b) {
   return b.value > a.value || (b.value == a.value && b.index < a.index) ? b : a;
 }
 
-// The best of the block, in every thread.
-__device__ inline Best block_best(Best v) {
-  __shared__ Best parts[kMaxWarps];
-  const int lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
-  for (int pass = 0; pass < 2; ++pass) {
-    for (int offset = kWarpSize / 2; offset > 0; offset /= 2)
-      v = better(v, {__shfl_xor_sync(0xffffffffU, v.value, offset), __shfl_xor_sync(0xffffffffU, v.index, offset)});
-    if (pass == 1) break;
-    __syncthreads();  // parts may still be read by a call before this one
-    if (lane == 0) parts[threadIdx.x / kWarpSize] = v;
-    __syncthreads();
-    v = parts[lane < warps ? lane : 0];
-  }
+template <typename T>
+__device__ T shuffle_xor(T v, int lanes) {
+  return __shfl_xor_sync(0xffffffffU, v, lanes);
+}
+__device__ inline Best shuffle_xor(Best v, int lanes) {
+  return {shuffle_xor(v.value, lanes), shuffle_xor(v.index, lanes)};
+}
+
+// The reduction of v over the warp, in every lane. combine(v, v) must be v.
+template <typename V, typename Combine>
+__device__ V warp_reduce(V v, Combine combine) {
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) v = combine(v, shuffle_xor(v, offset));
   return v;
+}
+
+// The same over the block, in every thread.
+template <typename V, typename Combine>
+__device__ V block_reduce(V v, Combine combine) {
+  __shared__ V parts[kMaxWarps];
+  const int lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
+  v = warp_reduce(v, combine);
+  __syncthreads();  // parts may still be read by a call before this one
+  if (lane == 0) parts[threadIdx.x / kWarpSize] = v;
+  __syncthreads();
+  return warp_reduce(parts[lane < warps ? lane : 0], combine);
 }
 
 struct Scan {

@@ -233,6 +233,24 @@ TEST_P(FacilityLocationTest, OrderOfThePlainLoop) {
   }
 }
 
+// More rows than a thread block has threads, on CUDA: several share the work; and beside a small image. Six rows are
+// there twice, far apart, so that the lower index decides.
+TEST_P(FacilityLocationTest, MoreRowsThanThreadsOfABlock) {
+  if (dtype() != at::kFloat) GTEST_SKIP() << "16-bit features are widened before the choice";
+  for (const auto& [size, num_kept] : std::vector<std::pair<int64_t, int64_t>>{{1025, 12}, {1500, 30}, {2100, 6}}) {
+    SCOPED_TRACE(size);
+    at::Tensor x = random_tensor({size + 30, 12}, dtype(), static_cast<uint64_t>(size));
+    x.slice(0, size - 6, size).copy_(x.slice(0, 0, 6));
+    const std::vector<int64_t> picks = greedy(x, {0, size, size + 30}, {num_kept, 30}, Similarity::kClamp);
+    const at::Tensor image = x.slice(0, 0, size);
+    expect_order({picks.begin(), picks.begin() + num_kept}, plain(image, num_kept, CosineMap::kClamp).picks,
+                 Objective(image, Similarity::kClamp));
+    std::vector<int64_t> alone = greedy(x.slice(0, size, size + 30), {0, 30}, {30}, Similarity::kClamp);
+    for (int64_t& i : alone) i += size;
+    EXPECT_EQ(std::vector<int64_t>(picks.begin() + num_kept, picks.end()), alone);
+  }
+}
+
 // Invariants 1 and 2, blocks of sizes 0 and 1 among them; numbers count from the start of all features.
 TEST_P(FacilityLocationTest, BlocksAreIndependentAndPicksArePrefixes) {
   const at::Tensor x = random({400, 24}, 1);

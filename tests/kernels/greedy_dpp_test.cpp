@@ -151,6 +151,31 @@ TEST_P(GreedyDppTest, EveryPickIsBest) {
   }
 }
 
+// More rows than a thread block has threads, on CUDA: several share the work; and beside a small image.
+TEST_P(GreedyDppTest, MoreRowsThanThreadsOfABlock) {
+  if (dtype() != at::kFloat) GTEST_SKIP() << "16-bit features are widened before the choice";
+  for (const auto& [size, num_kept] : std::vector<std::pair<int64_t, int64_t>>{{1025, 12}, {2100, 20}}) {
+    SCOPED_TRACE(size);
+    const at::Tensor x = random_tensor({size + 30, 40}, dtype(), static_cast<uint64_t>(size));
+    const at::Tensor relevance = random_tensor({size + 30}, at::kFloat, 5).abs() + 0.1;
+    const at::Tensor forced = at::zeros({size + 30}, at::kBool);
+    const Rows picks = select(x, relevance, {0, size, size + 30}, {num_kept, 30});
+    const at::Tensor image = x.slice(0, 0, size), weights = relevance.slice(0, 0, size);
+    const Rows own(picks.begin(), picks.begin() + num_kept);
+    EXPECT_EQ(own, plain(image, weights, num_kept).picks);
+    Rows alone = select(x.slice(0, size, size + 30), relevance.slice(0, size, size + 30), {0, 30}, {30});
+    for (int64_t& i : alone) i += size;
+    EXPECT_EQ(Rows(picks.begin() + num_kept, picks.end()), alone);
+    // What the first picks leave is the same whether they were chosen or asked for.
+    Rows sorted(own.begin(), own.begin() + 5);
+    for (const int64_t i : sorted) forced[i] = true;
+    std::sort(sorted.begin(), sorted.end());
+    const Rows after = select(image, weights, {0, size}, {num_kept}, forced.slice(0, 0, size));
+    EXPECT_EQ(Rows(after.begin(), after.begin() + 5), sorted);
+    EXPECT_EQ(Rows(after.begin() + 5, after.end()), Rows(own.begin() + 5, own.end()));
+  }
+}
+
 TEST_P(GreedyDppTest, BlocksAreIndependentAndPicksArePrefixes) {
   const at::Tensor x = random({300, 24}, 1), relevance = random_tensor({300}, at::kFloat, 2).abs();
   const Rows begin = {0, 100, 100, 101, 250, 300}, all = {100, 0, 1, 149, 50}, some = {17, 0, 1, 0, 20};

@@ -196,6 +196,20 @@ TEST_P(MaxMinTest, EveryPickIsFarthest) {
     }
 }
 
+// More rows than a thread block has threads, on CUDA: several share the work; and beside a small image.
+TEST_P(MaxMinTest, MoreRowsThanThreadsOfABlock) {
+  if (dtype() != at::kFloat) GTEST_SKIP() << "16-bit features are widened before the choice";
+  for (const auto& [size, num_kept] : std::vector<std::pair<int64_t, int64_t>>{{1025, 12}, {2100, 30}}) {
+    SCOPED_TRACE(size);
+    const at::Tensor x = random_tensor({size + 30, 12}, dtype(), static_cast<uint64_t>(size));
+    const Rows picks = select(x, {0, size, size + 30}, {num_kept, 30});
+    Spread(x.slice(0, 0, size), Distance::kCosine).expect_greedy({picks.begin(), picks.begin() + num_kept}, 1e-5);
+    Rows alone = select(x.slice(0, size, size + 30), {0, 30}, {30});
+    for (int64_t& i : alone) i += size;
+    EXPECT_EQ(Rows(picks.begin() + num_kept, picks.end()), alone);
+  }
+}
+
 // Blocks of sizes 0 and 1 among them; numbers count from the start of all features.
 TEST_P(MaxMinTest, BlocksAreIndependentAndPicksArePrefixes) {
   const at::Tensor x = random({400, 24}, 1);

@@ -22,11 +22,16 @@
 
 namespace espalier::host_device {
 
-// Runs all blocks. Throws std::runtime_error where threads wait for each other in vain.
-void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+// Runs all blocks; `cluster`: so many neighbours along x are one. Throws std::runtime_error where threads wait for each
+// other in vain.
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel, unsigned cluster = 1);
 
 void* shared_memory();  // of the running block
 void wait_for_block();
+void wait_for_cluster();
+// The place in another block's shared_memory() that `at` is in the running one's. Throws where that block has not begun
+// or is over.
+void* shared_memory_of(unsigned rank, const void* at);
 // The values of all lanes of the running thread's warp that `mask` names, when all of them have come here; index:
 // lane. Other lanes' places hold what they had.
 const uint64_t* exchange(uint32_t mask, uint64_t value);
@@ -183,3 +188,18 @@ template <typename F>
 cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
   return cudaSuccess;
 }
+template <typename F>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F*) {
+  *attributes = {};
+  attributes->ptxVersion = 90;
+  return cudaSuccess;
+}
+template <typename... P, typename... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), const A&... arguments) {
+  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
+  espalier::host_device::run(
+      config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { kernel(arguments...); }, cluster);
+  return cudaSuccess;
+}
+
+#define __CUDA_ARCH__ 900
