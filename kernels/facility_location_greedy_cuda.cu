@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/cluster.cuh"
@@ -152,8 +151,7 @@ cudaError_t fix_similarities_cuda(float* cosine, int64_t count, CosineMap map, c
 cudaError_t facility_location_greedy_cuda(const DeviceCoverageBlocks& blocks, int64_t count, double coverage_scale,
                                           cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  int64_t rows = 0;
-  for (int64_t i = 0; i < count; ++i) rows = std::max(rows, blocks.block[i].size);
+  const int64_t rows = most_rows(blocks, count);
   int width = 1;
   cudaError_t error = cluster_blocks(greedy_kernel, rows, &width);
   if (error != cudaSuccess) return error;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/cluster.cuh"
@@ -63,12 +62,7 @@ __global__ void __launch_bounds__(kClusterThreads) greedy_dpp_kernel(DeviceDppBl
 }  // namespace
 
 cudaError_t greedy_dpp_cuda(const DeviceDppBlocks& blocks, int64_t count, cudaStream_t stream) {
-  if (count == 0) return cudaSuccess;
-  int64_t rows = 0;
-  for (int64_t i = 0; i < count; ++i) rows = std::max(rows, blocks.block[i].size);
-  int width = 1;
-  if (const cudaError_t error = cluster_blocks(greedy_dpp_kernel, rows, &width); error != cudaSuccess) return error;
-  return launch_clusters(greedy_dpp_kernel, count, width, sizeof(ClusterExchange), stream, blocks, width);
+  return launch_for_images(greedy_dpp_kernel, blocks, count, stream);
 }
 
 }  // namespace espalier::kernels

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/cluster.cuh"
@@ -45,12 +44,7 @@ __global__ void __launch_bounds__(kClusterThreads)
 }  // namespace
 
 cudaError_t max_min_select_cuda(const DeviceSelectionBlocks& blocks, int64_t count, cudaStream_t stream) {
-  if (count == 0) return cudaSuccess;
-  int64_t rows = 0;
-  for (int64_t i = 0; i < count; ++i) rows = std::max(rows, blocks.block[i].size);
-  int width = 1;
-  if (const cudaError_t error = cluster_blocks(farthest_first_kernel, rows, &width); error != cudaSuccess) return error;
-  return launch_clusters(farthest_first_kernel, count, width, sizeof(ClusterExchange), stream, blocks, width);
+  return launch_for_images(farthest_first_kernel, blocks, count, stream);
 }
 
 }  // namespace espalier::kernels

@@ -70,11 +70,21 @@ class Cluster {
   }
 
  private:
-  __device__ int rank() const { return blockIdx.x % blocks_; }
+  __device__ int rank() const {
+    return blockIdx.x % blocks_;
+  }
 
   int blocks_, turn_ = 0;
   ClusterExchange* exchange_;
 };
+
+// Images: a struct with an array `block` of what the kernel must know of each.
+template <typename Images>
+int64_t most_rows(const Images& images, int64_t count) {
+  int64_t rows = 0;
+  for (int64_t i = 0; i < count; ++i) rows = std::max(rows, images.block[i].size);
+  return rows;
+}
 
 // How many blocks choose for an image of so many rows.
 template <typename Kernel>
@@ -104,6 +114,16 @@ cudaError_t launch_clusters(void (*kernel)(Parameters...), int64_t images, int b
   config.attrs = &cluster;
   config.numAttrs = blocks > 1 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// The same for a kernel that keeps nothing else in shared memory; it is given the images and the blocks of a cluster.
+template <typename Images>
+cudaError_t launch_for_images(void (*kernel)(Images, int), const Images& images, int64_t count, cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  int blocks = 1;
+  const cudaError_t error = cluster_blocks(kernel, most_rows(images, count), &blocks);
+  if (error != cudaSuccess) return error;
+  return launch_clusters(kernel, count, blocks, sizeof(ClusterExchange), stream, images, blocks);
 }
 
 }  // namespace espalier::kernels
