@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws training.svg from the trainer's logs beside it: for each stage, the accuracy of its topics over the steps.
+"""Draws training.svg from the trainer's logs: for each stage, the accuracy of its topics over the steps.
 
-    python3 models/demo/training/plot.py
+    python3 models/demo/training/plot.py [FOLDER]     the folder of the logs, and of the drawing; without it this one
 """
 import json
 import pathlib
+import sys
 
-HERE = pathlib.Path(__file__).parent
+FOLDER = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
 STAGES = ["copying", "short-turns", "text-binding", "tower", "one-token", "few-tokens", "late-reading", "all-tokens"]
 # Topics of a stage that click together share a line: the mean of those whose name begins so.
 GROUPS = [("defined", "#c0392b"), ("resolve", "#8e44ad"), ("bind", "#2471a3"), ("count", "#b9770e"),
@@ -22,7 +23,7 @@ def group_of(topic):
 def curves(stage):
     """group -> [(step, mean accuracy)]"""
     result = {}
-    for line in (HERE / f"{stage}.log.jsonl").read_text().splitlines():
+    for line in (FOLDER / f"{stage}.log.jsonl").read_text().splitlines():
         entry = json.loads(line)
         means = {}
         for topic, score in entry.get("evaluation", {}).items():
@@ -57,7 +58,7 @@ def main():
         out.append(f'<text x="{LEFT + 100 * i}" y="16" fill="{colour}">{group}</text>')
     for i, stage in enumerate(STAGES):
         out += panel(stage, LEFT + i % COLUMNS * (WIDTH + GAP), TOP + i // COLUMNS * (HEIGHT + GAP))
-    (HERE / "training.svg").write_text("\n".join(out + ["</svg>"]) + "\n")
+    (FOLDER / "training.svg").write_text("\n".join(out + ["</svg>"]) + "\n")
 
 
 if __name__ == "__main__":
