@@ -19,8 +19,7 @@ endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/espalier DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h")
 # Where the binary looks for the bundled model.
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/models DESTINATION ${CMAKE_INSTALL_DATADIR}/espalier
-  REGEX "/training/seed_" EXCLUDE)  # other seeds are for measuring
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/models DESTINATION ${CMAKE_INSTALL_DATADIR}/espalier)
 
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/EspalierConfig.cmake.in
   ${PROJECT_BINARY_DIR}/EspalierConfig.cmake INSTALL_DESTINATION ${package_folder}
