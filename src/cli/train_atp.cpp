@@ -132,6 +132,20 @@ void add_method_options(CLI::App& app, const std::shared_ptr<TrainAtpOptions>& o
   add_choice(app, "--scores", o->settings.scores,
              {{"both", AtpScores::kBoth}, {"self", AtpScores::kSelf}, {"cross", AtpScores::kCross}},
              "Attention looked at: both, self (from the picture) or cross (from text) (both)");
+  add_choice(app, "--norm", o->settings.norm,
+             {{"minmax", AtpNorm::kMinmax},
+              {"none", AtpNorm::kNone},
+              {"max", AtpNorm::kMax},
+              {"sigmoid", AtpNorm::kSigmoid},
+              {"rank", AtpNorm::kRank}},
+             "Of the redundancy score of a crop: minmax, none, max, sigmoid, or rank, under which a threshold is the "
+             "share of the tokens that go (minmax)");
+  app.add_option("--strides", o->settings.strides, "Of the grids that the spatial score knows (2 4 8)")
+      ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+      ->type_name("N");
+  add_real(
+      app, "--lambda-sample", {.takes_low = true}, [=](double x) { o->settings.lambda_sample = x; },
+      "The spatial score of a token on a grid of stride s is 1 - X/s^2 (3)");
   add_choice(app, "--head", o->head, {{"module", AtpHead::kModule}, {"constant", AtpHead::kConstant}},
              "module: thresholds for each picture and prompt; constant: learned ones that cannot adapt (module)");
   add_choice(app, "--head-input", o->settings.head_input,

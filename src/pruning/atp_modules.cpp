@@ -8,6 +8,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/stack.h>
@@ -32,13 +33,15 @@ at::Tensor rescaled(const at::Tensor& scores, const at::Tensor& low, const at::T
   return at::where(is_flat, at::full_like(scores, 0.5), at::clamp(divided, 0.0, 1.0));
 }
 
-// Share of the other tokens that score lower, equals counting half; what equals all has 0.5.
-at::Tensor ranks(const at::Tensor& scores) {
+// Share of the other tokens in range that score lower, equals counting half; what equals all has 0.5.
+at::Tensor ranks(const at::Tensor& scores, const at::Tensor& in_range) {
+  const at::Tensor counts = in_range.defined() ? in_range : at::ones_like(scores, at::kBool);
   const at::Tensor mine = scores.unsqueeze(1), other = scores.unsqueeze(0);
-  const at::Tensor below = (other < mine).sum(1).to(scores.scalar_type());
-  const at::Tensor alike = (other == mine).sum(1).to(scores.scalar_type()) - 1;  // without itself
-  const int64_t others = scores.size(0) - 1;
-  return others == 0 ? at::full_like(scores, 0.5) : (below + alike / 2) / static_cast<double>(others);
+  const at::Tensor itself = counts.to(scores.scalar_type());
+  const at::Tensor below = (other < mine).logical_and(counts).sum(1).to(scores.scalar_type());
+  const at::Tensor alike = (other == mine).logical_and(counts).sum(1).to(scores.scalar_type()) - itself;
+  const at::Tensor others = itself.sum() - itself;
+  return at::where(others == 0, at::full_like(scores, 0.5), (below + alike / 2) / others.clamp_min(1));
 }
 
 }  // namespace
@@ -70,7 +73,7 @@ at::Tensor atp_redundancy_score(const at::Tensor& self, const at::Tensor& cross,
     case AtpNorm::kSigmoid:
       return at::sigmoid(mean);
     case AtpNorm::kRank:
-      return ranks(mean.detach());
+      return ranks(mean.detach(), in_range);
     case AtpNorm::kMax: {
       const at::Tensor high = outside(-kInfinity).amax();
       return rescaled(mean, at::full_like(high, 0.0), high);

@@ -182,8 +182,9 @@ class AtpRun {
   }
 
   Counters identity() const {
-    std::string layers;
+    std::string layers, strides;
     for (const int layer : settings_.layers) layers += (layers.empty() ? "" : ":") + std::to_string(layer);
+    for (const int64_t stride : settings_.strides) strides += (strides.empty() ? "" : ":") + std::to_string(stride);
     const auto flag = [](bool is_set) { return std::string(is_set ? "yes" : "no"); };
     Counters of = {{"data", examples_->description()},
                    {"model", fingerprint(model_)},
@@ -196,6 +197,10 @@ class AtpRun {
                    {"strategy", std::to_string(static_cast<int>(settings_.strategy))},
                    {"scores", std::to_string(static_cast<int>(settings_.scores))},
                    {"head_input", std::to_string(static_cast<int>(settings_.head_input))},
+                   {"norm", std::to_string(static_cast<int>(settings_.norm))},
+                   {"strides", strides},
+                   {"lambda_sample", text_of(settings_.lambda_sample)},
+                   {"min_keep", std::to_string(settings_.min_keep)},
                    {"atp_weight", text_of(options_.atp_weight)},
                    {"target_weight", text_of(options_.target_weight)},
                    {"normalise_target", flag(options_.normalise_target)},

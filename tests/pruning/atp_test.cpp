@@ -187,7 +187,10 @@ TEST(AtpModules, NormalisationsOfTheScores) {
   near(normed(AtpNorm::kSigmoid),
        {1 / (1 + std::exp(-.2)), 1 / (1 + std::exp(-.3)), 1 / (1 + std::exp(-.2)), 1 / (1 + std::exp(-.4))});
   // B22: the range is that of the first three, the last is clipped.
-  near(normed(AtpNorm::kMinmax, at::tensor({1, 1, 1, 0}).to(at::kBool)), {0, 1, 0, 1});
+  const at::Tensor first_three = at::tensor({1, 1, 1, 0}).to(at::kBool);
+  near(normed(AtpNorm::kMinmax, first_three), {0, 1, 0, 1});
+  near(normed(AtpNorm::kRank, first_three), {.25, 1, .25, 1});
+  near(normed(AtpNorm::kRank, at::tensor({0, 1, 0, 0}).to(at::kBool)), {0, .5, 0, 1});
   for (const AtpNorm norm : {AtpNorm::kMinmax, AtpNorm::kRank})
     near(testing::to_doubles(atp_redundancy_score(a * 0 + .3, a * 0 + .3, norm)), {.5, .5, .5, .5});
 }

@@ -208,10 +208,12 @@ TEST_F(TrainAtpTest, AblationsHoldAtInferenceThroughTheFile) {
   o.settings.strategy = AtpStrategy::kRedundant;
   o.settings.scores = AtpScores::kCross;
   o.settings.head_input = AtpHeadInput::kMean;
+  o.settings.norm = AtpNorm::kRank;
   const AtpSettings read = PolicyFilesOnDisk().atp_weights(train_atp(o, {}).weights.string()).settings;
   EXPECT_EQ(read.strategy, AtpStrategy::kRedundant);
   EXPECT_EQ(read.scores, AtpScores::kCross);
   EXPECT_EQ(read.head_input, AtpHeadInput::kMean);
+  EXPECT_EQ(read.norm, AtpNorm::kRank);
 }
 
 TEST_F(TrainAtpTest, LearnsFromConversationsInAFile) {
@@ -287,6 +289,9 @@ TEST_F(TrainAtpTest, SaysWhatIsWrongWithTheState) {
   other = o;
   other.seed = 6;
   expect_error(other, "was trained with seed 5, not 6");
+  other = o;
+  other.settings.strides = {2};
+  expect_error(other, "was trained with strides 2:4, not 2");
   std::ofstream(state, std::ios::binary) << good.substr(0, good.size() / 2);
   expect_error(o, state.string());
   std::ofstream(state, std::ios::binary) << good;
