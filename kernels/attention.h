@@ -93,6 +93,7 @@ struct AttentionKernels {
 // Null where the unit has none for the dtype. Call them only where cpu_level() allows.
 const AttentionKernels* attention_avx2(ElementType dtype);
 const AttentionKernels* attention_avx512(ElementType dtype);
+const AttentionKernels* attention_amx(ElementType dtype);
 
 // All heads of `count` sequences on the CPU, with the instructions of `level`, on at::get_num_threads() threads.
 void attention_cpu(const AttentionProblem& problem, const AttentionSequence* sequences, int64_t count, CpuLevel level);
@@ -100,7 +101,7 @@ void attention_cpu(const AttentionProblem& problem, const AttentionSequence* seq
 // Stacked rows of a CUDA thread block; its widest head.
 constexpr int64_t kAttentionCudaRows = 32, kAttentionCudaMaxDim = 512;
 
-// Which kernel serves the dtype at a level: avx512_bf16, avx512_f32, avx2 or plain.
+// Which kernel serves the dtype at a level: amx_bf16, avx512_bf16, avx512_f32, avx2 or plain.
 std::string_view attention_cpu_name(ElementType dtype, CpuLevel level);
 
 #ifdef ESPALIER_HAS_CUDA

@@ -48,7 +48,8 @@ std::vector<kernels::AttentionSequence> attention_sequences(const AttentionInput
 // Whether the library's flash kernel serves these arguments on CUDA.
 bool attention_takes_flash(const AttentionInputs& in);
 
-// Which kernel serves the arguments: avx512_bf16, avx512_f32, avx2, plain, cuda_flash, cuda_tiled or composed.
+// Which kernel serves the arguments: amx_bf16, avx512_bf16, avx512_f32, avx2, plain, cuda_flash, cuda_tiled or
+// composed.
 std::string_view attention_kernel_name(const AttentionInputs& in);
 
 }  // namespace espalier::ops

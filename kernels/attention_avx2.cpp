@@ -55,7 +55,8 @@ struct Float32 {
   using Isa = Avx2;
   using Source = float;
   using Element = float;
-  static constexpr int64_t kPair = 1, kBlockKeys = 128;
+  struct Session {};
+  static constexpr int64_t kPair = 1, kBlockKeys = 128, kGroupRows = kVectorRows, kStepMultiple = 1;
   static constexpr int kTileVectors = 2, kValueVectors = 2;
 
   static __m256 load(const Source* p, int64_t n) {

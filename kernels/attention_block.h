@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The blocked online-softmax attention, written once over an instruction set `Isa` and a number format `Format`.
-// Included by attention_avx2.cpp and attention_avx512.cpp only; all of it is in an anonymous namespace, so that no unit
-// runs another's instructions.
+// Included by attention_avx2.cpp, attention_avx512.cpp and attention_amx.cpp only; all of it is in an anonymous
+// namespace, so that no unit runs another's instructions.
 //
 // Both products, Q·Kᵀ and P·V, are one matrix kernel: a few rows read by broadcast, times packed columns, with the sums
-// in registers.
+// in registers. A format with matrix registers brings both products of a whole group (kGroupRows of more than
+// kVectorRows) and leaves those of fewer rows to that kernel.
 //   packed key    [tile][step of kPair dimensions][key of the tile][kPair]
 //   packed value  [step of kPair keys][dimension][kPair]
 // kPair numbers of a format make one 32-bit word: 2 for bf16 dot products, 1 for float32.
@@ -18,7 +19,7 @@
 namespace espalier::kernels {
 namespace {
 
-constexpr int64_t kGroupRows = 6;
+constexpr int64_t kVectorRows = 6;  // whose sums the vector registers hold
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLog2E = 1.4426950408889634F, kLn2 = 0.6931471805599453F;
 
@@ -63,7 +64,7 @@ struct Layout {
   explicit Layout(const AttentionProblem& p)
       : dim(p.head_dim),
         query_stride(round_up(dim, kLanes * kPair)),
-        key_steps((dim + kPair - 1) / kPair),
+        key_steps(round_up((dim + kPair - 1) / kPair, Format::kStepMultiple)),
         value_width(round_up(dim, kLanes)) {}
   int64_t key_tile() const { return key_steps * kTile * kPair; }
   int64_t value_tile() const { return kTile * value_width; }
@@ -87,7 +88,7 @@ struct Partial {
 template <class Format>
 struct Scratch {
   using Element = typename Format::Element;
-  static constexpr int64_t kScores = kGroupRows * Layout<Format>::kBlock;
+  static constexpr int64_t kScores = Format::kGroupRows * Layout<Format>::kBlock;
   float* score;
   Element *probability, *key, *value, *query;
 
@@ -348,6 +349,33 @@ void add_values(const typename Format::Element* probability, const typename Form
 }
 
 template <class Format, int R>
+void add_values_in_parts(const typename Format::Element* probability, const typename Format::Element* value,
+                         int64_t value_width, int64_t steps, const float (&correction)[R], float* sum) {
+  const int64_t vectors = value_width / Layout<Format>::kLanes;
+  const int64_t parts = (vectors + Format::kValueVectors - 1) / Format::kValueVectors;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t from = vectors * part / parts, width = vectors * (part + 1) / parts - from;
+    const int64_t column = from * Layout<Format>::kLanes;
+    const auto* columns = value + column * Format::kPair;
+    switch (width) {
+      case 1:
+        add_values<Format, R, 1>(probability, columns, value_width, steps, correction, sum + column);
+        break;
+      case 2:
+        add_values<Format, R, 2>(probability, columns, value_width, steps, correction, sum + column);
+        break;
+      case 3:
+        if constexpr (Format::kValueVectors >= 3)
+          add_values<Format, R, 3>(probability, columns, value_width, steps, correction, sum + column);
+        break;
+      default:
+        if constexpr (Format::kValueVectors >= 4)
+          add_values<Format, R, 4>(probability, columns, value_width, steps, correction, sum + column);
+    }
+  }
+}
+
+template <class Format, int R>
 void score_tile(const typename Format::Element* query, int64_t query_stride, const typename Format::Element* key,
                 int64_t steps, float* score) {
   using Isa = typename Format::Isa;
@@ -373,36 +401,23 @@ void attend_group(const RowView& view, const Layout<Format>& layout, int64_t row
                   float* peak) {
   constexpr int64_t kTile = Layout<Format>::kTile;
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile)
-    score_tile<Format, R>(query, layout.query_stride, key + (tile - tiles.begin) * layout.key_tile(), layout.key_steps,
-                          scratch.score + (tile - tiles.begin) * kTile);
+    if constexpr (R > kVectorRows)
+      Format::score_tile(query, layout.query_stride, key + (tile - tiles.begin) * layout.key_tile(), layout.key_steps,
+                         scratch.score + (tile - tiles.begin) * kTile);
+    else
+      score_tile<Format, R>(query, layout.query_stride, key + (tile - tiles.begin) * layout.key_tile(),
+                            layout.key_steps, scratch.score + (tile - tiles.begin) * kTile);
   const int64_t first_key = tiles.begin * kTile, count = (tiles.end - tiles.begin) * kTile;
   if (tiles.needs_mask) mask_scores(view, row, num_rows, first_key, count, Layout<Format>::kBlock, scratch.score);
   float correction[R];
   soften<Format, R>(scratch.score, count, view.problem.scale * kLog2E, scratch.probability, mass, peak, correction);
   // Keys behind the last row's end have probability 0.
   const int64_t end = smaller(count, view.end(row + num_rows - 1) - first_key);
-  const int64_t steps = (end + Format::kPair - 1) / Format::kPair;
-  const int64_t vectors = layout.value_width / Layout<Format>::kLanes;
-  const int64_t parts = (vectors + Format::kValueVectors - 1) / Format::kValueVectors;
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t from = vectors * part / parts, width = vectors * (part + 1) / parts - from;
-    const int64_t column = from * Layout<Format>::kLanes;
-    const auto* columns = value + column * Format::kPair;
-    switch (width) {
-      case 1:
-        add_values<Format, R, 1>(scratch.probability, columns, layout.value_width, steps, correction, sum + column);
-        break;
-      case 2:
-        add_values<Format, R, 2>(scratch.probability, columns, layout.value_width, steps, correction, sum + column);
-        break;
-      case 3:
-        if constexpr (Format::kValueVectors >= 3)
-          add_values<Format, R, 3>(scratch.probability, columns, layout.value_width, steps, correction, sum + column);
-        break;
-      default:
-        if constexpr (Format::kValueVectors >= 4)
-          add_values<Format, R, 4>(scratch.probability, columns, layout.value_width, steps, correction, sum + column);
-    }
+  const int64_t steps = round_up((end + Format::kPair - 1) / Format::kPair, Format::kStepMultiple);
+  if constexpr (R > kVectorRows) {
+    Format::add_values(scratch.probability, value, layout.value_width, steps, correction, sum);
+  } else {
+    add_values_in_parts<Format, R>(scratch.probability, value, layout.value_width, steps, correction, sum);
   }
 }
 
@@ -413,7 +428,8 @@ void load_query(const AttentionProblem& p, const AttentionSequence& seq, const A
                 const Layout<Format>& layout, typename Format::Element* query) {
   using Isa = typename Format::Isa;
   constexpr int64_t kWords = Isa::kLanes * Format::kPair;
-  const int64_t ratio = p.num_heads / p.num_kv_heads, rows = round_up(range.row_end - range.row_begin, kGroupRows);
+  const int64_t ratio = p.num_heads / p.num_kv_heads,
+                rows = round_up(range.row_end - range.row_begin, Format::kGroupRows);
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t row = range.row_begin + i;
     const bool is_real = row < range.row_end;
@@ -427,7 +443,7 @@ void load_query(const AttentionProblem& p, const AttentionSequence& seq, const A
 
 template <class Format>
 void start(const AttentionProblem& p, int64_t num_rows, float* base) {
-  const int64_t padded_rows = round_up(num_rows, kGroupRows);
+  const int64_t padded_rows = round_up(num_rows, Format::kGroupRows);
   const Partial<Format> partial(base, padded_rows, Layout<Format>(p));
   for (float* at = partial.sum; at != partial.peak; ++at) *at = 0;
   for (int64_t i = 0; i < padded_rows; ++i) partial.peak[i] = -kInfinity;
@@ -440,11 +456,12 @@ void attend(const AttentionProblem& p, const AttentionSequence& seq, const Atten
   using Element = typename Format::Element;
   constexpr int64_t kTile = Layout<Format>::kTile, kBlockTiles = Layout<Format>::kBlock / kTile;
   const Layout<Format> layout(p);
-  const int64_t num_rows = range.row_end - range.row_begin, padded_rows = round_up(num_rows, kGroupRows);
+  const int64_t num_rows = range.row_end - range.row_begin, padded_rows = round_up(num_rows, Format::kGroupRows);
   const Scratch<Format> scratch(scratch_base, layout);
   const Partial<Format> partial(partial_base, padded_rows, layout);
   const RowView view{p, seq, p.num_heads / p.num_kv_heads};
   load_query<Format>(p, seq, range, layout, scratch.query);
+  [[maybe_unused]] const typename Format::Session session;
   const int64_t last_tile = (range.key_end + kTile - 1) / kTile;
   for (int64_t tile = range.key_begin / kTile; tile < last_tile; tile += kBlockTiles) {
     const int64_t block_end = smaller(tile + kBlockTiles, last_tile);
@@ -457,8 +474,8 @@ void attend(const AttentionProblem& p, const AttentionSequence& seq, const Atten
       key = static_cast<const Element*>(packed_key) + block.begin * layout.key_tile();
       value = static_cast<const Element*>(packed_value) + block.begin * layout.value_tile();
     }
-    for (int64_t i = 0; i < num_rows; i += kGroupRows) {
-      const int64_t count = smaller(kGroupRows, num_rows - i), row = range.row_begin + i;
+    for (int64_t i = 0; i < num_rows; i += Format::kGroupRows) {
+      const int64_t count = smaller(Format::kGroupRows, num_rows - i), row = range.row_begin + i;
       const TileRange tiles = visible_tiles<Format>(view, row, row + count, block.begin, block.end, positions);
       if (tiles.begin >= tiles.end) continue;
       const auto attend_rows = [&]<int R>() {
@@ -468,7 +485,9 @@ void attend(const AttentionProblem& p, const AttentionSequence& seq, const Atten
                                 partial.sum + i * layout.value_width, partial.mass + i * Layout<Format>::kLanes,
                                 partial.peak + i);
       };
-      if (count > 4)
+      if (count > kVectorRows) {
+        if constexpr (Format::kGroupRows > kVectorRows) attend_rows.template operator()<Format::kGroupRows>();
+      } else if (count > 4)
         attend_rows.template operator()<6>();
       else if (count > 2)
         attend_rows.template operator()<4>();
@@ -485,7 +504,7 @@ void finish(const AttentionProblem& p, const AttentionSequence& seq, const Atten
             int64_t num_partials) {
   using Isa = typename Format::Isa;
   const Layout<Format> layout(p);
-  const int64_t num_rows = range.row_end - range.row_begin, padded_rows = round_up(num_rows, kGroupRows);
+  const int64_t num_rows = range.row_end - range.row_begin, padded_rows = round_up(num_rows, Format::kGroupRows);
   const int64_t ratio = p.num_heads / p.num_kv_heads, stride = Partial<Format>::floats(padded_rows, layout);
   const auto part = [&](int64_t i) { return Partial<Format>(partials + i * stride, padded_rows, layout); };
   for (int64_t r = 0; r < num_rows; ++r) {
@@ -517,7 +536,7 @@ constexpr AttentionKernels kernels_of(std::string_view name) {
   return {.name = name,
           .keys_per_tile = Layout<Format>::kTile,
           .keys_per_block = Layout<Format>::kBlock,
-          .rows_per_group = kGroupRows,
+          .rows_per_group = Format::kGroupRows,
           .heads_per_pass = heads_per_pass<Format>,
           .packed_bytes =
               [](const AttentionProblem& p, int64_t num_tiles) {
@@ -527,11 +546,11 @@ constexpr AttentionKernels kernels_of(std::string_view name) {
               },
           .scratch_bytes =
               [](const AttentionProblem& p, int64_t rows) {
-                return Scratch<Format>::bytes(round_up(rows, kGroupRows), Layout<Format>(p));
+                return Scratch<Format>::bytes(round_up(rows, Format::kGroupRows), Layout<Format>(p));
               },
           .partial_floats =
               [](const AttentionProblem& p, int64_t rows) {
-                return Partial<Format>::floats(round_up(rows, kGroupRows), Layout<Format>(p));
+                return Partial<Format>::floats(round_up(rows, Format::kGroupRows), Layout<Format>(p));
               },
           .pack = pack<Format>,
           .start = start<Format>,

@@ -262,7 +262,9 @@ class BlockedRun {
 };
 
 const AttentionKernels* kernels_at(CpuLevel level, ElementType dtype) {
-  if (level == CpuLevel::kAvx512) return attention_avx512(dtype);
+  if (level == CpuLevel::kAmx)
+    if (const AttentionKernels* tiles = attention_amx(dtype)) return tiles;
+  if (level >= CpuLevel::kAvx512) return attention_avx512(dtype);
   return level == CpuLevel::kAvx2 ? attention_avx2(dtype) : nullptr;
 }
 

@@ -38,14 +38,14 @@ void note_kernel(std::string_view op, std::string_view kernel);
 
 // The names of the usual choices: vector loops beside the plain ones, and products of rows by DotPanel.
 inline std::string_view vector_kernel_name(CpuLevel level) {
-  return level == CpuLevel::kAvx512 ? "avx512" : level == CpuLevel::kAvx2 ? "avx2" : "plain";
+  return level >= CpuLevel::kAvx512 ? "avx512" : level == CpuLevel::kAvx2 ? "avx2" : "plain";
 }
 // Of the vector loops that take few rows of a linear layer.
 inline std::string_view few_rows_kernel_name(CpuLevel level) {
-  return level == CpuLevel::kAvx512 ? "avx512_rows" : "avx2_rows";
+  return level >= CpuLevel::kAvx512 ? "avx512_rows" : "avx2_rows";
 }
 inline std::string_view panel_kernel_name(CpuLevel level, ElementType type) {
-  if (level != CpuLevel::kAvx512) return vector_kernel_name(level);
+  if (level < CpuLevel::kAvx512) return vector_kernel_name(level);
   return type == ElementType::kBFloat16 ? "avx512_bf16" : "avx512_f32";
 }
 

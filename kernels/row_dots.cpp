@@ -59,7 +59,7 @@ DotPanel::DotPanel(int64_t d, ElementType type, CpuLevel level)
     : d_(d),
       type_(type),
       level_(level),
-      has_pairs_(level == CpuLevel::kAvx512 && type == ElementType::kBFloat16),
+      has_pairs_(level >= CpuLevel::kAvx512 && type == ElementType::kBFloat16),
       words_(has_pairs_ ? (d + 1) / 2 : d),
       panel_(allocate(words_ * kColumns)),
       staging_(allocate(words_ * kStagedRows)) {}

@@ -89,7 +89,7 @@ without_torch() {
 }
 for unit in "${kernels[@]}"; do
   case "$unit" in
-    *.cu | *.cuh | *_avx2.cpp | *_avx512.cpp | *_vector.cpp) seen=''; without_torch "$unit" "$unit" ;;
+    *.cu | *.cuh | *_amx.cpp | *_avx2.cpp | *_avx512.cpp | *_vector.cpp) seen=''; without_torch "$unit" "$unit" ;;
   esac
 done
 

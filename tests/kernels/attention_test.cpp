@@ -15,6 +15,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -294,18 +295,20 @@ struct LevelCase {
 };
 
 class AttentionLevels : public testing::TestWithParam<LevelCase> {};
+
+std::string name_of(const testing::TestParamInfo<LevelCase>& test) {
+  constexpr std::array kNames = {"Plain", "Avx2", "Avx512", "Amx"};
+  return kNames[static_cast<size_t>(test.param.level)] + std::string(c10::toString(test.param.dtype));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, AttentionLevels,
     testing::Values(LevelCase{CpuLevel::kPlain, at::kFloat}, LevelCase{CpuLevel::kPlain, at::kBFloat16},
                     LevelCase{CpuLevel::kPlain, at::kHalf}, LevelCase{CpuLevel::kAvx2, at::kFloat},
                     LevelCase{CpuLevel::kAvx2, at::kBFloat16}, LevelCase{CpuLevel::kAvx2, at::kHalf},
                     LevelCase{CpuLevel::kAvx512, at::kFloat}, LevelCase{CpuLevel::kAvx512, at::kBFloat16},
-                    LevelCase{CpuLevel::kAvx512, at::kHalf}),
-    [](const auto& test) {
-      const bool is_plain = test.param.level == CpuLevel::kPlain;
-      const char* level = is_plain ? "Plain" : test.param.level == CpuLevel::kAvx2 ? "Avx2" : "Avx512";
-      return level + std::string(c10::toString(test.param.dtype));
-    });
+                    LevelCase{CpuLevel::kAvx512, at::kHalf}, LevelCase{CpuLevel::kAmx, at::kBFloat16}),
+    name_of);
 
 std::pair<Tensor, Tensor> attend_at(CpuLevel level, const Batch& b) {
   using namespace espalier::kernels;
