@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "espalier/error.h"
+#include "espalier/memory.h"
 #include "runtime/encode.h"
 
 namespace espalier::cli {
@@ -96,5 +97,6 @@ ExitStatus run_and_report(int argc, char** argv) {
 }  // namespace espalier::cli
 
 int main(int argc, char** argv) {
+  espalier::keep_freed_memory();
   return espalier::cli::run_and_report(argc, argv);
 }

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "espalier/memory.h"
+
+#include <cstdlib>
+#ifdef __GLIBC__
+#include <malloc.h>
+
+#include <climits>
+#endif
+
+namespace espalier {
+
+bool keep_freed_memory() {
+#ifdef __GLIBC__
+  // Either setting also stops glibc from adapting the other.
+  return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, INT_MAX) == 1;
+#else
+  return false;
+#endif
+}
+
+}  // namespace espalier
