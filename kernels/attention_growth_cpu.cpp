@@ -8,6 +8,7 @@
 
 #include "kernels/attention_growth.h"
 #include "kernels/attention_growth_arguments.h"
+#include "kernels/attention_probe_tile.h"
 #include "kernels/chosen_kernels.h"
 #include "kernels/cosine_score.h"
 
@@ -67,7 +68,7 @@ at::Tensor attention_growth_cpu(const at::Tensor& query_lower, const at::Tensor&
   kernels::check_growth(query_lower, key_lower, query_upper, key_upper, row_begin, hidden, direction);
   const kernels::DirectionPointers pointers(hidden, direction, cosine_weight);
   at::Tensor out = at::empty({columns.size(0)}, lse_lower.options());
-  kernels::note_kernel("attention_growth", kernels::panel_kernel_name(kernels::cpu_level(), groups.shape.type));
+  kernels::note_kernel("attention_growth", kernels::probability_kernel_name(groups.shape, kernels::cpu_level()));
   kernels::attention_growth_blocked(lower.layer, upper.layer, groups.shape, relu_per_head, pointers.direction,
                                     kernels::cpu_level(), out.mutable_data_ptr<float>());
   return out;

@@ -12,6 +12,7 @@
 
 #include "kernels/attention_probe.h"
 #include "kernels/attention_probe_arguments.h"
+#include "kernels/attention_probe_tile.h"
 #include "kernels/chosen_kernels.h"
 #include "kernels/row_dots.h"
 
@@ -88,7 +89,7 @@ at::Tensor attention_probe_cpu(const at::Tensor& query, const at::Tensor& key, c
   if (!reduce_rows) sizes.push_back(rows.size(0));
   sizes.push_back(columns.size(0));
   at::Tensor out = at::empty(sizes, lse.options());
-  kernels::note_kernel("attention_probe", kernels::panel_kernel_name(kernels::cpu_level(), groups.shape.type));
+  kernels::note_kernel("attention_probe", kernels::probability_kernel_name(groups.shape, kernels::cpu_level()));
   kernels::attention_probe_blocked(layer.layer, groups.shape, reduction, reduce_rows, kernels::cpu_level(),
                                    out.mutable_data_ptr<float>());
   return out;

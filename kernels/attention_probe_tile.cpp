@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/attention_probe_vector.h"
+#include "kernels/chosen_kernels.h"
 
 namespace espalier::kernels {
 
@@ -38,6 +39,17 @@ int64_t tiles_per_thread(const ProbeShape& shape, int64_t num_tiles) {
   return std::clamp<int64_t>(kWorthAThread / std::max<int64_t>(work, 1), 1, std::max<int64_t>(num_tiles, 1));
 }
 
+bool takes_tiles(const ProbeShape& shape, int64_t group) {
+  const int64_t rows = shape.row_begin[group + 1] - shape.row_begin[group];
+  return rows * (shape.num_heads / shape.num_kv_heads) >= DotPanel::kTileRows;
+}
+
+std::string_view probability_kernel_name(const ProbeShape& shape, CpuLevel level) {
+  bool has_many_rows = false;
+  for (int64_t group = 0; group < shape.num_groups; ++group) has_many_rows |= takes_tiles(shape, group);
+  return panel_kernel_name(has_many_rows ? level : std::min(level, CpuLevel::kAvx512), shape.type);
+}
+
 ProbabilityTile::ProbabilityTile(const ProbeShape& shape, CpuLevel level)
     : shape_(shape),
       level_(level),
@@ -64,7 +76,7 @@ const float* ProbabilityTile::compute(const ProbeLayer& layer, int64_t kv_head, 
       lse_[i * num_rows + r] = layer.lse[head * shape_.num_tokens + rows[r]];
     }
   }
-  panel_.dots(row_pointers_.data(), num_lines, lines_.data());
+  panel_.dots(row_pointers_.data(), num_lines, lines_.data(), takes_tiles(shape_, tile.group));
   exponentiate(num_lines);
   hide(rows, num_rows, tile);
   return lines_.data();

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "kernels/attention_probe.h"
@@ -22,6 +23,13 @@ std::vector<ColumnTile> column_tiles(const ProbeShape& shape);
 
 // Tiles a thread should take at least, so that a small problem stays on one.
 int64_t tiles_per_thread(const ProbeShape& shape, int64_t num_tiles);
+
+// Whether the group's rows, with the query heads of a KV head side by side, are enough for matrix registers. All rows
+// of the group count: its result does not depend on how it is cut, nor on the other groups.
+bool takes_tiles(const ProbeShape& shape, int64_t group);
+
+// The kernel that multiplies, of the largest group.
+std::string_view probability_kernel_name(const ProbeShape& shape, CpuLevel level);
 
 class ProbabilityTile {
  public:

@@ -46,7 +46,8 @@ inline std::string_view few_rows_kernel_name(CpuLevel level) {
 }
 inline std::string_view panel_kernel_name(CpuLevel level, ElementType type) {
   if (level < CpuLevel::kAvx512) return vector_kernel_name(level);
-  return type == ElementType::kBFloat16 ? "avx512_bf16" : "avx512_f32";
+  if (type != ElementType::kBFloat16) return "avx512_f32";
+  return level == CpuLevel::kAmx ? "amx_bf16" : "avx512_bf16";
 }
 
 }  // namespace espalier::kernels

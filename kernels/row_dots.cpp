@@ -16,6 +16,11 @@ namespace {
 // in the L1 cache.
 constexpr int64_t kSummedWords = 256;
 
+// Words up to which matrix registers read a panel.
+int64_t padded(int64_t words) {
+  return (words + 15) / 16 * 16;
+}
+
 // Half to float: the exponent is rebased by one multiplication, which also normalises subnormals; infinities and NaN
 // are put right after.
 float half_to_float(uint16_t half) {
@@ -61,8 +66,10 @@ DotPanel::DotPanel(int64_t d, ElementType type, CpuLevel level)
       level_(level),
       has_pairs_(level >= CpuLevel::kAvx512 && type == ElementType::kBFloat16),
       words_(has_pairs_ ? (d + 1) / 2 : d),
-      panel_(allocate(words_ * kColumns)),
-      staging_(allocate(words_ * kStagedRows)) {}
+      panel_(allocate(padded(words_) * kColumns)),
+      staging_(allocate(words_ * kStagedRows)) {
+  std::fill(panel_.get() + words_ * kColumns, panel_.get() + padded(words_) * kColumns, 0U);
+}
 
 void DotPanel::pack(const void* const* rows, int64_t count) {
   count_ = count;
@@ -93,8 +100,10 @@ const uint32_t* const* DotPanel::stage(const void* const* rows, int64_t num_rows
   return staged_;
 }
 
-void DotPanel::dots(const void* const* rows, int64_t num_rows, float* out) {
-  PanelDotsLoop* vector = vector_form(level_, avx2::panel_dots, avx512::panel_dots);
+void DotPanel::dots(const void* const* rows, int64_t num_rows, float* out, bool takes_tiles) {
+  PanelDotsLoop* vector = takes_tiles && has_pairs_ && level_ == CpuLevel::kAmx
+                              ? amx::panel_dots
+                              : vector_form(level_, avx2::panel_dots, avx512::panel_dots);
   for (int64_t r = 0; r < num_rows; r += kStagedRows) {
     const int64_t staged = std::min(kStagedRows, num_rows - r);
     const uint32_t* const* words = stage(rows + r, staged);

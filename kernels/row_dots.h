@@ -37,8 +37,11 @@ class DotPanel {
   // rows: `count` <= kColumns pointers to d elements each.
   void pack(const void* const* rows, int64_t count);
 
-  // out[r, c] = rows[r] · packed row c; out [num_rows, kColumns], columns from `count` on are left undefined.
-  void dots(const void* const* rows, int64_t num_rows, float* out);
+  // out[r, c] = rows[r] · packed row c; out [num_rows, kColumns], columns from `count` on are left undefined. Matrix
+  // registers, where the level has them, pay from kTileRows rows on; they sum in another order, so whoever takes them
+  // for some rows takes them for all that are to be compared.
+  static constexpr int64_t kTileRows = 16;
+  void dots(const void* const* rows, int64_t num_rows, float* out, bool takes_tiles = true);
 
  private:
   // The rows as arrays of 32-bit words that the products read: converted into staging_ where the type is not one of
@@ -51,7 +54,7 @@ class DotPanel {
   using Words = std::unique_ptr<uint32_t[], Free>;
   static Words allocate(int64_t words);
 
-  static constexpr int64_t kStagedRows = 8;
+  static constexpr int64_t kStagedRows = 16;
 
   int64_t d_;
   ElementType type_;
@@ -59,7 +62,7 @@ class DotPanel {
   bool has_pairs_;  // a word holds two bfloat16; else one float
   int64_t words_;   // a row's length in words
   int64_t count_ = 0;
-  Words panel_;    // [words, kColumns]
+  Words panel_;    // [words, kColumns], zeros up to a multiple of 16 words
   Words staging_;  // [kStagedRows, words]
   const uint32_t* staged_[kStagedRows];
 };

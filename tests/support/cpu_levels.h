@@ -10,7 +10,7 @@ namespace espalier::test {
 
 inline std::vector<kernels::CpuLevel> vector_levels() {
   std::vector<kernels::CpuLevel> levels;
-  for (const kernels::CpuLevel level : {kernels::CpuLevel::kAvx2, kernels::CpuLevel::kAvx512})
+  for (const kernels::CpuLevel level : {kernels::CpuLevel::kAvx2, kernels::CpuLevel::kAvx512, kernels::CpuLevel::kAmx})
     if (level <= kernels::cpu_level()) levels.push_back(level);
   return levels;
 }
