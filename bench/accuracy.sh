@@ -25,12 +25,15 @@ done
 tables=("${@:-}")
 [ -n "${tables[0]}" ] || tables=(curve policies main bind catp atp)
 mkdir -p "$out"
+model=models/demo
+readonly work=build/accuracy  # below the root, where everything runs: pictures to fit on, modules trained for a table
+mkdir -p "$root/$work"
 out=$(cd "$out" && pwd)
 espalier=$(readlink -f "$espalier")
 
-# The layer before which the decoder's policies cut, from the curve: in layer 2 the model begins to read its pictures, so this is the
-# first place with a signal, and all but made-up words and spots are read in layers 6 and 7, behind it. Layer 2, the default of most
-# policies, stands beside it.
+# The layer before which the decoder's policies cut, from the curve: in layer 2 the model begins to read its pictures (what a word names), so
+# this is the first place with a signal; spots and colours are read in layer 3 and all else in 6 and 7, behind it. Layer 2, the default of
+# most policies, stands beside it.
 readonly K=3
 cells=(bind/shape-2x1 bind/shape-2x2 bind/shape-4x1 bind/colour-2x1 bind/colour-2x2 bind/spot-2x1 define)
 readonly in_context=("${cells[@]/#/--suite=}")
@@ -42,7 +45,7 @@ eval_table() {
   shift 2
   if [ -s "$out/$name.json" ]; then echo "$name is there" >&2; return; fi
   echo "$(date +%H:%M:%S) $name" >&2
-  (cd "$root" && "$espalier" eval --model models/demo "${threads[@]}" --items "$count" --json --markdown "$out/$name.md" --svg "$out/$name.svg" "$@") \
+  (cd "$root" && "$espalier" eval --model "$model" "${threads[@]}" --items "$count" --json --markdown "$out/$name.md" --svg "$out/$name.svg" "$@") \
     >"$out/$name.partial"
   mv "$out/$name.partial" "$out/$name.json"
 }
@@ -62,12 +65,45 @@ policies() {
 # FitPrune's recipes, fitted on pictures of the training split, one for each part of the cost to save; adds to `specs`.
 fitted() {
   local reduction recipe
-  [ -d "$out/fit/items" ] || "$espalier" synth --out "$out/fit/items" --split train --suite bind/shape-2x2 --suite bind/colour-2x2 --items 16 >&2
+  mkdir -p "$out/fit"
+  [ -d "$root/$work/fit_items" ] || "$espalier" synth --out "$root/$work/fit_items" --split train --suite bind/shape-2x2 --suite bind/colour-2x2 --items 16 >&2
   for reduction in "$@"; do
     recipe=$out/fit/fitprune_$reduction.json
     [ -s "$recipe" ] ||
-      "$espalier" fit --policy fitprune --model "$root/models/demo" --data "$out/fit/items" --reduction "$reduction" --out "$recipe" >&2
+      "$espalier" fit --policy fitprune --model "$root/models/demo" --data "$root/$work/fit_items" --reduction "$reduction" --out "$recipe" >&2
     specs+=(--policy "fitprune:recipe=${recipe#"$root"/}")  # eval runs there
+  done
+}
+
+# Modules of atp for a quarter of the tokens, each trained as models/demo/README.md says of atp_25 but for what its name says; first
+# thresholds are such that about a quarter stays before the first step. `fixed`: ranks under a constant threshold, so the same share of
+# every picture, whatever it shows. `decoder`: the decoder trained along.
+readonly shipped=(--scores cross --initial-theta-r 0.9 0.1 --initial-theta-s 0.15 0.9)
+readonly fixed=(--scores cross --strategy redundant --norm rank --head constant --initial-theta-r 0.75 0.6)
+atp_ablation() {
+  case "$1" in
+    shipped) echo "${shipped[*]}" ;;
+    both_scores) echo '--scores both --initial-theta-r 0.9 0.3 --initial-theta-s 0.15 0.9' ;;
+    self_only) echo '--scores self --initial-theta-r 0.9 0.35 --initial-theta-s 0.15 0.9' ;;
+    no_redundancy) echo '--scores cross --strategy spatial --initial-theta-s 0.15 0.5' ;;
+    no_spatial) echo '--scores cross --strategy redundant --initial-theta-r 0.2 0.2' ;;
+    fixed) echo "${fixed[*]}" ;;
+    decoder) echo "${shipped[*]} --train-decoder --decoder-learning-rate 0.0002" ;;
+    fixed_decoder) echo "${fixed[*]} --train-decoder --decoder-learning-rate 0.0002" ;;
+  esac
+}
+
+# trained_atp NAME...: leaves build/accuracy/atp/NAME/atp.safetensors; a killed run goes on.
+trained_atp() {
+  local name
+  for name in "$@"; do
+    # shellcheck disable=SC2046  # the words of a line of options
+    [ -s "$root/$work/atp/$name/done" ] || {
+      (cd "$root" && "$espalier" train-atp --model models/demo --target-ratio 0.25 --layers 1 3 --hidden-size 64 --steps 200 --batch 8 \
+        --learning-rate 0.002 --warm-up 20 --temperature 20 --final-temperature 200 --evaluate-every 50 --threads 1 \
+        $(atp_ablation "$name") --out "$work/atp/$name") >&2
+      date >"$root/$work/atp/$name/done"
+    }
   done
 }
 
@@ -84,7 +120,7 @@ for table in "${tables[@]}"; do
       eval_table policies "$items" --no-controls "${all[@]}" "${specs[@]}"
       ;;
     main)
-      policies random:@,seed=0 fastv:@ "fastv:@,layer=$K" catp:@ "catp:@,k=$K"
+      policies random:@,seed=0 "fastv:@,layer=$K" "catp:@,k=$K"
       eval_table main "$many" "${all[@]}" "${specs[@]}" \
         --policy atp:weights=models/demo/atp_25.safetensors --policy atp:weights=models/demo/atp_15.safetensors
       ;;
@@ -99,12 +135,18 @@ for table in "${tables[@]}"; do
       for k in 2 4 5 6; do specs+=(--policy "catp:keep_ratio=2/9,k=$k"); done
       eval_table catp "$items" --no-controls "${in_context[@]}" "${specs[@]}"
       ;;
-    atp)
-      specs=()
-      for file in "$root"/models/demo/atp_*.safetensors "$out"/atp/*.safetensors; do
-        [ -e "$file" ] && specs+=(--policy "atp:weights=$file")
-      done
+    atp)  # a frozen decoder; then each decoder that was trained along, with its own unpruned row
+      frozen=(shipped both_scores self_only no_redundancy no_spatial fixed)
+      trained_atp "${frozen[@]}"
+      specs=(--policy uniform:keep_ratio=1/4)
+      for name in "${frozen[@]}"; do specs+=(--policy "atp:weights=$work/atp/$name/atp.safetensors"); done
       eval_table atp "$items" --no-controls "${all[@]}" "${specs[@]}"
+      for name in decoder fixed_decoder; do
+        trained_atp "$name"
+        model=$work/atp/$name/model
+        eval_table "atp_$name" "$items" --no-controls "${all[@]}" --policy "atp:weights=$work/atp/$name/atp.safetensors"
+      done
+      model=models/demo
       ;;
     *) usage ;;
   esac
