@@ -11,7 +11,18 @@ namespace {
 struct Bf16Tiles : Bf16Dot {
   static constexpr int64_t kGroupRows = kTileRows, kStepMultiple = kTilePairs;
 
-  using Session = TileSession;
+  // Setting the registers up takes longer than a few rows' work, which does without.
+  struct Session {
+    bool is_open;
+    explicit Session(int64_t num_rows) : is_open(num_rows > kVectorRows) {
+      if (is_open) TileSession::set_rows(kTileRows);
+    }
+    ~Session() {
+      if (is_open) _tile_release();
+    }
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+  };
 
   static void score_tile(const Element* query, int64_t query_stride, const Element* key, int64_t steps, float* score) {
     constexpr int64_t kTile = kTileVectors * Isa::kLanes;

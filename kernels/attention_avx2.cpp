@@ -55,7 +55,9 @@ struct Float32 {
   using Isa = Avx2;
   using Source = float;
   using Element = float;
-  struct Session {};
+  struct Session {
+    explicit Session(int64_t) {}
+  };
   static constexpr int64_t kPair = 1, kBlockKeys = 128, kGroupRows = kVectorRows, kStepMultiple = 1;
   static constexpr int kTileVectors = 2, kValueVectors = 2;
 

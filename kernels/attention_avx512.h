@@ -89,7 +89,9 @@ struct Bf16Dot {
   using Isa = Avx512;
   using Source = uint16_t;
   using Element = uint16_t;
-  struct Session {};
+  struct Session {
+    explicit Session(int64_t) {}
+  };
   static constexpr int64_t kPair = 2, kBlockKeys = 256, kGroupRows = kVectorRows, kStepMultiple = 1;
   static constexpr int kTileVectors = 4, kValueVectors = 4;
 
@@ -129,7 +131,9 @@ struct Float32 {
   using Isa = Avx512;
   using Source = float;
   using Element = float;
-  struct Session {};
+  struct Session {
+    explicit Session(int64_t) {}
+  };
   static constexpr int64_t kPair = 1, kBlockKeys = 256, kGroupRows = kVectorRows, kStepMultiple = 1;
   static constexpr int kTileVectors = 4, kValueVectors = 4;
 

@@ -461,7 +461,7 @@ void attend(const AttentionProblem& p, const AttentionSequence& seq, const Atten
   const Partial<Format> partial(partial_base, padded_rows, layout);
   const RowView view{p, seq, p.num_heads / p.num_kv_heads};
   load_query<Format>(p, seq, range, layout, scratch.query);
-  [[maybe_unused]] const typename Format::Session session;
+  [[maybe_unused]] const typename Format::Session session(num_rows);
   const int64_t last_tile = (range.key_end + kTile - 1) / kTile;
   for (int64_t tile = range.key_begin / kTile; tile < last_tile; tile += kBlockTiles) {
     const int64_t block_end = smaller(tile + kBlockTiles, last_tile);
