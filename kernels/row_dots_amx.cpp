@@ -19,10 +19,10 @@ void amx::panel_dots(const uint32_t* const* rows, int64_t num_rows, int64_t word
   alignas(64) uint32_t side_by_side[kTileRows * kMostWords];
   alignas(64) float sums[kTileRows * kStride];
   const int64_t steps = (num_words + kTilePairs - 1) / kTilePairs * kTilePairs;
-  TileSession session(num_rows < kTileRows ? num_rows : kTileRows);
+  const TileSession session(num_rows < kTileRows ? num_rows : kTileRows);
   for (int64_t first = 0; first < num_rows; first += kTileRows) {
     const int64_t here = num_rows - first < kTileRows ? num_rows - first : kTileRows;
-    if (first > 0 && here < kTileRows) session.set_rows(here);
+    if (first > 0 && here < kTileRows) TileSession::set_rows(here);
     for (int64_t r = 0; r < here; ++r) {
       const uint32_t* words = rows[first + r] + word;
       uint32_t* to = side_by_side + r * steps;
