@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kTable = "/bench/results/2026-11-29_accuracy/curve.json";
+constexpr const char* kTable = "/bench/results/2026-11-29_accuracy/policies.json";
 
 std::map<std::pair<std::string, std::string>, json> by_policy_and_cell(const json& table) {
   std::map<std::pair<std::string, std::string>, json> rows;
@@ -35,7 +35,9 @@ double allowed_distance(const json& a, const json& b) {
 
 TEST(AccuracyTables, ASliceComesOutAgain) {
   const json table = read_json(std::string(ESPALIER_SOURCE_DIR) + kTable);
-  const Arguments policies = {"vtw:layer=3", "vtw:layer=4", "vtw:layer=7"};
+  const Arguments policies = {"random:keep_ratio=2/9",   "divprune:keep_ratio=2/9", "fastv:keep_ratio=2/9,layer=3",
+                              "catp:keep_ratio=2/9,k=3", "m3:keep_ratio=1/4",       "vtw:layer=3",
+                              "oracle:keep_ratio=2/9"};
   const Arguments cells = {"detail/spot", "bind/shape-2x1", "define/colour-of"};
   Arguments call = {"eval", "--items", "20", "--no-controls", "--json"};
   for (const std::string& policy : policies) call.insert(call.end(), {"--policy", policy});
