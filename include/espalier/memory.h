@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the process that links Espalier treats memory. Not part of any engine: what is set here holds for everything in
-// it.
+// Memory of the process that links Espalier. Not part of any engine: what is set here holds for everything in it.
 #pragma once
 
 namespace espalier {
@@ -8,8 +7,8 @@ namespace espalier {
 // Makes the C library keep large blocks that are freed, for the next ones, instead of returning them to the system.
 // Every layer of a prefill frees and allocates the same tens of megabytes; as new pages of the system they cost time
 // (for 3,000 tokens through a decoder of 500 M parameters about a tenth of the prefill). The process then stays as
-// large as it has once been. The programs of this project call it first thing in main; an application decides for
-// itself.
+// large as it has once been. The command line and the benchmarks of operators call it first; an application decides
+// for itself.
 //
 // Holds from now on for blocks below 1 GiB of the main thread (other threads' blocks above some tens of megabytes still
 // come from the system), on the CPU. False, and nothing changed, where the C library is not glibc. Thread-safe.
