@@ -24,10 +24,17 @@ struct alignas(64) TileShapes {
   }
 };
 
-// Gives the thread its registers, for products of up to 16 rows. Other code sets them up for itself.
+// Gives the thread its registers, for products of up to 16 rows; of 0 rows: does without. Other code sets them up for
+// itself.
 struct TileSession {
-  explicit TileSession(int64_t num_rows = kTileRows) { set_rows(num_rows); }
-  ~TileSession() { _tile_release(); }
+  bool is_open;
+
+  explicit TileSession(int64_t num_rows) : is_open(num_rows > 0) {
+    if (is_open) set_rows(num_rows);
+  }
+  ~TileSession() {
+    if (is_open) _tile_release();
+  }
   TileSession(const TileSession&) = delete;
   TileSession& operator=(const TileSession&) = delete;
 
@@ -71,6 +78,15 @@ void multiply_tiles(const void* a, int64_t a_stride, const void* b, int64_t b_st
   if constexpr (N > 1) _tile_stored(1, c + 16, c_stride);
   if constexpr (N > 2) _tile_stored(2, c + 32, c_stride);
   if constexpr (N > 3) _tile_stored(3, c + 48, c_stride);
+}
+
+// The same for `columns` columns, 1 to 64; sums of all begun groups of 16 are written.
+inline void multiply_tiles(const void* a, int64_t a_stride, const void* b, int64_t b_stride, int64_t steps,
+                           int64_t columns, float* c, int64_t c_stride) {
+  if (columns > 48) return multiply_tiles<4>(a, a_stride, b, b_stride, steps, c, c_stride);
+  if (columns > 32) return multiply_tiles<3>(a, a_stride, b, b_stride, steps, c, c_stride);
+  if (columns > 16) return multiply_tiles<2>(a, a_stride, b, b_stride, steps, c, c_stride);
+  multiply_tiles<1>(a, a_stride, b, b_stride, steps, c, c_stride);
 }
 
 }  // namespace

@@ -12,16 +12,8 @@ struct Bf16Tiles : Bf16Dot {
   static constexpr int64_t kGroupRows = kTileRows, kStepMultiple = kTilePairs;
 
   // Setting the registers up takes longer than a few rows' work, which does without.
-  struct Session {
-    bool is_open;
-    explicit Session(int64_t num_rows) : is_open(num_rows > kVectorRows) {
-      if (is_open) TileSession::set_rows(kTileRows);
-    }
-    ~Session() {
-      if (is_open) _tile_release();
-    }
-    Session(const Session&) = delete;
-    Session& operator=(const Session&) = delete;
+  struct Session : TileSession {
+    explicit Session(int64_t num_rows) : TileSession(num_rows > kVectorRows ? kTileRows : 0) {}
   };
 
   static void score_tile(const Element* query, int64_t query_stride, const Element* key, int64_t steps, float* score) {
@@ -36,18 +28,8 @@ struct Bf16Tiles : Bf16Dot {
     const int64_t value_stride = value_width * kPair * 2;
     for (int64_t column = 0; column < value_width; column += kColumns) {
       const int64_t width = smaller(kColumns, value_width - column);
-      const auto multiply_columns = [&]<int N>() {
-        multiply_tiles<N>(probability, kBlockKeys * 2, value + column * kPair, value_stride, steps, block,
-                          kColumns * 4);
-      };
-      if (width == 4 * Isa::kLanes)
-        multiply_columns.template operator()<4>();
-      else if (width == 3 * Isa::kLanes)
-        multiply_columns.template operator()<3>();
-      else if (width == 2 * Isa::kLanes)
-        multiply_columns.template operator()<2>();
-      else
-        multiply_columns.template operator()<1>();
+      multiply_tiles(probability, kBlockKeys * 2, value + column * kPair, value_stride, steps, width, block,
+                     kColumns * 4);
       for (int64_t r = 0; r < kGroupRows; ++r)
         for (int64_t c = 0; c < width; c += Isa::kLanes) {
           float* at = sum + r * value_width + column + c;

@@ -51,14 +51,11 @@ struct Avx2 {
   }
 };
 
-struct Float32 {
+struct Float32 : VectorGroups {
   using Isa = Avx2;
   using Source = float;
   using Element = float;
-  struct Session {
-    explicit Session(int64_t) {}
-  };
-  static constexpr int64_t kPair = 1, kBlockKeys = 128, kGroupRows = kVectorRows, kStepMultiple = 1;
+  static constexpr int64_t kPair = 1, kBlockKeys = 128;
   static constexpr int kTileVectors = 2, kValueVectors = 2;
 
   static __m256 load(const Source* p, int64_t n) {

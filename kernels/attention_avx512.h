@@ -10,6 +10,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include "kernels/attention_block.h"
+#include "kernels/transpose_avx512.h"
 
 namespace espalier::kernels {
 namespace {
@@ -30,34 +31,7 @@ struct Avx512 {
   static float reduce_add(Vector x) { return _mm512_reduce_add_ps(x); }
   static float first(Vector x) { return _mm512_cvtss_f32(x); }
 
-  // 16 x 16 words.
-  static void transpose(Vector (&x)[16]) {
-    __m512 t[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      t[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
-      t[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      x[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-      x[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-      x[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-      x[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
-    }
-    // x[4 i + j] now holds, in 128-bit lane q, column 4 q + j of rows 4 i .. 4 i + 3.
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512 a = _mm512_shuffle_f32x4(x[j], x[4 + j], 0x88), b = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0x88);
-      const __m512 c = _mm512_shuffle_f32x4(x[j], x[4 + j], 0xdd), d = _mm512_shuffle_f32x4(x[8 + j], x[12 + j], 0xdd);
-      t[j] = _mm512_shuffle_f32x4(a, b, 0x88);
-      t[8 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
-      t[4 + j] = _mm512_shuffle_f32x4(c, d, 0x88);
-      t[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) x[i] = t[i];
-  }
+  static void transpose(Vector (&x)[16]) { transpose_words(x); }
 
   // 2^x: the fraction's polynomial on [0, 1), least relative error, scaled by the floor. -inf gives 0.
   static Vector exp2_degree4(Vector x) {  // 2.6e-6
@@ -79,20 +53,15 @@ struct Avx512 {
     return _mm512_scalef_ps(y, x);
   }
 
-  static __mmask16 lanes(int64_t n) {
-    return n >= 16 ? 0xffff : static_cast<__mmask16>((1U << n) - 1);
-  }
+  static __mmask16 lanes(int64_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1U << n) - 1); }
 };
 
 // bf16 in, bf16 products: two dimensions (or keys) to a word, sums in float32.
-struct Bf16Dot {
+struct Bf16Dot : VectorGroups {
   using Isa = Avx512;
   using Source = uint16_t;
   using Element = uint16_t;
-  struct Session {
-    explicit Session(int64_t) {}
-  };
-  static constexpr int64_t kPair = 2, kBlockKeys = 256, kGroupRows = kVectorRows, kStepMultiple = 1;
+  static constexpr int64_t kPair = 2, kBlockKeys = 256;
   static constexpr int kTileVectors = 4, kValueVectors = 4;
 
   static __m512 load(const Source* p, int64_t n) {
@@ -127,14 +96,11 @@ struct Bf16Dot {
 };
 
 // float32 arithmetic with float32 in memory.
-struct Float32 {
+struct Float32 : VectorGroups {
   using Isa = Avx512;
   using Source = float;
   using Element = float;
-  struct Session {
-    explicit Session(int64_t) {}
-  };
-  static constexpr int64_t kPair = 1, kBlockKeys = 256, kGroupRows = kVectorRows, kStepMultiple = 1;
+  static constexpr int64_t kPair = 1, kBlockKeys = 256;
   static constexpr int kTileVectors = 4, kValueVectors = 4;
 
   static __m512 load(const Source* p, int64_t n) { return _mm512_maskz_loadu_ps(Avx512::lanes(n), p); }

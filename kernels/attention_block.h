@@ -23,6 +23,14 @@ constexpr int64_t kVectorRows = 6;  // whose sums the vector registers hold
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLog2E = 1.4426950408889634F, kLn2 = 0.6931471805599453F;
 
+// What a format without matrix registers says of its groups.
+struct VectorGroups {
+  static constexpr int64_t kGroupRows = kVectorRows, kStepMultiple = 1;
+  struct Session {
+    explicit Session(int64_t) {}
+  };
+};
+
 inline int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
 }

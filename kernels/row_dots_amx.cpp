@@ -34,15 +34,7 @@ void amx::panel_dots(const uint32_t* const* rows, int64_t num_rows, int64_t word
     }
     float* at = out + first * kStride;
     float* to = is_first ? at : sums;
-    const auto multiply = [&]<int N>() {
-      multiply_tiles<N>(side_by_side, steps * 4, panel + word * kStride, kStride * 4, steps, to, kStride * 4);
-    };
-    if (count > 32)
-      multiply.template operator()<3>();
-    else if (count > 16)
-      multiply.template operator()<2>();
-    else
-      multiply.template operator()<1>();
+    multiply_tiles(side_by_side, steps * 4, panel + word * kStride, kStride * 4, steps, count, to, kStride * 4);
     if (is_first) continue;
     for (int64_t r = 0; r < here * kStride; r += kStride)
       for (int64_t c = r; c < r + count; c += 16)

@@ -2,7 +2,9 @@
 #include "kernels/row_dots_vector.h"
 
 #include "kernels/vec.h"
-#ifndef __AVX512F__
+#ifdef __AVX512F__
+#include "kernels/transpose_avx512.h"
+#else
 #include "kernels/transpose_avx2.h"
 #endif
 
@@ -29,36 +31,6 @@ __m512i load_words(const void* row, int64_t k, int64_t d, ElementType type, bool
   const __m256i values = _mm256_maskz_loadu_epi16(left >= 16 ? 0xffff : (1U << left) - 1, elements + k);
   if (type == ElementType::kBFloat16) return _mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16);
   return _mm512_castps_si512(_mm512_cvtph_ps(values));
-}
-
-// Transposes 16 x 16 words in place.
-void transpose(__m512i v[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    v[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    v[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    v[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-  }
-  // v[4 i + j] now holds words j, 4 + j, 8 + j, 12 + j of rows 4 i .. 4 i + 3, a 128-bit lane each.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512i a = _mm512_shuffle_i32x4(v[j], v[4 + j], 0x88), b = _mm512_shuffle_i32x4(v[j], v[4 + j], 0xdd);
-    const __m512i c = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0x88),
-                  e = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0xdd);
-    t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
-    t[4 + j] = _mm512_shuffle_i32x4(b, e, 0x88);
-    t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    t[12 + j] = _mm512_shuffle_i32x4(b, e, 0xdd);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) v[i] = t[i];
 }
 
 #else
@@ -159,13 +131,13 @@ void ESPALIER_LEVEL::pack_panel(const void* const* rows, int64_t count, int64_t 
   const int64_t num_words = has_pairs ? (d + 1) / 2 : d;
   for (int64_t c = 0; c < count; c += 16) {
     for (int64_t k = 0; k < num_words; k += 16) {
-      __m512i v[16];
+      __m512 v[16];
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i)
-        v[i] = c + i < count ? load_words(rows[c + i], k, d, type, has_pairs) : _mm512_setzero_si512();
-      transpose(v);
+        v[i] = c + i < count ? _mm512_castsi512_ps(load_words(rows[c + i], k, d, type, has_pairs)) : all(0.0F);
+      transpose_words(v);
       const int64_t left = num_words - k;
-      for (int64_t i = 0; i < (left < 16 ? left : 16); ++i) _mm512_store_si512(panel + (k + i) * kStride + c, v[i]);
+      for (int64_t i = 0; i < (left < 16 ? left : 16); ++i) _mm512_store_ps(panel + (k + i) * kStride + c, v[i]);
     }
   }
 }
