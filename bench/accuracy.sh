@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Makes the accuracy tables of the bundled model that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME.json,
-# NAME.md (with its own command) and NAME.svg in the folder. A table that is there is not made again, so an interrupted run goes on.
-#   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [--threads N] [TABLE...]     tables: curve policies main bind catp atp
+# NAME.md (with its own command) and, where policies are compared, NAME.svg in the folder. A table that is there is not made again, so an
+# interrupted run goes on.
+#   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [--threads N] [TABLE...]     tables: curve policies main bind scenes catp kept atp
 # Without a table, all. 500 items a cell, 2,000 in `main` and `bind` (the unpruned model in every cell of binding, with controls); ratios 1/3,
 # 2/9 and 1/9. On two idle cores that is hours for `policies`; --items and --ratio cut it down, and two runs of one thread beat one of two.
 set -euo pipefail
-usage() { sed -n 's/^# \{0,1\}//; 3,7p' "$0" >&2; exit 2; }
+usage() { sed -n 's/^# \{0,1\}//; 3,8p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 root=$(cd "$(dirname "$0")/.." && pwd)
 espalier=$1 out=$2
@@ -23,7 +24,7 @@ while [ $# -gt 1 ]; do
 done
 [ ${#ratios[@]} -gt 0 ] || ratios=(1/3 2/9 1/9)
 tables=("${@:-}")
-[ -n "${tables[0]}" ] || tables=(curve policies main bind catp atp)
+[ -n "${tables[0]}" ] || tables=(curve policies main bind scenes catp kept atp)
 mkdir -p "$out"
 model=models/demo
 readonly work=build/accuracy  # below the root, where everything runs: pictures to fit on, modules trained for a table
@@ -45,10 +46,12 @@ eval_table() {
   shift 2
   if [ -s "$out/$name.json" ]; then echo "$name is there" >&2; return; fi
   echo "$(date +%H:%M:%S) $name" >&2
-  (cd "$root" && "$espalier" eval --model "$model" "${threads[@]}" --items "$count" --json --markdown "$out/$name.md" --svg "$out/$name.svg" "$@") \
+  (cd "$root" && "$espalier" eval --model "$model" "${threads[@]}" --items "$count" --json --markdown "$out/$name.md" "$@") \
     >"$out/$name.partial"
   mv "$out/$name.partial" "$out/$name.json"
 }
+
+plotted_table() { eval_table "$@" --svg "$out/$1.svg"; }
 
 # policies SPEC...: with every @ as each of the ratios; sets `specs`.
 policies() {
@@ -77,7 +80,7 @@ fitted() {
 
 # Modules of atp for a quarter of the tokens, each trained as models/demo/README.md says of atp_25 but for what its name says; first
 # thresholds are such that about a quarter stays before the first step. `fixed`: ranks under a constant threshold, so the same share of
-# every picture, whatever it shows. `decoder`: the decoder trained along.
+# every picture, whatever it shows. `decoder`: the decoder trained along; `decoder_15`: the same for 15 %, as atp_15.
 readonly shipped=(--scores cross --initial-theta-r 0.9 0.1 --initial-theta-s 0.15 0.9)
 readonly fixed=(--scores cross --strategy redundant --norm rank --head constant --initial-theta-r 0.75 0.6)
 atp_ablation() {
@@ -86,20 +89,25 @@ atp_ablation() {
     both_scores) echo '--scores both --initial-theta-r 0.9 0.3 --initial-theta-s 0.15 0.9' ;;
     self_only) echo '--scores self --initial-theta-r 0.9 0.35 --initial-theta-s 0.15 0.9' ;;
     no_redundancy) echo '--scores cross --strategy spatial --initial-theta-s 0.15 0.5' ;;
-    no_spatial) echo '--scores cross --strategy redundant --initial-theta-r 0.2 0.2' ;;
+    no_spatial) echo '--scores cross --strategy redundant --initial-theta-r 0.1 0.45' ;;
     fixed) echo "${fixed[*]}" ;;
     decoder) echo "${shipped[*]} --train-decoder --decoder-learning-rate 0.0002" ;;
     fixed_decoder) echo "${fixed[*]} --train-decoder --decoder-learning-rate 0.0002" ;;
+    decoder_15)
+      echo '--target-weight 1 --scores cross --initial-theta-r 0.9 0.6 --initial-theta-s 0.5 0.96 --train-decoder --decoder-learning-rate 0.0002'
+      ;;
   esac
 }
 
 # trained_atp NAME...: leaves build/accuracy/atp/NAME/atp.safetensors; a killed run goes on.
 trained_atp() {
-  local name
+  local name target
   for name in "$@"; do
+    target=0.25
+    if [[ $name == *_15 ]]; then target=0.15; fi
     # shellcheck disable=SC2046  # the words of a line of options
     [ -s "$root/$work/atp/$name/done" ] || {
-      (cd "$root" && "$espalier" train-atp --model models/demo --target-ratio 0.25 --layers 1 3 --hidden-size 64 --steps 200 --batch 8 \
+      (cd "$root" && "$espalier" train-atp --model models/demo --target-ratio "$target" --layers 1 3 --hidden-size 64 --steps 200 --batch 8 \
         --learning-rate 0.002 --warm-up 20 --temperature 20 --final-temperature 200 --evaluate-every 50 --threads 1 \
         $(atp_ablation "$name") --out "$work/atp/$name") >&2
       date >"$root/$work/atp/$name/done"
@@ -109,7 +117,7 @@ trained_atp() {
 
 for table in "${tables[@]}"; do
   case "$table" in
-    curve) eval_table curve "$items" --curve "${all[@]}" ;;
+    curve) plotted_table curve "$items" --curve "${all[@]}" ;;
     policies)
       policies oracle:@ oracle:@,knows=scene random:@ uniform:@ resize:@ divprune:@ cdpruner:@ hired:@ visionzip:@ prumerge:@ prumerge+:@ \
         fastv:@ "fastv:@,layer=$K" "attention:@,layer=$K" "attention:@,layer=$K,rows=own_text" "attention:@,layer=$K,rows=query_text" \
@@ -117,14 +125,19 @@ for table in "${tables[@]}"; do
         "divprune:keep_ratio=1/2 + fastv:@,layer=$K"
       fitted 0.6 0.7 0.8
       specs+=(--policy m3:keep_ratio=1/4 --policy m3:keep_ratio=1/16 --policy "vtw:layer=$K")
-      eval_table policies "$items" --no-controls "${all[@]}" "${specs[@]}"
+      plotted_table policies "$items" --no-controls "${all[@]}" "${specs[@]}"
       ;;
     main)
-      policies random:@,seed=0 "fastv:@,layer=$K" "catp:@,k=$K"
-      eval_table main "$many" "${all[@]}" "${specs[@]}" \
+      policies random:@ "fastv:@,layer=$K" "catp:@,k=$K"
+      plotted_table main "$many" "${all[@]}" "${specs[@]}" \
         --policy atp:weights=models/demo/atp_25.safetensors --policy atp:weights=models/demo/atp_15.safetensors
       ;;
-    bind) eval_table bind "$many" --suite bind ;;
+    bind) eval_table bind "$many" --suite bind --policy none ;;
+    scenes)  # the unpruned model on easier scenes than those it is asked about elsewhere
+      for difficulty in plain clutter distractor; do
+        eval_table "scenes_$difficulty" "$items" --difficulty "$difficulty" --no-controls "${all[@]}" --policy none
+      done
+      ;;
     catp)
       specs=()
       for options in '' ,stage1_share=1 ,stage1_share=0 ,lambda1=0 ,lambda1=0.3 ,lambda1=1.5 ,lambda1=3 ,lambda2=0 ,lambda2=0.2 ,lambda2=1.5 \
@@ -133,18 +146,28 @@ for table in "${tables[@]}"; do
         specs+=(--policy "catp:keep_ratio=2/9,k=$K$options")
       done
       for k in 2 4 5 6; do specs+=(--policy "catp:keep_ratio=2/9,k=$k"); done
-      eval_table catp "$items" --no-controls "${in_context[@]}" "${specs[@]}"
+      plotted_table catp "$items" --no-controls "${in_context[@]}" "${specs[@]}"
+      ;;
+    kept)  # which patches stay, by what they show
+      if [ -s "$out/kept.md" ]; then echo "kept is there" >&2; continue; fi
+      [ -d "$root/$work/kept_items" ] || "$espalier" synth --out "$root/$work/kept_items" --suite define --items 40 >&2
+      policies random:keep_ratio=2/9,seed=0 divprune:keep_ratio=2/9 "fastv:keep_ratio=2/9,layer=$K" "catp:keep_ratio=2/9,k=$K" \
+        "catp:keep_ratio=2/9,k=$K,stage1_share=1" "catp:keep_ratio=2/9,k=$K,stage1_share=0" \
+        "catp:keep_ratio=2/9,k=$K,importance=attention,lambda2=0" atp:weights=models/demo/atp_25.safetensors
+      (cd "$root" && python3 bench/kept_patches.py --espalier "$espalier" --model "$model" --items "$work/kept_items" "${specs[@]}") \
+        >"$out/kept.partial"
+      mv "$out/kept.partial" "$out/kept.md"
       ;;
     atp)  # a frozen decoder; then each decoder that was trained along, with its own unpruned row
       frozen=(shipped both_scores self_only no_redundancy no_spatial fixed)
       trained_atp "${frozen[@]}"
       specs=(--policy uniform:keep_ratio=1/4)
       for name in "${frozen[@]}"; do specs+=(--policy "atp:weights=$work/atp/$name/atp.safetensors"); done
-      eval_table atp "$items" --no-controls "${all[@]}" "${specs[@]}"
-      for name in decoder fixed_decoder; do
+      plotted_table atp "$items" --no-controls "${all[@]}" "${specs[@]}"
+      for name in decoder fixed_decoder decoder_15; do
         trained_atp "$name"
         model=$work/atp/$name/model
-        eval_table "atp_$name" "$items" --no-controls "${all[@]}" --policy "atp:weights=$work/atp/$name/atp.safetensors"
+        plotted_table "atp_$name" "$items" --no-controls "${all[@]}" --policy "atp:weights=$work/atp/$name/atp.safetensors"
       done
       model=models/demo
       ;;

@@ -65,9 +65,8 @@ const std::vector<CurriculumStage>& curriculum() {
        .sequences = 64,
        .difficulties = {{}, kHard}},
       // A question about a word just defined ("what colour is the dax?") is three hops: from the word to its example,
-      // to
-      // the class shown there, to the object of that class. Asked whole it never clicked; with the first two hops asked
-      // for on their own, the third is learned as any question about a picture is.
+      // to the class shown there, to the object of that class. Asked whole it never clicked; with the first two hops
+      // asked for on their own, the third is learned as any question about a picture is.
       {.plan = decoder_plan("one-token", true, 1e-3, 3000, 50, {.accuracy = 0.97}),
        .summary = "binding and resolving, one token a picture",
        .data = Data::kPictures,
