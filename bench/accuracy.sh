@@ -79,10 +79,13 @@ fitted() {
 }
 
 # Modules of atp for a quarter of the tokens, each trained as models/demo/README.md says of atp_25 but for what its name says; first
-# thresholds are such that about a quarter stays before the first step. `fixed`: ranks under a constant threshold, so the same share of
-# every picture, whatever it shows. `decoder`: the decoder trained along; `decoder_15`: the same for 15 %, as atp_15.
+# thresholds are such that about a quarter stays before the first step. `constant`: thresholds that are learned but the same for every
+# prompt. `fixed`: ranks under a constant threshold, so the same share of every picture, whatever it shows; `fixed_both`: that or the grid;
+# `ranks`: that with thresholds predicted for each prompt.
+# `decoder`: the decoder trained along; `decoder_15`: the same for 15 %, as atp_15.
 readonly shipped=(--scores cross --initial-theta-r 0.9 0.1 --initial-theta-s 0.15 0.9)
 readonly fixed=(--scores cross --strategy redundant --norm rank --head constant --initial-theta-r 0.75 0.6)
+readonly ranks=(--scores cross --norm rank --initial-theta-r 0.9 0.76 --initial-theta-s 0.15 0.9)
 atp_ablation() {
   case "$1" in
     shipped) echo "${shipped[*]}" ;;
@@ -90,7 +93,10 @@ atp_ablation() {
     self_only) echo '--scores self --initial-theta-r 0.9 0.35 --initial-theta-s 0.15 0.9' ;;
     no_redundancy) echo '--scores cross --strategy spatial --initial-theta-s 0.15 0.5' ;;
     no_spatial) echo '--scores cross --strategy redundant --initial-theta-r 0.1 0.45' ;;
+    constant) echo "${shipped[*]} --head constant" ;;
     fixed) echo "${fixed[*]}" ;;
+    fixed_both) echo "${ranks[*]} --head constant" ;;
+    ranks) echo "${ranks[*]}" ;;
     decoder) echo "${shipped[*]} --train-decoder --decoder-learning-rate 0.0002" ;;
     fixed_decoder) echo "${fixed[*]} --train-decoder --decoder-learning-rate 0.0002" ;;
     decoder_15)
@@ -159,7 +165,7 @@ for table in "${tables[@]}"; do
       mv "$out/kept.partial" "$out/kept.md"
       ;;
     atp)  # a frozen decoder; then each decoder that was trained along, with its own unpruned row
-      frozen=(shipped both_scores self_only no_redundancy no_spatial fixed)
+      frozen=(shipped both_scores self_only no_redundancy no_spatial constant fixed fixed_both ranks)
       trained_atp "${frozen[@]}"
       specs=(--policy uniform:keep_ratio=1/4)
       for name in "${frozen[@]}"; do specs+=(--policy "atp:weights=$work/atp/$name/atp.safetensors"); done

@@ -193,20 +193,41 @@ double withdrawal_layer(const std::string& policy) {
   return policy.starts_with(kPrefix) ? std::atof(policy.c_str() + kPrefix.size()) : -1;
 }
 
-// A policy's name with the options that are not its amount.
-std::string line_name(const std::string& policy) {
-  const size_t colon = policy.find(':');
-  std::string name = policy.substr(0, colon), rest = colon == std::string::npos ? "" : policy.substr(colon + 1);
-  if (withdrawal_layer(policy) >= 0) return name;
-  std::string options;
-  while (!rest.empty()) {
-    const size_t comma = rest.find(',');
-    const std::string option = rest.substr(0, comma);
-    if (!option.starts_with("keep_ratio=") && !option.starts_with("num_kept="))
-      options += (options.empty() ? ":" : ",") + option;
-    rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
+// Of a path the file and its folder: `weights=a/b/c.safetensors` -> `weights=b/c.safetensors`. A list of fractions is
+// none.
+std::string without_folders(const std::string& option) {
+  const size_t file = option.rfind('/');
+  if (file == std::string::npos || option.find(':') != std::string::npos) return option;
+  const size_t folder = option.rfind('/', file - 1);
+  return folder == std::string::npos ? option : option.substr(0, option.find('=') + 1) + option.substr(folder + 1);
+}
+
+std::vector<std::string> parts_of(const std::string& text, std::string_view separator) {
+  std::vector<std::string> parts;
+  size_t begin = 0, end = 0;
+  while ((end = text.find(separator, begin)) != std::string::npos) {
+    parts.push_back(text.substr(begin, end - begin));
+    begin = end + separator.size();
   }
-  return name + options;
+  parts.push_back(text.substr(begin));
+  return parts;
+}
+
+// A policy's name with the options that are not its amount; of policies in sequence each one's.
+std::string line_name(const std::string& spec) {
+  std::string names;
+  for (const std::string& policy : parts_of(spec, " + ")) {
+    const size_t colon = policy.find(':');
+    names += (names.empty() ? "" : " + ") + policy.substr(0, colon);
+    if (colon == std::string::npos || withdrawal_layer(policy) >= 0) continue;
+    const char* before = ":";
+    for (const std::string& option : parts_of(policy.substr(colon + 1), ",")) {
+      if (option.starts_with("keep_ratio=") || option.starts_with("num_kept=")) continue;
+      names += before + without_folders(option);
+      before = ",";
+    }
+  }
+  return names;
 }
 
 std::vector<Line> lines_of(const std::vector<CellResult>& rows, bool is_curve) {
@@ -226,6 +247,10 @@ std::vector<Line> lines_of(const std::vector<CellResult>& rows, bool is_curve) {
 constexpr std::array<const char*, 10> kInks = {"#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951",
                                                "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0"};
 
+const char* ink_of(size_t line) {
+  return kInks[line % kInks.size()];
+}
+
 class Drawing {
  public:
   Drawing(int width, int height) {
@@ -237,8 +262,17 @@ class Drawing {
     text_ += "<line x1=\"" + num(x0) + "\" y1=\"" + num(y0) + "\" x2=\"" + num(x1) + "\" y2=\"" + num(y1) + "\" " +
              style + "/>\n";
   }
-  void dot(double x, double y, const std::string& ink) {
-    text_ += "<circle cx=\"" + num(x) + "\" cy=\"" + num(y) + "\" r=\"2.5\" fill=\"" + ink + "\"/>\n";
+  // Of the i-th line: a dot, a square or a diamond in one of the inks.
+  void mark(double x, double y, size_t i) {
+    const std::string fill = "fill=\"" + std::string(ink_of(i)) + "\"/>\n";
+    const size_t shape = i / kInks.size() % 3;
+    if (shape == 0) {
+      text_ += "<circle cx=\"" + num(x) + "\" cy=\"" + num(y) + "\" r=\"2.5\" " + fill;
+    } else {
+      const std::string turn = shape == 1 ? "" : "transform=\"rotate(45 " + num(x) + " " + num(y) + ")\" ";
+      text_ +=
+          "<rect x=\"" + num(x - 2.2) + "\" y=\"" + num(y - 2.2) + "\" width=\"4.4\" height=\"4.4\" " + turn + fill;
+    }
   }
   void words(double x, double y, const std::string& words, const std::string& style = "") {
     text_ += "<text x=\"" + num(x) + "\" y=\"" + num(y) + "\" " + style + ">" + escaped(words) + "</text>\n";
@@ -255,7 +289,24 @@ class Drawing {
   std::string text_;
 };
 
-constexpr double kPanelWidth = 220, kPanelHeight = 180, kLeft = 34, kRight = 10, kTop = 26, kBottom = 34;
+constexpr double kPanelWidth = 220, kPanelHeight = 180, kLeft = 34, kRight = 14, kTop = 26, kBottom = 34;
+
+struct Point {
+  double x, y;
+};
+
+// Where the names of the legend begin: side by side, in as many rows as they need.
+std::vector<Point> legend_places(const std::vector<std::string>& names, double y, double width) {
+  std::vector<Point> places;
+  double x = kLeft;
+  for (const std::string& name : names) {
+    const double needed = 20 + 6.5 * static_cast<double>(name.size());
+    if (x > kLeft && x + needed > width) x = kLeft, y += 16;
+    places.push_back({x, y});
+    x += needed;
+  }
+  return places;
+}
 
 // One cell, its upper left corner at (x, y).
 void draw_panel(Drawing& out, double x, double y, const std::string& title, const std::vector<CellResult>& rows,
@@ -277,12 +328,12 @@ void draw_panel(Drawing& out, double x, double y, const std::string& title, cons
       out.line(px(0), py(c.accuracy()), px(x_max), py(c.accuracy()), "stroke=\"#555\" stroke-dasharray=\"5 3\"");
   out.line(px(0), py(rows[0].chance), px(x_max), py(rows[0].chance), "stroke=\"#999\" stroke-dasharray=\"1 3\"");
   for (const Line& line : lines_of(rows, is_curve)) {
-    const auto at = static_cast<size_t>(std::ranges::find(names, line.name) - names.begin());
-    const std::string ink = kInks[at % kInks.size()];
+    const auto number = static_cast<size_t>(std::ranges::find(names, line.name) - names.begin());
+    const std::string ink = ink_of(number);
     for (size_t i = 0; i < line.points.size(); ++i) {
       const auto& [vx, accuracy, low, high] = line.points[i];
       out.line(px(vx), py(low), px(vx), py(high), "stroke=\"" + ink + "\" stroke-opacity=\"0.4\"");
-      out.dot(px(vx), py(accuracy), ink);
+      out.mark(px(vx), py(accuracy), number);
       if (i > 0)
         out.line(px(line.points[i - 1][0]), py(line.points[i - 1][1]), px(vx), py(accuracy), "stroke=\"" + ink + "\"");
     }
@@ -333,8 +384,10 @@ std::string to_svg(const EvalResult& result) {
       rows, [](const CellResult& c) { return c.policy == "none" || withdrawal_layer(c.policy) >= 0; });
   constexpr size_t kColumns = 4;
   const size_t lines = (cells.size() + kColumns - 1) / kColumns;
-  Drawing out(static_cast<int>(kPanelWidth * kColumns),
-              static_cast<int>(kPanelHeight * static_cast<double>(lines)) + 60);
+  const double width = kPanelWidth * kColumns, top_of_legend = kPanelHeight * static_cast<double>(lines) + 20;
+  const std::vector<Point> legend = legend_places(names, top_of_legend, width);
+  const double end_of_legend = legend.empty() ? top_of_legend : legend.back().y;
+  Drawing out(static_cast<int>(width), static_cast<int>(end_of_legend) + 40);
   for (size_t i = 0; i < cells.size(); ++i) {
     std::vector<CellResult> own;
     std::ranges::copy_if(rows, std::back_inserter(own),
@@ -345,15 +398,12 @@ std::string to_svg(const EvalResult& result) {
     draw_panel(out, kPanelWidth * static_cast<double>(i % kColumns), kPanelHeight * static_cast<double>(i / kColumns),
                cells[i], own, names, x_max, is_curve);
   }
-  const double y = kPanelHeight * static_cast<double>(lines) + 20;
-  double x = kLeft;
   for (size_t i = 0; i < names.size(); ++i) {
-    out.dot(x, y - 4, kInks[i % kInks.size()]);
-    out.words(x + 7, y, names[i]);
-    x += 20 + 6.5 * static_cast<double>(names[i].size());
+    out.mark(legend[i].x, legend[i].y - 4, i);
+    out.words(legend[i].x + 7, legend[i].y, names[i]);
   }
-  out.words(kLeft, y + 20, "Accuracy in percent with Wilson intervals (95 %). Dashed: unpruned. Dotted: chance.",
-            "fill=\"#666\"");
+  out.words(kLeft, end_of_legend + 20,
+            "Accuracy in percent with Wilson intervals (95 %). Dashed: unpruned. Dotted: chance.", "fill=\"#666\"");
   return std::move(out).finish();
 }
 

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
 #include <string>
 
 namespace espalier::eval {
@@ -77,6 +79,42 @@ TEST(Report, PlotIsWellFormed) {
   EXPECT_NE(svg.find("bind/shape-2x1"), std::string::npos);
   EXPECT_NE(svg.find(">fastv<"), std::string::npos);
   EXPECT_EQ(svg.find("nan"), std::string::npos);
+}
+
+// Names in the legend: amounts left out, of files the last folder, of policies in sequence each one.
+TEST(Report, PlotNamesItsLines) {
+  EvalResult result = small_result();
+  for (const char* policy : {"divprune:keep_ratio=1/2 + fastv:keep_ratio=1/3,layer=3",
+                             "atp:weights=build/some/where/atp.safetensors", "sparsevlm:theta=1/2:1/3,keep_ratio=1/2"})
+    result.cells.push_back(cell(policy, "bind", "shape-2x1", 60, 100, 32));
+  const std::string svg = to_svg(result);
+  for (const char* name : {"divprune + fastv:layer=3", "atp:weights=where/atp.safetensors", "sparsevlm:theta=1/2:1/3"})
+    EXPECT_NE(svg.find(std::string(">") + name + "<"), std::string::npos) << name;
+}
+
+// A legend too long for one row goes on in the next, inside the picture, and no two lines look alike.
+TEST(Report, PlotOfManyPolicies) {
+  EvalResult result = small_result();
+  constexpr int kPolicies = 30;
+  for (int i = 0; i < kPolicies; ++i) {
+    const std::string name = "some_policy:with_an_option=" + std::to_string(i);
+    result.cells.push_back(cell(name.c_str(), "bind", "shape-2x1", 60 + i, 100, 32));
+  }
+  const std::string svg = to_svg(result);
+  const std::regex box("viewBox=\"0 0 ([0-9]+) ([0-9]+)\""),
+      entry("<(circle|rect)([^>]*)fill=\"([^\"]+)\"/>\n<text x=\"([0-9.]+)\" y=\"([0-9.]+)\" >(some[^<]+)<");
+  std::smatch size;
+  ASSERT_TRUE(std::regex_search(svg, size, box));
+  std::set<std::string> looks;
+  int entries = 0;
+  for (std::sregex_iterator it(svg.begin(), svg.end(), entry), end; it != end; ++it, ++entries) {
+    const bool is_turned = (*it)[2].str().find("transform") != std::string::npos;
+    looks.insert((*it)[1].str() + (is_turned ? " turned " : " ") + (*it)[3].str());
+    EXPECT_LE(std::stod((*it)[4]) + 6.0 * static_cast<double>((*it)[6].length()), std::stod(size[1]));
+    EXPECT_LE(std::stod((*it)[5]), std::stod(size[2]));
+  }
+  EXPECT_EQ(entries, kPolicies);
+  EXPECT_EQ(looks.size(), static_cast<size_t>(kPolicies));
 }
 
 // The curve of late reading is drawn over the layer; beside other policies, over tokens like these.
