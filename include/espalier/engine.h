@@ -32,7 +32,7 @@ struct EngineOptions {
   // Bytes for what the vision tower made of recent pictures, known by their pixels: asked about again, under any policy
   // or prompt, they are not sent through it again. 0: nothing is kept.
   int64_t image_cache_bytes = 0;
-  Progress on_progress;
+  Progress on_progress = {};
 };
 
 // How long a request's sequence is before anything runs.

@@ -33,8 +33,8 @@ struct Segment {
   int crop = -1;     // patches: 0 is the full view, 1, 2, … the tiles of an any-resolution image, row by row
   int example = -1;  // the in-context example it belongs to; -1: `<s>` and the system prompt
   // Patches: a rectangle of the crop, row by row. `origin` is the row and column of its first token in the crop.
-  GridSize grid;
-  GridSize origin;
+  GridSize grid = {};
+  GridSize origin = {};
 };
 
 struct ImageShape {

@@ -27,8 +27,8 @@ struct VisionConfig {  // CLIP ViT, or Qwen2.5-VL's
   // Qwen2.5-VL: pictures have their own sizes, and a cell of merge_size x merge_size patches is one image token.
   int64_t merge_size = 1;
   int64_t temporal_patch_size = 1;
-  int64_t window_size = 0;                 // side of an attention window in pixels
-  std::vector<int> full_attention_layers;  // which see the whole picture
+  int64_t window_size = 0;                      // side of an attention window in pixels
+  std::vector<int> full_attention_layers = {};  // which see the whole picture
 
   int64_t grid() const { return image_size / patch_size; }
   int64_t num_patches() const { return grid() * grid(); }
@@ -57,9 +57,9 @@ struct DecoderConfig {  // Llama, Mistral, Qwen2
   int64_t sliding_window = 0;  // keys a query sees, itself included; 0: all
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000.0;
-  RopeScaling rope_scaling;
+  RopeScaling rope_scaling = {};
   // M-RoPE: how many of the head_dim / 2 frequencies turn with time, height and width; empty: plain position ids.
-  std::vector<int64_t> mrope_section;
+  std::vector<int64_t> mrope_section = {};
   bool qkv_bias = false;
   bool tied_head = false;
 };

@@ -58,10 +58,10 @@ struct Int8Scales {
 };
 
 struct DecoderLayerWeights {
-  at::Tensor norm1, norm2;            // [d]
-  at::Tensor q, k, v, o;              // [h·d_h, d], [g·d_h, d] twice, [d, h·d_h]
-  at::Tensor gate, up, down;          // [f, d] twice, [d, f]
-  at::Tensor q_bias, k_bias, v_bias;  // [h·d_h], [g·d_h] twice; undefined where there are none
+  at::Tensor norm1, norm2;                           // [d]
+  at::Tensor q, k, v, o;                             // [h·d_h, d], [g·d_h, d] twice, [d, h·d_h]
+  at::Tensor gate, up, down;                         // [f, d] twice, [d, f]
+  at::Tensor q_bias = {}, k_bias = {}, v_bias = {};  // [h·d_h], [g·d_h] twice; undefined where there are none
   Int8Scales scales = {};
 };
 

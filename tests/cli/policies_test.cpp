@@ -59,8 +59,9 @@ TEST(Policies, SaysWhatAModelCanRun) {
     for (const auto& [name, policy] : policies_of({"--model", kModel.parent_path() / family})) {
       if (name == "fitprune") continue;
       EXPECT_EQ(policy["runs"], !refused.contains(name)) << family << " " << name;
-      if (refused.contains(name))
+      if (refused.contains(name)) {
         EXPECT_NE(policy["refusal"].get<std::string>().find(refused.at(name)), std::string::npos) << policy["refusal"];
+      }
     }
   const TemporaryFolder shallow;
   json config = read_json(kModel / "config.json");

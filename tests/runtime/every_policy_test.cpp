@@ -247,9 +247,10 @@ TEST_P(EveryPolicyRun, FloorsAndPinsHold) {
     }
     return held;
   };
-  if (const auto floored = held_or_refused(family_.prompt, with(spec_, "min_per_image=2"), "min_per_image"))
+  if (const auto floored = held_or_refused(family_.prompt, with(spec_, "min_per_image=2"), "min_per_image")) {
     for (const PointTrace& point : floored->points)
       for (const int64_t left : point.tokens_per_image) EXPECT_GE(left, 2) << point.site << " " << point.layer;
+  }
   // Something in the first picture is pinned: it stays at every point, as itself or merged at its place.
   Chat chat = std::get<Chat>(family_.prompt);
   for (Part& part : chat.messages[0].content)

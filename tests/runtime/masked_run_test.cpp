@@ -52,7 +52,7 @@ TEST_P(MaskedRunTest, DroppingAllEqualsMaskingAll) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sites, MaskedRunTest, testing::ValuesIn(test::point_lists()),
-                         [](const auto& info) { return test::name_of_points(info.param); });
+                         [](const auto& instance) { return test::name_of_points(instance.param); });
 
 TEST(MaskedRun, BuiltInPolicies) {
   for (const char* spec : {"none",

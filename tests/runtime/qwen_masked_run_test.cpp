@@ -51,7 +51,7 @@ TEST_P(QwenMaskedRunTest, DroppingEqualsMasking) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sites, QwenMaskedRunTest, testing::ValuesIn(test::point_lists()),
-                         [](const auto& info) { return test::name_of_points(info.param); });
+                         [](const auto& instance) { return test::name_of_points(instance.param); });
 
 TEST(QwenMaskedRun, BuiltInPolicies) {
   for (const char* spec :

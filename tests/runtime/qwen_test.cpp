@@ -334,8 +334,8 @@ TEST_P(QwenReplayTest, KeepsWhatTheLiveRunKept) {
 INSTANTIATE_TEST_SUITE_P(Policies, QwenReplayTest,
                          testing::Values("random:keep_ratio=1/4", "fastv:keep_ratio=1/4,layer=3", "catp:keep_ratio=2/9",
                                          "divprune:keep_ratio=1/3", "dart:keep_ratio=1/3", "cdpruner:keep_ratio=1/4"),
-                         [](const auto& info) {
-                           const std::string spec = info.param;
+                         [](const auto& instance) {
+                           const std::string spec = instance.param;
                            return spec.substr(0, spec.find(':'));
                          });
 
