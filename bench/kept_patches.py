@@ -12,6 +12,7 @@ pictures and the query's, the last one, are counted apart.
 """
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -52,11 +53,18 @@ def main():
     ap.add_argument("--model", help="default: the bundled one")
     ap.add_argument("--policy", action="append", required=True, help="may be given several times")
     a = ap.parse_args()
-    with open(os.path.join(a.items, "index.jsonl"), encoding="utf-8") as lines:
-        items = [json.loads(line) for line in lines]
+    try:
+        with open(os.path.join(a.items, "index.jsonl"), encoding="utf-8") as lines:
+            items = [json.loads(line) for line in lines]
+    except OSError as failure:
+        sys.exit(f"kept_patches.py: --items: {failure}; a folder of `espalier synth` is expected")
     places = ("examples", "query")
     columns = [(place, kind) for place in places for kind in KINDS]
     tokens_of = [kept_of(a, item, "none") for item in items]
+    for item, (_, _, counts) in zip(items, tokens_of):
+        if any(count != math.prod(item["grid"]) for count in counts):
+            sys.exit(f"kept_patches.py: {item['item']}: its key is for a grid of {item['grid']} patches, the model makes {counts} tokens of its "
+                     "pictures: give `espalier synth` the model's --grid")
     print("Percent of the patches that are kept, by what they show\n")
     print("| policy | right | " + " | ".join(f"{place}: {kind}" for place, kind in columns) + " |")
     print("|---|--:|" + "--:|" * len(columns))
