@@ -40,15 +40,19 @@ cells=(bind/shape-2x1 bind/shape-2x2 bind/shape-4x1 bind/colour-2x1 bind/colour-
 readonly in_context=("${cells[@]/#/--suite=}")
 readonly all=(--suite=single --suite=detail "${in_context[@]}")
 
+# printed FILE COMMAND...: keeps what the command, run in the root folder, prints as FILE of the folder, unless it is there.
+printed() {
+  local file=$1 name=${1%.*}
+  shift
+  if [ -s "$out/$file" ]; then echo "$name is there" >&2; return; fi
+  echo "$(date +%H:%M:%S) $name" >&2
+  (cd "$root" && "$@") >"$out/$name.partial"
+  mv "$out/$name.partial" "$out/$file"
+}
+
 # eval_table NAME ITEMS ARGUMENT...
 eval_table() {
-  local name=$1 count=$2
-  shift 2
-  if [ -s "$out/$name.json" ]; then echo "$name is there" >&2; return; fi
-  echo "$(date +%H:%M:%S) $name" >&2
-  (cd "$root" && "$espalier" eval --model "$model" "${threads[@]}" --items "$count" --json --markdown "$out/$name.md" "$@") \
-    >"$out/$name.partial"
-  mv "$out/$name.partial" "$out/$name.json"
+  printed "$1.json" "$espalier" eval --model "$model" "${threads[@]}" --items "$2" --json --markdown "$out/$1.md" "${@:3}"
 }
 
 plotted_table() { eval_table "$@" --svg "$out/$1.svg"; }
@@ -65,11 +69,14 @@ policies() {
   done
 }
 
+# drawn NAME OPTION...: items of `espalier synth` in build/accuracy/NAME.
+drawn() { [ -d "$root/$work/$1" ] || "$espalier" synth --out "$root/$work/$1" "${@:2}" >&2; }
+
 # FitPrune's recipes, fitted on pictures of the training split, one for each part of the cost to save; adds to `specs`.
 fitted() {
   local reduction recipe
   mkdir -p "$out/fit"
-  [ -d "$root/$work/fit_items" ] || "$espalier" synth --out "$root/$work/fit_items" --split train --suite bind/shape-2x2 --suite bind/colour-2x2 --items 16 >&2
+  drawn fit_items --split train --suite bind/shape-2x2 --suite bind/colour-2x2 --items 16
   for reduction in "$@"; do
     recipe=$out/fit/fitprune_$reduction.json
     [ -s "$recipe" ] ||
@@ -81,43 +88,41 @@ fitted() {
 # Modules of atp for a quarter of the tokens, each trained as models/demo/README.md says of atp_25 but for what its name says; first
 # thresholds are such that about a quarter stays before the first step. `constant`: thresholds that are learned but the same for every
 # prompt. `fixed`: ranks under a constant threshold, so the same share of every picture, whatever it shows; `fixed_both`: that or the grid;
-# `ranks`: that with thresholds predicted for each prompt.
-# `decoder`: the decoder trained along; `decoder_15`: the same for 15 %, as atp_15.
+# `ranks`: that with thresholds predicted for each prompt. `decoder`: the decoder trained along; `decoder_15`: the same for 15 %, as atp_15.
 readonly shipped=(--scores cross --initial-theta-r 0.9 0.1 --initial-theta-s 0.15 0.9)
 readonly fixed=(--scores cross --strategy redundant --norm rank --head constant --initial-theta-r 0.75 0.6)
 readonly ranks=(--scores cross --norm rank --initial-theta-r 0.9 0.76 --initial-theta-s 0.15 0.9)
+readonly along=(--train-decoder --decoder-learning-rate 0.0002)
+
+# atp_ablation NAME: sets `target` and `options`.
 atp_ablation() {
+  target=0.25
   case "$1" in
-    shipped) echo "${shipped[*]}" ;;
-    both_scores) echo '--scores both --initial-theta-r 0.9 0.3 --initial-theta-s 0.15 0.9' ;;
-    self_only) echo '--scores self --initial-theta-r 0.9 0.35 --initial-theta-s 0.15 0.9' ;;
-    no_redundancy) echo '--scores cross --strategy spatial --initial-theta-s 0.15 0.5' ;;
-    no_spatial) echo '--scores cross --strategy redundant --initial-theta-r 0.1 0.45' ;;
-    constant) echo "${shipped[*]} --head constant" ;;
-    fixed) echo "${fixed[*]}" ;;
-    fixed_both) echo "${ranks[*]} --head constant" ;;
-    ranks) echo "${ranks[*]}" ;;
-    decoder) echo "${shipped[*]} --train-decoder --decoder-learning-rate 0.0002" ;;
-    fixed_decoder) echo "${fixed[*]} --train-decoder --decoder-learning-rate 0.0002" ;;
-    decoder_15)
-      echo '--target-weight 1 --scores cross --initial-theta-r 0.9 0.6 --initial-theta-s 0.5 0.96 --train-decoder --decoder-learning-rate 0.0002'
-      ;;
+    shipped) options=("${shipped[@]}") ;;
+    both_scores) options=(--scores both --initial-theta-r 0.9 0.3 --initial-theta-s 0.15 0.9) ;;
+    self_only) options=(--scores self --initial-theta-r 0.9 0.35 --initial-theta-s 0.15 0.9) ;;
+    no_redundancy) options=(--scores cross --strategy spatial --initial-theta-s 0.15 0.5) ;;
+    no_spatial) options=(--scores cross --strategy redundant --initial-theta-r 0.1 0.45) ;;
+    constant) options=("${shipped[@]}" --head constant) ;;
+    fixed) options=("${fixed[@]}") ;;
+    fixed_both) options=("${ranks[@]}" --head constant) ;;
+    ranks) options=("${ranks[@]}") ;;
+    decoder) options=("${shipped[@]}" "${along[@]}") ;;
+    fixed_decoder) options=("${fixed[@]}" "${along[@]}") ;;
+    decoder_15) target=0.15 options=(--target-weight 1 --scores cross --initial-theta-r 0.9 0.6 --initial-theta-s 0.5 0.96 "${along[@]}") ;;
   esac
 }
 
 # trained_atp NAME...: leaves build/accuracy/atp/NAME/atp.safetensors; a killed run goes on.
 trained_atp() {
-  local name target
+  local name target options
   for name in "$@"; do
-    target=0.25
-    if [[ $name == *_15 ]]; then target=0.15; fi
-    # shellcheck disable=SC2046  # the words of a line of options
-    [ -s "$root/$work/atp/$name/done" ] || {
-      (cd "$root" && "$espalier" train-atp --model models/demo --target-ratio "$target" --layers 1 3 --hidden-size 64 --steps 200 --batch 8 \
-        --learning-rate 0.002 --warm-up 20 --temperature 20 --final-temperature 200 --evaluate-every 50 --threads 1 \
-        $(atp_ablation "$name") --out "$work/atp/$name") >&2
-      date >"$root/$work/atp/$name/done"
-    }
+    [ ! -s "$root/$work/atp/$name/done" ] || continue
+    atp_ablation "$name"
+    (cd "$root" && "$espalier" train-atp --model models/demo --target-ratio "$target" --layers 1 3 --hidden-size 64 --steps 200 --batch 8 \
+      --learning-rate 0.002 --warm-up 20 --temperature 20 --final-temperature 200 --evaluate-every 50 --threads 1 \
+      "${options[@]}" --out "$work/atp/$name") >&2
+    date >"$root/$work/atp/$name/done"
   done
 }
 
@@ -155,14 +160,11 @@ for table in "${tables[@]}"; do
       plotted_table catp "$items" --no-controls "${in_context[@]}" "${specs[@]}"
       ;;
     kept)  # which patches stay, by what they show
-      if [ -s "$out/kept.md" ]; then echo "kept is there" >&2; continue; fi
-      [ -d "$root/$work/kept_items" ] || "$espalier" synth --out "$root/$work/kept_items" --suite define --items 40 >&2
+      drawn kept_items --suite define --items 40
       policies random:keep_ratio=2/9,seed=0 divprune:keep_ratio=2/9 "fastv:keep_ratio=2/9,layer=$K" "catp:keep_ratio=2/9,k=$K" \
         "catp:keep_ratio=2/9,k=$K,stage1_share=1" "catp:keep_ratio=2/9,k=$K,stage1_share=0" \
         "catp:keep_ratio=2/9,k=$K,importance=attention,lambda2=0" atp:weights=models/demo/atp_25.safetensors
-      (cd "$root" && python3 bench/kept_patches.py --espalier "$espalier" --model "$model" --items "$work/kept_items" "${specs[@]}") \
-        >"$out/kept.partial"
-      mv "$out/kept.partial" "$out/kept.md"
+      printed kept.md python3 bench/kept_patches.py --espalier "$espalier" --model "$model" --items "$work/kept_items" "${specs[@]}"
       ;;
     atp)  # a frozen decoder; then each decoder that was trained along, with its own unpruned row
       frozen=(shipped both_scores self_only no_redundancy no_spatial constant fixed fixed_both ranks)

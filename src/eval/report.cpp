@@ -5,8 +5,11 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+
+#include "pruning/policy_spec.h"
 
 namespace espalier::eval {
 
@@ -193,37 +196,23 @@ double withdrawal_layer(const std::string& policy) {
   return policy.starts_with(kPrefix) ? std::atof(policy.c_str() + kPrefix.size()) : -1;
 }
 
-// Of a path the file and its folder: `weights=a/b/c.safetensors` -> `weights=b/c.safetensors`. A list of fractions is
-// none.
-std::string without_folders(const std::string& option) {
-  const size_t file = option.rfind('/');
-  if (file == std::string::npos || option.find(':') != std::string::npos) return option;
-  const size_t folder = option.rfind('/', file - 1);
-  return folder == std::string::npos ? option : option.substr(0, option.find('=') + 1) + option.substr(folder + 1);
-}
-
-std::vector<std::string> parts_of(const std::string& text, std::string_view separator) {
-  std::vector<std::string> parts;
-  size_t begin = 0, end = 0;
-  while ((end = text.find(separator, begin)) != std::string::npos) {
-    parts.push_back(text.substr(begin, end - begin));
-    begin = end + separator.size();
-  }
-  parts.push_back(text.substr(begin));
-  return parts;
+// Of a path the file and its folder: `a/b/c.safetensors` -> `b/c.safetensors`. A list of fractions is no path.
+std::string without_folders(const std::string& value) {
+  if (value.find(':') != std::string::npos) return value;
+  const std::filesystem::path path(value);
+  return (path.parent_path().filename() / path.filename()).string();
 }
 
 // A policy's name with the options that are not its amount; of policies in sequence each one's.
 std::string line_name(const std::string& spec) {
   std::string names;
-  for (const std::string& policy : parts_of(spec, " + ")) {
-    const size_t colon = policy.find(':');
-    names += (names.empty() ? "" : " + ") + policy.substr(0, colon);
-    if (colon == std::string::npos || withdrawal_layer(policy) >= 0) continue;
+  for (const PolicySpec& policy : parse_policy_spec(spec)) {
+    names += (names.empty() ? "" : " + ") + policy.name;
+    if (policy.name == "vtw" && !policy.options.empty() && policy.options[0].first == "layer") continue;
     const char* before = ":";
-    for (const std::string& option : parts_of(policy.substr(colon + 1), ",")) {
-      if (option.starts_with("keep_ratio=") || option.starts_with("num_kept=")) continue;
-      names += before + without_folders(option);
+    for (const auto& [option, value] : policy.options) {
+      if (option == "keep_ratio" || option == "num_kept") continue;
+      names += before + option + "=" + without_folders(value);
       before = ",";
     }
   }
