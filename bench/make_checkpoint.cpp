@@ -21,9 +21,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/output_file.h"
+#include "base/safetensors.h"
 #include "espalier/error.h"
-#include "io/output_file.h"
-#include "io/safetensors.h"
 #include "model/config.h"
 #include "model/weights.h"
 #include "synth/llava_files.h"

@@ -36,10 +36,15 @@ own_includes() {
 
 # ---- who may include whom ----
 mapfile -t public < <(files include)
-mapfile -t io < <(files src/io)
+mapfile -t base < <(files src/base)
+mapfile -t jinja < <(files src/jinja)
+mapfile -t text < <(files src/text)
+mapfile -t pictures < <(files src/pictures)
 mapfile -t model < <(files src/model)
+mapfile -t layout < <(files src/layout)
 mapfile -t pruning < <(files src/pruning)
 mapfile -t runtime < <(files src/runtime)
+mapfile -t recording < <(files src/recording)
 mapfile -t synth < <(files src/synth)
 mapfile -t evaluation < <(files src/eval)
 mapfile -t conformance < <(files src/conformance)
@@ -50,31 +55,39 @@ mapfile -t kernels < <(files kernels)
 mapfile -t examples < <(files examples tests/consumer)
 mapfile -t library < <(files include src kernels)
 mapfile -t not_training < <(files include src kernels | grep -vE '^src/training/|^include/espalier/training\.h$')
-mapfile -t not_runtime < <(files include src kernels | grep -v '^src/runtime/')
+mapfile -t not_base < <(files include src kernels | grep -v '^src/base/')
 mapfile -t all < <(files include src kernels bench examples tests)
 
 own_includes 'public headers know public headers only' 'espalier/' "${public[@]}"
-own_includes 'io knows bytes: io/ and public headers' 'io/|espalier/' "${io[@]}"
-own_includes 'model knows tensors: model/, ops.h, the layout' 'model/|espalier/(ops|error|token_layout)\.h' "${model[@]}"
-own_includes 'pruning knows decisions: pruning/ and public headers' 'pruning/|espalier/' "${pruning[@]}"
-own_includes 'runtime joins io, model, pruning; nothing above it' '(runtime|io|model|pruning|kernels)/|espalier/' "${runtime[@]}"
-own_includes 'synth draws and words: synth/, io for its files, the random generator' \
-  '(synth|io)/|pruning/split_mix64\.h|espalier/' "${synth[@]}"
-own_includes 'conformance plays a runtime to policies' '(conformance|runtime)/|espalier/' "${conformance[@]}"
-own_includes 'inspect draws what runtime tells' '(inspect|runtime|io)/|espalier/' "${inspect[@]}"
-own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|pruning)/|espalier/' "${evaluation[@]}"
-own_includes 'cli asks runtime; io for its files' '(eval|cli|runtime|inspect|io|synth)/|model/config\.h|espalier/' "${cli[@]}"
-own_includes 'training stands beside runtime' '(training|synth|runtime|io|model|pruning|kernels)/|espalier/' "${training[@]}"
+own_includes 'base knows nothing: base/ and public headers' 'base/|espalier/' "${base[@]}"
+own_includes 'jinja is a language: jinja/, base/' '(jinja|base)/|espalier/error\.h' "${jinja[@]}"
+own_includes 'text knows bytes: text/, jinja/, base/ and public headers' '(text|jinja|base)/|espalier/' "${text[@]}"
+own_includes 'pictures knows bytes: pictures/, base/ and public headers' '(pictures|base)/|espalier/' "${pictures[@]}"
+own_includes 'model knows tensors: model/, base/, ops.h, the layout' \
+  '(model|base)/|espalier/(ops|error|token_layout|generation)\.h' "${model[@]}"
+own_includes 'layout knows tokens: layout/, base/ and public headers' '(layout|base)/|espalier/' "${layout[@]}"
+own_includes 'pruning knows decisions: pruning/, base/random.h and public headers' 'pruning/|base/random\.h|espalier/' "${pruning[@]}"
+own_includes 'runtime joins what lies below; nothing above it' \
+  '(runtime|layout|pruning|model|pictures|text|base|kernels)/|espalier/' "${runtime[@]}"
+own_includes 'recording stands on runtime' '(recording|runtime|layout|pruning|model|base)/|espalier/' "${recording[@]}"
+own_includes 'synth draws and words: synth/, base/ and pictures/ for its files' '(synth|base|pictures|text|model)/|espalier/' "${synth[@]}"
+own_includes 'conformance plays a runtime to policies' '(conformance|layout|recording)/|espalier/' "${conformance[@]}"
+own_includes 'inspect draws what runtime tells' '(inspect|runtime|layout|pictures|base)/|espalier/' "${inspect[@]}"
+own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layout|pruning|base)/|espalier/' "${evaluation[@]}"
+own_includes 'cli asks runtime and recording; base, text and pictures for its files' \
+  '(eval|cli|runtime|recording|layout|inspect|base|text|pictures|synth)/|model/(config|checkpoint|generation_config)\.h|espalier/' "${cli[@]}"
+own_includes 'training stands beside runtime' \
+  '(training|synth|runtime|recording|layout|pictures|text|base|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/ and ops.h' 'kernels/|espalier/ops\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"
 
 # ---- who sees libtorch and the other libraries ----
 readonly torch='#include <(ATen|c10|torch)/'
-forbid 'io and synth have no tensors' "$torch" "${io[@]}" "${synth[@]}"
+forbid 'base, jinja, text, pictures and synth have no tensors' "$torch" "${base[@]}" "${jinja[@]}" "${text[@]}" "${pictures[@]}" "${synth[@]}"
 forbid 'torch/torch.h only in training and tests' '#include <torch/(torch|all)\.h>' "${not_training[@]}"
 forbid 'per-operator headers, not ATen/ATen.h' '#include <ATen/(ATen|Functions)\.h>' "${library[@]}"
 forbid 'users need libtorch alone' '#include <(nlohmann|spdlog|CLI|fmt|pcre2|Eigen)' "${public[@]}"
-forbid 'spdlog only in runtime' '#include <(spdlog|fmt)/' "${not_runtime[@]}"
+forbid 'spdlog only in base' '#include <(spdlog|fmt)/' "${not_base[@]}"
 forbid 'pruning: the standard library and libtorch' '#include <(nlohmann|spdlog|CLI|fmt|pcre2|Eigen)' "${pruning[@]}"
 
 # Device code and units with AVX flags include no libtorch header, through no header of ours either (build time; and inline

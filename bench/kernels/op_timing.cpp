@@ -20,7 +20,7 @@
 #include <cstring>
 
 #include "espalier/memory.h"
-#include "kernels/chosen_kernels.h"
+#include "kernels/support/chosen_kernels.h"
 
 namespace espalier::bench {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a packed sequence is made of: PromptLayout before anything was dropped, TokenLayout at one point of the model.
-// Policies read both; only the runtime changes one (src/runtime/token_layout.cpp).
+// Policies read both; only the runtime changes one (src/layout/cut.cpp).
 //
 // Four things are called "position" in this field. Here: `index` (place in the current sequence), `source_index` (place
 // before any pruning), `position_id` (what RoPE sees), grid row and column (place in the crop).

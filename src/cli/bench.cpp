@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/cost_table.h"
 #include "cli/interrupt.h"
@@ -20,7 +21,6 @@
 #include "cli/prompt_options.h"
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
-#include "io/output_file.h"
 #include "runtime/engine_impl.h"
 #include "runtime/machine_rates.h"
 

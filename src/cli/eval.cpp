@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
@@ -15,7 +16,6 @@
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
 #include "eval/report.h"
-#include "io/output_file.h"
 #include "runtime/engine_impl.h"
 
 namespace espalier::cli {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/fit.h"
+#include "recording/fit.h"
 
 #include <CLI/App.hpp>
 #include <algorithm>
@@ -9,15 +9,15 @@
 #include <optional>
 #include <string>
 
+#include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
 #include "cli/prompt_options.h"
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
-#include "io/conversations.h"
-#include "io/output_file.h"
 #include "runtime/engine_impl.h"
+#include "text/conversations.h"
 
 namespace espalier::cli {
 

@@ -13,8 +13,8 @@
 #include "cli/prompt_options.h"
 #include "cli/stats_text.h"
 #include "cli/terminal_progress.h"
+#include "recording/record.h"
 #include "runtime/engine_impl.h"
-#include "runtime/record.h"
 #include "runtime/result_json.h"
 #include "runtime/stopwatch.h"
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
@@ -14,7 +15,6 @@
 #include "espalier/pruning.h"
 #include "inspect/page.h"
 #include "inspect/traced_run.h"
-#include "io/output_file.h"
 #include "runtime/engine_impl.h"
 #include "runtime/prompt_packer.h"
 

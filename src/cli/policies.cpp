@@ -9,8 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "base/json_file.h"
 #include "cli/commands.h"
-#include "io/json_file.h"
 #include "model/config.h"
 #include "runtime/loaded_model.h"
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/log.h"
 #include "cli/bundled_model.h"
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
@@ -13,7 +14,6 @@
 #include "espalier/error.h"
 #include "espalier/image.h"
 #include "espalier/pruning.h"
-#include "runtime/log.h"
 
 namespace espalier::cli {
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/record.h"
+#include "recording/record.h"
 
 #include <CLI/App.hpp>
 #include <cmath>
 #include <memory>
 #include <string>
 
+#include "base/log.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/prompt_options.h"
 #include "cli/terminal_progress.h"
 #include "runtime/engine_impl.h"
-#include "runtime/log.h"
 
 namespace espalier::cli {
 

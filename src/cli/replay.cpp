@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/replay.h"
+#include "recording/replay.h"
 
 #include <CLI/App.hpp>
 #include <memory>

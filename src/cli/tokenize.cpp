@@ -5,13 +5,13 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/json_file.h"
+#include "base/output_file.h"
 #include "cli/bundled_model.h"
 #include "cli/commands.h"
 #include "cli/prompt_options.h"
 #include "espalier/error.h"
 #include "espalier/tokenizer.h"
-#include "io/json_file.h"
-#include "io/output_file.h"
 
 namespace espalier::cli {
 

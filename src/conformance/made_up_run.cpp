@@ -10,7 +10,7 @@
 #include <limits>
 #include <utility>
 
-#include "runtime/token_layout.h"
+#include "layout/cut.h"
 
 namespace espalier {
 

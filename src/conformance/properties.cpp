@@ -11,8 +11,8 @@
 
 #include "conformance/made_up_run.h"
 #include "espalier/policy_properties.h"
-#include "runtime/policy_walk.h"
-#include "runtime/recorded_signals.h"
+#include "layout/policy_walk.h"
+#include "recording/recorded_signals.h"
 
 namespace espalier {
 

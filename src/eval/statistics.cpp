@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "pruning/split_mix64.h"
+#include "base/random.h"
 
 namespace espalier::eval {
 

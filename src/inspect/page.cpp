@@ -8,8 +8,8 @@
 
 #include "espalier/error.h"
 #include "inspect/page_html.h"
-#include "io/image_encode.h"
-#include "runtime/points_json.h"
+#include "layout/points_json.h"
+#include "pictures/image_encode.h"
 #include "runtime/result_json.h"
 
 namespace espalier {

@@ -81,7 +81,8 @@ struct ModelWeights {
   DecoderWeights decoder;
 };
 
-// Gives the tensor of a canonical name (src/io/checkpoint.h), or throws Error when it is missing or has another shape.
+// Gives the tensor of a canonical name (src/model/checkpoint.h), or throws Error when it is missing or has another
+// shape.
 using WeightSource = std::function<at::Tensor(const std::string& name, at::IntArrayRef shape)>;
 
 ModelWeights bind_weights(const ModelConfig& config, const WeightSource& source);

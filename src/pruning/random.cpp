@@ -11,9 +11,9 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/random.h"
 #include "pruning/built_in.h"
 #include "pruning/selection.h"
-#include "pruning/split_mix64.h"
 
 namespace espalier {
 

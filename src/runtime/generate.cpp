@@ -9,11 +9,11 @@
 #include <algorithm>
 
 #include "espalier/error.h"
-#include "kernels/chosen_kernels.h"
+#include "kernels/support/chosen_kernels.h"
+#include "layout/prompt_trace.h"
 #include "runtime/answer.h"
 #include "runtime/decode.h"
 #include "runtime/device_stopwatch.h"
-#include "runtime/prompt_trace.h"
 #include "runtime/sampler.h"
 #include "runtime/steady_decoder.h"
 #include "runtime/stopwatch.h"

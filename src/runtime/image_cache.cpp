@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/image_cache.h"
 
-#include "io/sha256.h"
+#include "base/sha256.h"
 
 namespace espalier {
 

@@ -9,9 +9,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/json_file.h"
 #include "espalier/error.h"
-#include "io/checkpoint.h"
-#include "io/json_file.h"
+#include "model/checkpoint.h"
 
 namespace espalier {
 

@@ -9,12 +9,12 @@
 
 #include "espalier/engine.h"
 #include "espalier/pruning.h"
-#include "io/chat_template.h"
-#include "io/generation_config.h"
-#include "io/image_processor.h"
-#include "io/qwen_image_processor.h"
 #include "model/config.h"
+#include "model/generation_config.h"
 #include "model/weights.h"
+#include "pictures/image_processor.h"
+#include "pictures/qwen_image_processor.h"
+#include "text/chat_template.h"
 
 namespace espalier {
 

@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "espalier/error.h"
+#include "layout/cut.h"
 #include "runtime/image_cache.h"
-#include "runtime/token_layout.h"
 
 namespace espalier {
 

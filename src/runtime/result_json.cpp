@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "runtime/points_json.h"
+#include "layout/points_json.h"
 
 namespace espalier {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "espalier/generation.h"
-#include "io/generation_config.h"
+#include "model/generation_config.h"
 
 namespace espalier {
 

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "espalier/generation.h"
+#include "layout/policy_walk.h"
 #include "runtime/device_stopwatch.h"
-#include "runtime/policy_walk.h"
 #include "runtime/prompt_packer.h"
 
 namespace espalier {

@@ -11,8 +11,8 @@
 #include <numeric>
 
 #include "espalier/ops.h"
-#include "kernels/chosen_kernels.h"
-#include "kernels/device_graph.h"
+#include "kernels/support/chosen_kernels.h"
+#include "kernels/support/device_graph.h"
 #include "runtime/decode_token.h"
 
 namespace espalier {

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "pruning/split_mix64.h"
+#include "base/random.h"
 
 namespace espalier::synth {
 

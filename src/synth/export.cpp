@@ -8,9 +8,9 @@
 #include <system_error>
 #include <utility>
 
+#include "base/output_file.h"
 #include "espalier/error.h"
-#include "io/image_encode.h"
-#include "io/output_file.h"
+#include "pictures/image_encode.h"
 
 namespace espalier::synth {
 

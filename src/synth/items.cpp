@@ -5,8 +5,8 @@
 #include <memory>
 #include <utility>
 
+#include "base/sha256.h"
 #include "espalier/error.h"
-#include "io/sha256.h"
 #include "synth/draws.h"
 
 namespace espalier::synth {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "espalier/error.h"
-#include "io/conversations.h"
 #include "synth/items.h"
+#include "text/conversations.h"
 #include "training/draw.h"
 
 namespace espalier {

@@ -27,7 +27,7 @@ class AtpExamples {
 std::unique_ptr<AtpExamples> synthetic_examples(std::span<const std::string> suites,
                                                 const synth::Difficulty& difficulty, uint64_t seed);
 
-// Conversations of a file or folder (io/conversations.h), shuffled anew for each round through them; of each, one
+// Conversations of a file or folder (text/conversations.h), shuffled anew for each round through them; of each, one
 // answer with a picture before it, and nothing behind it. One in twenty (at least one, at most `held_out`) is kept for
 // evaluation; conversations of text alone are left out. Throws Error when fewer than two have pictures, and from draw()
 // when none has an answer behind one.

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "base/json_file.h"
+#include "base/output_file.h"
 #include "espalier/error.h"
-#include "io/json_file.h"
-#include "io/output_file.h"
 
 namespace espalier {
 

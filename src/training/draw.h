@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "pruning/split_mix64.h"
+#include "base/random.h"
 
 namespace espalier {
 

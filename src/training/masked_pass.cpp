@@ -8,9 +8,9 @@
 
 #include "espalier/error.h"
 #include "espalier/ops.h"
+#include "layout/cut.h"
+#include "layout/policy_walk.h"
 #include "model/decoder.h"
-#include "runtime/policy_walk.h"
-#include "runtime/token_layout.h"
 
 namespace espalier {
 

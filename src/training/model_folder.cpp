@@ -7,9 +7,9 @@
 #include <system_error>
 #include <vector>
 
+#include "base/output_file.h"
+#include "base/safetensors.h"
 #include "espalier/error.h"
-#include "io/output_file.h"
-#include "io/safetensors.h"
 #include "model/weights.h"
 #include "synth/llava_files.h"
 

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/random.h"
 #include "espalier/error.h"
-#include "pruning/split_mix64.h"
 
 namespace espalier {
 

@@ -7,8 +7,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "base/safetensors.h"
 #include "espalier/error.h"
-#include "io/safetensors.h"
 
 namespace espalier {
 

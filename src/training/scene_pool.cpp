@@ -7,8 +7,8 @@
 #include <optional>
 #include <string>
 
+#include "base/safetensors.h"
 #include "espalier/error.h"
-#include "io/safetensors.h"
 #include "model/vision_tower.h"
 #include "training/tower_task.h"
 

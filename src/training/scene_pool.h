@@ -11,8 +11,8 @@
 #include <functional>
 #include <vector>
 
-#include "io/image_processor.h"
 #include "model/config.h"
+#include "pictures/image_processor.h"
 #include "synth/scene.h"
 #include "training/parameters.h"
 

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "io/image_processor.h"
+#include "pictures/image_processor.h"
 #include "synth/scene.h"
 #include "training/trainer.h"
 

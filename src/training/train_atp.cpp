@@ -11,9 +11,9 @@
 
 #include "espalier/error.h"
 #include "espalier/training.h"
-#include "io/checkpoint.h"
+#include "model/checkpoint.h"
 #include "pruning/stages.h"
-#include "runtime/policy_files.h"
+#include "recording/policy_files.h"
 #include "training/atp_plot.h"
 #include "training/atp_task.h"
 #include "training/trained_checkpoint.h"

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/output_file.h"
 #include "espalier/error.h"
 #include "espalier/training.h"
-#include "io/output_file.h"
 #include "training/curriculum.h"
 #include "training/language_task.h"
 #include "training/layer_surgery.h"

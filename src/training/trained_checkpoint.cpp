@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "espalier/error.h"
-#include "io/checkpoint.h"
+#include "model/checkpoint.h"
 
 namespace espalier {
 

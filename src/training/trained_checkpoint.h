@@ -4,7 +4,7 @@
 
 #include <filesystem>
 
-#include "io/safetensors.h"
+#include "base/safetensors.h"
 #include "training/parameters.h"
 
 namespace espalier {
@@ -12,7 +12,7 @@ namespace espalier {
 // Of weights: F32, F16 or BF16.
 at::ScalarType scalar_type_of(Dtype dtype);
 
-// `parameters` by canonical name (io/checkpoint.h); all other tensors and files are copied. `to` appears whole, or
+// `parameters` by canonical name (model/checkpoint.h); all other tensors and files are copied. `to` appears whole, or
 // stays as it was.
 void write_trained_checkpoint(const std::filesystem::path& from, const std::filesystem::path& to,
                               const Parameters& parameters);

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "io/safetensors.h"
+#include "base/safetensors.h"
 #include "tests/cli/run_espalier.h"
 
 namespace espalier::test {

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/io/temporary_folder.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier::test {
 

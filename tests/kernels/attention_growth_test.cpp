@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/attention_growth.h"
+#include "kernels/ops/attention_growth/attention_growth.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
@@ -11,7 +11,7 @@
 #include <cmath>
 
 #include "espalier/ops.h"
-#include "kernels/attention_growth_arguments.h"
+#include "kernels/ops/attention_growth/attention_growth_arguments.h"
 #include "tests/kernels/attention_probe_oracle.h"
 #include "tests/support/devices.h"
 

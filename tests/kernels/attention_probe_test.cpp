@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/attention_probe.h"
+#include "kernels/ops/attention_probe/attention_probe.h"
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
@@ -12,7 +12,7 @@
 #include <limits>
 
 #include "espalier/ops.h"
-#include "kernels/attention_probe_arguments.h"
+#include "kernels/ops/attention_probe/attention_probe_arguments.h"
 #include "tests/kernels/attention_probe_oracle.h"
 #include "tests/support/devices.h"
 

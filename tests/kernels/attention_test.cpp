@@ -24,9 +24,9 @@
 #include <vector>
 
 #include "espalier/ops.h"
-#include "kernels/attention.h"
-#include "kernels/attention_arguments.h"
-#include "kernels/cpu_level.h"
+#include "kernels/ops/attention/attention.h"
+#include "kernels/ops/attention/attention_arguments.h"
+#include "kernels/support/cpu_level.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/chosen_kernels.h"
+#include "kernels/support/chosen_kernels.h"
 
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>

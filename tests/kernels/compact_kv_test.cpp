@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/compact_kv.h"
+#include "kernels/ops/compact_kv/compact_kv.h"
 #include "espalier/ops.h"
 #include "tests/support/devices.h"
 

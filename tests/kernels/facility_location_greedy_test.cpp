@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/facility_location_greedy.h"
+#include "kernels/ops/facility_location_greedy/facility_location_greedy.h"
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
@@ -15,7 +15,7 @@
 #include <numeric>
 
 #include "espalier/ops.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/gather_rows.h"
+#include "kernels/ops/gather_rows/gather_rows.h"
 #include "espalier/ops.h"
 #include "tests/support/devices.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/greedy_dpp.h"
+#include "kernels/ops/greedy_dpp/greedy_dpp.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -16,7 +16,7 @@
 #include <set>
 
 #include "espalier/ops.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {

@@ -2,10 +2,10 @@
 #include <ATen/ops/zeros.h>
 
 #include "espalier/ops.h"
-#include "kernels/chosen_kernels.h"
-#include "kernels/linear.h"
-#include "kernels/linear_int8.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/ops/linear/linear.h"
+#include "kernels/ops/linear_int8/linear_int8.h"
+#include "kernels/support/chosen_kernels.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/cpu_levels.h"
 #include "tests/support/devices.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/max_min_select.h"
+#include "kernels/ops/max_min_select/max_min_select.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -14,7 +14,7 @@
 #include <set>
 
 #include "espalier/ops.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/devices.h"
 
 namespace espalier::test {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/merge_tokens.h"
+#include "kernels/ops/merge_tokens/merge_tokens.h"
 
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include "espalier/ops.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/devices.h"
 #include "tests/support/dispatch.h"
 

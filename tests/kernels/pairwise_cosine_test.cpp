@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/pairwise_cosine.h"
+#include "kernels/ops/pairwise_cosine/pairwise_cosine.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -10,7 +10,7 @@
 #include <cmath>
 
 #include "espalier/ops.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/devices.h"
 #include "tests/support/dispatch.h"
 

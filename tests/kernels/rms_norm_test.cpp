@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include "espalier/ops.h"
-#include "kernels/chosen_kernels.h"
-#include "kernels/rms_norm.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/ops/rms_norm/rms_norm.h"
+#include "kernels/support/chosen_kernels.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/cpu_levels.h"
 #include "tests/support/devices.h"
 

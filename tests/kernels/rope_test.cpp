@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/rope.h"
+#include "kernels/ops/rope/rope.h"
 
 #include <ATen/ops/zeros_like.h>
 #include "espalier/ops.h"
-#include "kernels/chosen_kernels.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/support/chosen_kernels.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/cpu_levels.h"
 #include "tests/support/devices.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of rows at every level of vector instructions against float64, and their promise that equal rows give equal
 // bits wherever they stand.
-#include "kernels/row_dots.h"
+#include "kernels/support/row_dots.h"
 
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
@@ -9,9 +9,9 @@
 #include <cmath>
 #include <tuple>
 
-#include "kernels/cosine_score_vector.h"
-#include "kernels/max_min_select.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/ops/cosine_score/cosine_score_vector.h"
+#include "kernels/ops/max_min_select/max_min_select.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/cpu_levels.h"
 #include "tests/support/tensors.h"
 

@@ -5,9 +5,9 @@
 #include <cmath>
 
 #include "espalier/ops.h"
-#include "kernels/chosen_kernels.h"
-#include "kernels/silu_mul.h"
-#include "kernels/tensor_checks.h"
+#include "kernels/ops/silu_mul/silu_mul.h"
+#include "kernels/support/chosen_kernels.h"
+#include "kernels/support/tensor_checks.h"
 #include "tests/support/cpu_levels.h"
 #include "tests/support/devices.h"
 

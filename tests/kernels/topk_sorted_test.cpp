@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/topk_sorted.h"
+#include "kernels/ops/topk_sorted/topk_sorted.h"
 
 #include <ATen/ops/tensor.h>
 

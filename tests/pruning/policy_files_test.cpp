@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that specs name: what is written is read back; what is damaged, misshapen or contradicts itself is refused with
 // file, field, what was expected and what came.
-#include "runtime/policy_files.h"
+#include "recording/policy_files.h"
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/rand.h>
@@ -10,9 +10,9 @@
 #include <limits>
 #include <string>
 
-#include "io/safetensors.h"
-#include "tests/io/temporary_folder.h"
+#include "base/safetensors.h"
 #include "tests/support/array_signals.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {

@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 
 #include "espalier/policies/catp.h"
-#include "tests/io/temporary_folder.h"
 #include "tests/support/array_signals.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "pruning/split_mix64.h"
+#include "base/random.h"
 #include "tests/support/array_signals.h"
 
 namespace espalier {

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "io/safetensors.h"
+#include "base/safetensors.h"
 
 namespace espalier::test {
 

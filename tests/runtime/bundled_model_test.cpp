@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "io/sha256.h"
-#include "runtime/record.h"
+#include "base/sha256.h"
+#include "recording/record.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/scratch_folder.h"

@@ -14,10 +14,10 @@
 
 #include "espalier/error.h"
 #include "espalier/policies/table.h"
+#include "recording/record.h"
+#include "recording/replay.h"
 #include "runtime/encode.h"
 #include "runtime/generate.h"
-#include "runtime/record.h"
-#include "runtime/replay.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/masked_run.h"
 #include "tests/runtime/scratch_folder.h"

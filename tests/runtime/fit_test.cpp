@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calibration: the vectors of specs/vtw.md (section 10), and runs on the tiny model whose recipes the policies take.
-#include "runtime/fit.h"
+#include "recording/fit.h"
 
 #include <gtest/gtest.h>
 

@@ -12,9 +12,9 @@
 
 #include "espalier/engine.h"
 #include "espalier/error.h"
+#include "recording/record.h"
 #include "runtime/encode.h"
 #include "runtime/flops.h"
-#include "runtime/record.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/scratch_folder.h"

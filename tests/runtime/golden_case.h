@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/json_file.h"
 #include "espalier/generation.h"
-#include "io/json_file.h"
 #include "tests/support/tiny_llava.h"
 
 namespace espalier::test {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/record.h"
+#include "recording/record.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/scratch_folder.h"

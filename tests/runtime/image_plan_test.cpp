@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "io/json_file.h"
+#include "base/json_file.h"
 #include "runtime/pixels.h"
 #include "runtime/prompt_packer.h"
 #include "tests/support/tiny_llava.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // layout.json as the contract writes it, there and back, and every field that can be wrong.
-#include "runtime/layout_json.h"
+#include "layout/layout_json.h"
 
 #include <gtest/gtest.h>
 

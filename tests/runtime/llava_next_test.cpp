@@ -11,9 +11,9 @@
 #include <nlohmann/json.hpp>
 
 #include "espalier/error.h"
+#include "recording/record.h"
 #include "runtime/encode.h"
 #include "runtime/pixels.h"
-#include "runtime/record.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/derived_checkpoint.h"
 #include "tests/runtime/golden_case.h"

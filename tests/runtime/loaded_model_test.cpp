@@ -8,7 +8,7 @@
 
 #include "espalier/engine.h"
 #include "espalier/error.h"
-#include "runtime/record.h"
+#include "recording/record.h"
 #include "tests/runtime/derived_checkpoint.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/support/tensors.h"

@@ -13,9 +13,9 @@
 #include <set>
 
 #include "espalier/policies/table.h"
-#include "runtime/layout_json.h"
-#include "runtime/record.h"
-#include "runtime/replay.h"
+#include "layout/layout_json.h"
+#include "recording/record.h"
+#include "recording/replay.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/scratch_folder.h"
 #include "tests/support/catp_loops.h"

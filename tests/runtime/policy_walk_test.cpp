@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a policy may ask where, and what it may answer: every refusal by name, and what is legal just beside it.
-#include "runtime/policy_walk.h"
+#include "layout/policy_walk.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>

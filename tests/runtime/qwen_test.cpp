@@ -8,10 +8,10 @@
 
 #include "espalier/error.h"
 #include "espalier/policies/table.h"
+#include "recording/record.h"
+#include "recording/replay.h"
 #include "runtime/generate.h"
 #include "runtime/prompt_packer.h"
-#include "runtime/record.h"
-#include "runtime/replay.h"
 #include "tests/runtime/derived_checkpoint.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/support/tensors.h"

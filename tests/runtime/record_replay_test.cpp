@@ -16,9 +16,9 @@
 #include <vector>
 
 #include "espalier/error.h"
+#include "recording/record.h"
+#include "recording/replay.h"
 #include "runtime/generate.h"
-#include "runtime/record.h"
-#include "runtime/replay.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/scratch_folder.h"

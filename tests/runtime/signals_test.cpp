@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "espalier/pruning.h"
-#include "runtime/layout_json.h"
-#include "runtime/record.h"
-#include "runtime/recorded_signals.h"
+#include "layout/layout_json.h"
+#include "recording/record.h"
+#include "recording/recorded_signals.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/derived_checkpoint.h"
 #include "tests/support/tensors.h"

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "espalier/engine.h"
-#include "kernels/device_graph.h"
+#include "kernels/support/device_graph.h"
 #include "runtime/decode.h"
 #include "runtime/encode.h"
 #include "runtime/generate.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layouts from segments, and what a verdict makes of one: indices, positions, new tokens and row breaks against
 // hand-made expectations.
-#include "runtime/token_layout.h"
+#include "layout/cut.h"
 
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>

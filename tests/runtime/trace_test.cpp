@@ -10,9 +10,9 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "recording/record.h"
+#include "recording/replay.h"
 #include "runtime/generate.h"
-#include "runtime/record.h"
-#include "runtime/replay.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/scratch_folder.h"
 #include "tests/support/tensors.h"

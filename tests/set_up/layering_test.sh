@@ -16,15 +16,16 @@ file() { # PATH LINE...
 breaks() { broken+=("$1"); file "$@"; }
 
 file kernels/fine.h '#include <ATen/core/Tensor.h>'
-file src/io/fine.cpp '#include "io/fine.h"' '#include "espalier/error.h"' '#include <nlohmann/json.hpp>'
-file src/runtime/fine.cpp '#include "model/config.h"' '#include "io/json_file.h"' '#include <spdlog/spdlog.h>'
+file src/text/fine.cpp '#include "text/fine.h"' '#include "espalier/error.h"' '#include <nlohmann/json.hpp>'
+file src/base/fine.cpp '#include <spdlog/spdlog.h>'
+file src/runtime/fine.cpp '#include "model/config.h"' '#include "base/json_file.h"'
 breaks include/espalier/a.h '#include "runtime/b.h"'
 breaks include/espalier/b.h '#include <nlohmann/json.hpp>'
-breaks src/io/a.cpp '#include "model/config.h"'
-breaks src/io/b.cpp '#include <ATen/core/Tensor.h>'
-breaks src/io/c.cpp '#include <spdlog/spdlog.h>'
+breaks src/text/a.cpp '#include "model/config.h"'
+breaks src/text/b.cpp '#include <ATen/core/Tensor.h>'
+breaks src/text/c.cpp '#include <spdlog/spdlog.h>'
 breaks src/model/a.cpp '#include "espalier/pruning.h"'
-breaks src/model/b.cpp '#include "io/json_file.h"'
+breaks src/model/b.cpp '#include "text/tokenizer.h"'
 breaks src/pruning/a.cpp '#include "runtime/kv_cache.h"'
 breaks src/pruning/b.cpp '#include <nlohmann/json.hpp>'
 breaks src/runtime/a.cpp '#include "cli/progress.h"'
@@ -38,15 +39,15 @@ breaks kernels/b.cu '#include <c10/core/Device.h>'
 breaks kernels/c_avx2.cpp '#include "kernels/c.h"'
 file kernels/c.h '#include "kernels/fine.h"'
 breaks examples/a.cpp '#include "runtime/engine_impl.h"'
-file README.md 'See `src/io/fine.cpp`, kernels/*.h, [fine](src/io), [that](#fine), [far](https://example.org/src) and http://example.org/src/nowhere.'
-breaks docs.md 'See `src/io/gone.cpp`.'
+file README.md 'See `src/text/fine.cpp`, kernels/*.h, [fine](src/text), [that](#fine), [far](https://example.org/src) and http://example.org/src/nowhere.'
+breaks docs.md 'See `src/text/gone.cpp`.'
 breaks links.md 'See [this](gone.md).'
-breaks src/io/d.cpp ''
-echo 'int no_licence;' >"$tree/src/io/d.cpp"
+breaks src/text/d.cpp ''
+echo 'int no_licence;' >"$tree/src/text/d.cpp"
 
 if found=$("$here/../layering.sh" "$tree"); then echo 'layering.sh found nothing'; exit 1; fi
 for path in "${broken[@]}"; do
   # What a unit reaches through a header is reported at the header, naming the unit.
   grep -qE "^(\./)?$path:|no libtorch header in $path\]" <<<"$found" || { echo "not reported: $path"; exit 1; }
 done
-if grep -E 'README|^src/(io|runtime)/fine' <<<"$found"; then echo 'reported without reason'; exit 1; fi
+if grep -E 'README|^src/(text|base|runtime)/fine' <<<"$found"; then echo 'reported without reason'; exit 1; fi

@@ -20,8 +20,8 @@
 #include <vector>
 
 #include "espalier/pruning.h"
-#include "runtime/policy_walk.h"
-#include "runtime/token_layout.h"
+#include "layout/cut.h"
+#include "layout/policy_walk.h"
 
 namespace espalier::testing {
 

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "kernels/cpu_level.h"
+#include "kernels/support/cpu_level.h"
 
 namespace espalier::test {
 

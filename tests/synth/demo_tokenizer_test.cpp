@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "espalier/tokenizer.h"
-#include "io/chat_template.h"
 #include "synth/items.h"
 #include "synth/wording.h"
-#include "tests/io/temporary_folder.h"
+#include "tests/support/temporary_folder.h"
+#include "text/chat_template.h"
 
 namespace espalier::synth {
 namespace {

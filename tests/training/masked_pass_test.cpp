@@ -11,9 +11,9 @@
 #include <map>
 
 #include "espalier/policies/atp.h"
+#include "layout/cut.h"
 #include "model/decoder.h"
 #include "runtime/generate.h"
-#include "runtime/token_layout.h"
 #include "tests/support/reference_decoder.h"
 #include "tests/support/tensors.h"
 #include "training/atp_loss.h"

@@ -11,8 +11,8 @@
 #include <memory>
 #include <set>
 
-#include "io/image_processor.h"
 #include "model/vision_tower.h"
+#include "pictures/image_processor.h"
 #include "tests/support/tensors.h"
 #include "training/model_folder.h"
 #include "training/picture_task.h"

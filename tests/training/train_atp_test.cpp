@@ -13,11 +13,11 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/safetensors.h"
 #include "espalier/engine.h"
 #include "espalier/error.h"
 #include "espalier/training.h"
-#include "io/safetensors.h"
-#include "runtime/policy_files.h"
+#include "recording/policy_files.h"
 #include "training/atp_examples.h"
 #include "training/draw.h"
 #include "training/saved_state.h"

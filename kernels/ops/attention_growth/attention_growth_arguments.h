@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tensor side of attention_growth, beyond attention_probe_arguments.h: what both layers must share, and the
+// pointers to the direction.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "kernels/ops/attention_growth/attention_growth.h"
+#include "kernels/ops/attention_probe/attention_probe_arguments.h"
+
+namespace espalier::kernels {
+
+// Both layers of one shape; hidden [n, w] and direction [groups, w] together or neither. Throws otherwise.
+void check_growth(const at::Tensor& query_lower, const at::Tensor& key_lower, const at::Tensor& query_upper,
+                  const at::Tensor& key_upper, const at::Tensor& row_begin, const std::optional<at::Tensor>& hidden,
+                  const std::optional<at::Tensor>& direction);
+
+// Pointers to hidden and to direction as float32 (few rows: the copy is small), and the tensors that keep them alive.
+struct DirectionPointers {
+  at::Tensor hidden, values;
+  GrowthDirection direction;
+
+  DirectionPointers(const std::optional<at::Tensor>& hidden, const std::optional<at::Tensor>& direction, double weight);
+};
+
+}  // namespace espalier::kernels

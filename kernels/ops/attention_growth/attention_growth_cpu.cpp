@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "kernels/ops/attention_growth/attention_growth.h"
+#include "kernels/ops/attention_growth/attention_growth_arguments.h"
+#include "kernels/ops/attention_probe/attention_probe_tile.h"
+#include "kernels/ops/cosine_score/cosine_score.h"
+#include "kernels/support/chosen_kernels.h"
+
+namespace espalier::kernels {
+
+namespace {
+
+float growth_of_column(const ProbeLayer& lower, const ProbeLayer& upper, const ProbeShape& shape, bool relu_per_head,
+                       int64_t group, int64_t column) {
+  const int64_t first = shape.row_begin[group], last = shape.row_begin[group + 1];
+  if (first == last) return 0.0F;
+  float sum = 0.0F;
+  for (int64_t i = first; i < last; ++i) {
+    for (int64_t head = 0; head < shape.num_heads; ++head) {
+      const float difference = attention_probability_plain(upper, shape, head, shape.rows[i], column) -
+                               attention_probability_plain(lower, shape, head, shape.rows[i], column);
+      sum += relu_per_head ? std::max(0.0F, difference) : difference;
+    }
+  }
+  return std::max(0.0F, sum / static_cast<float>(shape.num_heads * (last - first)));
+}
+
+}  // namespace
+
+void attention_growth_plain(const ProbeLayer& lower, const ProbeLayer& upper, const ProbeShape& shape,
+                            bool relu_per_head, const GrowthDirection& direction, float* out) {
+  for (int64_t group = 0; group < shape.num_groups; ++group) {
+    for (int64_t j = shape.column_begin[group]; j < shape.column_begin[group + 1]; ++j) {
+      const int64_t column = shape.columns[j];
+      out[j] = growth_of_column(lower, upper, shape, relu_per_head, group, column);
+      if (direction.hidden == nullptr) continue;
+      float cosine = 0.0F;
+      cosine_score_plain(direction.hidden, direction.hidden_stride, direction.hidden_type,
+                         direction.direction + group * direction.width, &column, 1, 1, direction.width, &cosine);
+      out[j] += direction.weight * cosine;
+    }
+  }
+}
+
+}  // namespace espalier::kernels
+
+namespace espalier::ops {
+
+namespace {
+
+at::Tensor attention_growth_cpu(const at::Tensor& query_lower, const at::Tensor& key_lower, const at::Tensor& lse_lower,
+                                const at::Tensor& query_upper, const at::Tensor& key_upper, const at::Tensor& lse_upper,
+                                const at::Tensor& rows, const at::Tensor& row_begin, const at::Tensor& columns,
+                                const at::Tensor& column_begin, double scale, bool relu_per_head, int64_t window,
+                                const std::optional<at::Tensor>& position, const std::optional<at::Tensor>& hidden,
+                                const std::optional<at::Tensor>& direction, double cosine_weight) {
+  const kernels::LayerPointers lower("attention_growth", query_lower, key_lower, lse_lower);
+  const kernels::LayerPointers upper("attention_growth", query_upper, key_upper, lse_upper);
+  const kernels::GroupPointers groups("attention_growth", query_lower, key_lower, rows, row_begin, columns,
+                                      column_begin, scale,
+                                      /*is_causal=*/true, window, position);
+  kernels::check_growth(query_lower, key_lower, query_upper, key_upper, row_begin, hidden, direction);
+  const kernels::DirectionPointers pointers(hidden, direction, cosine_weight);
+  at::Tensor out = at::empty({columns.size(0)}, lse_lower.options());
+  kernels::note_kernel("attention_growth", kernels::probability_kernel_name(groups.shape, kernels::cpu_level()));
+  kernels::attention_growth_blocked(lower.layer, upper.layer, groups.shape, relu_per_head, pointers.direction,
+                                    kernels::cpu_level(), out.mutable_data_ptr<float>());
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(espalier, CPU, m) {
+  m.impl("attention_growth", attention_growth_cpu);
+}
+
+}  // namespace espalier::ops

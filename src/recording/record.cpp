@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "recording/record.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/einsum.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/output_file.h"
+#include "base/safetensors.h"
+#include "espalier/error.h"
+#include "layout/layout_json.h"
+#include "model/decoder.h"
+#include "runtime/generate.h"
+#include "runtime/pixels.h"
+#include "runtime/signals.h"
+
+namespace espalier {
+
+namespace {
+
+using Arrays = std::map<std::string, at::Tensor>;
+
+// "attention.5" is asked for by that name, by its family "attention", or by asking for everything.
+class Wanted {
+ public:
+  explicit Wanted(const std::vector<std::string>& only) : only_(only) {}
+  bool operator()(const std::string& name) const {
+    return only_.empty() || std::ranges::any_of(only_, [&](const std::string& asked) {
+             return name == asked || (name.starts_with(asked) && name[asked.size()] == '.');
+           });
+  }
+
+ private:
+  const std::vector<std::string>& only_;
+};
+
+at::Tensor as_float(const at::Tensor& t) {
+  return t.to(at::kFloat).cpu().contiguous();
+}
+
+// `values` [.., n', ..] of the tokens that are there, at their places among all; the rest is zero.
+at::Tensor scatter_tokens(const at::Tensor& values, int64_t dimension, const at::Tensor& source_index,
+                          int64_t num_tokens) {
+  const at::Tensor has_place = (source_index >= 0).nonzero().squeeze(1);
+  std::vector<int64_t> shape = values.sizes().vec();
+  shape[static_cast<size_t>(dimension)] = num_tokens;
+  return at::zeros(shape, values.options())
+      .index_copy(dimension, source_index.index_select(0, has_place), values.index_select(dimension, has_place));
+}
+
+at::Tensor attention_map(const DecoderConfig& config, const LayerView& view) {
+  const int64_t n = view.query.size(0), repeat = config.num_heads / config.num_kv_heads;
+  const at::Tensor q = view.query.to(at::kFloat), k = view.key.to(at::kFloat).repeat_interleave(repeat, 1);
+  at::Tensor scores = at::einsum("qhd,khd->hqk", {q, k}) * attention_scale(config);
+  const at::Tensor index = at::arange(n, view.layout.source_index.options());
+  at::Tensor hidden = index.unsqueeze(0) > index.unsqueeze(1);
+  if (config.sliding_window > 0) {
+    const at::Tensor p = view.layout.position_id;
+    hidden = hidden | (p.unsqueeze(1) - p.unsqueeze(0) >= config.sliding_window);
+  }
+  return at::softmax(scores.masked_fill(hidden, -INFINITY), -1);
+}
+
+class Recorder {
+ public:
+  Recorder(const LoadedModel& model, const std::vector<std::string>& only) : model_(model), wanted_(only) {}
+
+  RunHooks hooks() {
+    RunHooks hooks;
+    hooks.encode.on_vision_layer = [this](size_t image, const ImagePlan& plan, const VisionLayerTrace& trace) {
+      vision_layer(image, plan, trace);
+    };
+    hooks.encode.on_vision_output = [this](const at::Tensor& features, const at::Tensor& classes) {
+      add("vision.output", features);
+      if (classes.defined()) add("vision.cls_output", classes);
+    };
+    // States are what reaches a point, whose policy judges tokens that it then drops; hidden.0 is that of
+    // projector_output.
+    hooks.encode.on_embedded = [this](const TokenLayout& layout, const at::Tensor& hidden) {
+      state(0, layout, hidden);
+    };
+    hooks.prefill.on_state = [this](int layer, const TokenLayout& layout, const at::Tensor& hidden) {
+      if (layer > 0) state(layer, layout, hidden);
+    };
+    hooks.prefill.on_layer = [this](const LayerView& view) { decoder_layer(view); };
+    // What a policy read of the layer that was about to run is what a replay has to read.
+    hooks.prefill.on_look_ahead = [this](const LayerView& view) {
+      attention(view);
+      looked_at_.insert(view.layer);
+    };
+    hooks.prefill.on_output = [this](size_t, const TokenLayout& layout, const at::Tensor& hidden) {
+      state(model_.config.decoder.num_layers, layout, hidden);
+    };
+    return hooks;
+  }
+
+  // Arrays that were collected image by image, joined.
+  Arrays finish() {
+    for (const auto& [name, parts] : by_image_)
+      arrays_[name] = as_float(at::cat(parts, name.starts_with("vision.key.") ? 0 : -1));
+    return std::move(arrays_);
+  }
+
+ private:
+  void add(const std::string& name, const at::Tensor& t) {
+    if (wanted_(name)) arrays_[name] = as_float(t);
+  }
+
+  void add_tokens(const std::string& name, const at::Tensor& t, int64_t dimension, const TokenLayout& layout) {
+    if (wanted_(name))
+      arrays_[name] = as_float(scatter_tokens(t, dimension, layout.source_index, layout.prompt->num_tokens));
+  }
+
+  void state(int layer, const TokenLayout& layout, const at::Tensor& hidden) {
+    add_tokens("hidden." + std::to_string(layer), hidden, 0, layout);
+    if (wanted_("final_norm." + std::to_string(layer)))
+      add_tokens("final_norm." + std::to_string(layer),
+                 final_norm(model_.config.decoder, model_.weights.decoder, hidden), 0, layout);
+  }
+
+  void decoder_layer(const LayerView& view) {
+    const std::string layer = std::to_string(view.layer);
+    add_tokens("query." + layer, view.query.transpose(0, 1), 1, view.layout);
+    add_tokens("key." + layer, view.key.transpose(0, 1), 1, view.layout);
+    if (!looked_at_.contains(view.layer)) attention(view);
+  }
+
+  void attention(const LayerView& view) {
+    const std::string name = "attention." + std::to_string(view.layer);
+    if (!wanted_(name)) return;
+    const int64_t n = view.layout.prompt->num_tokens;
+    const at::Tensor rows = scatter_tokens(attention_map(model_.config.decoder, view), 1, view.layout.source_index, n);
+    arrays_[name] = as_float(scatter_tokens(rows, 2, view.layout.source_index, n));
+  }
+
+  void vision_layer(size_t image, const ImagePlan& plan, const VisionLayerTrace& t) {
+    const auto in_order = [&](const at::Tensor& values, int64_t dimension) {
+      return in_sequence_order(values, dimension, plan.tower_row);
+    };
+    const VisionConfig& config = model_.config.vision;
+    const std::string layer = std::to_string(t.layer);
+    if (const std::string name = "vision.key." + layer; wanted_(name))
+      by_image_[name].push_back(in_order(vision_keys(config, t), 0));
+    if (!config.has_class_token) return;  // nor is there a map between tokens that are merged from patches
+    const int64_t crops = t.output.size(0), p1 = t.output.size(1);
+    const at::Tensor q = t.query.to(at::kFloat).view({crops, p1, config.num_heads, -1});
+    const at::Tensor k = t.key.to(at::kFloat).view({crops, p1, config.num_heads, -1});
+    const double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim()));
+    if (const std::string name = "vision.cls_attention." + layer; wanted_(name)) {
+      const at::Tensor scores = at::einsum("chd,ckhd->hck", {q.select(1, 0), k}) * scale;
+      by_image_[name].push_back(in_order(at::softmax(scores, -1).slice(2, 1).flatten(1), -1));
+    }
+    if (const std::string name = "vision.cls_attention_joint." + layer; wanted_(name)) {
+      const at::Tensor scores =
+          at::einsum("chd,ckhd->ck", {q.select(1, 0), k}) / std::sqrt(static_cast<double>(config.hidden_size));
+      by_image_[name].push_back(in_order(at::softmax(scores, -1).slice(1, 1).flatten(), 0));
+    }
+    if (const std::string name = "vision.attention." + layer + "." + std::to_string(image); wanted_(name) && crops == 1)
+      arrays_[name] = as_float(at::softmax(at::einsum("qhd,khd->hqk", {q[0], k[0]}) * scale, -1));
+  }
+
+  const LoadedModel& model_;
+  Wanted wanted_;
+  Arrays arrays_;
+  std::set<int> looked_at_;  // layers whose attention a policy read ahead
+  std::map<std::string, std::vector<at::Tensor>> by_image_;
+};
+
+Dtype dtype_of(const at::Tensor& t) {
+  return t.scalar_type() == at::kLong ? Dtype::kI64 : Dtype::kF32;
+}
+
+void write_arrays(const std::filesystem::path& file, const Arrays& arrays) {
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [name, t] : arrays) tensors.push_back({name, dtype_of(t), t.sizes().vec(), t.data_ptr()});
+  write_safetensors(file, tensors);
+}
+
+at::Tensor long_tensor(const std::vector<int32_t>& ids) {
+  return at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong);
+}
+
+at::Tensor read_pixel_values(const std::filesystem::path& file) {
+  if (file.empty()) return {};
+  const SafetensorsFile prepared = SafetensorsFile::open(file);
+  const auto found = prepared.tensors().find("pixel_values");
+  if (found == prepared.tensors().end()) throw Error(file.string() + ": it has no tensor pixel_values");
+  const TensorView& view = found->second;
+  if (view.dtype != Dtype::kF32)
+    throw Error(file.string() + ": pixel_values: expected F32, got " + std::string(name_of(view.dtype)));
+  at::Tensor pixels = at::empty(view.shape, at::kFloat);
+  std::ranges::copy(view.bytes, static_cast<std::byte*>(pixels.data_ptr()));
+  return pixels;
+}
+
+std::string dump_json(const Result& result) {
+  const nlohmann::ordered_json json = {{"input_ids", result.prompt_token_ids},
+                                       {"prompt", result.prompt},
+                                       {"greedy_tokens", result.token_ids},
+                                       {"text", result.text}};
+  return json.dump(1) + "\n";
+}
+
+}  // namespace
+
+void record(const LoadedModel& model, const Request& request, const RecordFiles& files, const Callbacks& callbacks) {
+  Request prefill_only = request;
+  prefill_only.options.max_new_tokens = 1;
+  Recorder recorder(model, files.only);
+  const Result result = std::move(generate_batch(model, std::span(&prefill_only, 1), callbacks, recorder.hooks())[0]);
+  if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
+  const c10::InferenceMode no_gradients;
+  const Arrays arrays = recorder.finish();
+  for (const std::string& name : files.only)
+    if (std::ranges::none_of(arrays, [&](const auto& entry) { return Wanted({name})(entry.first); }))
+      throw Error("--only " + name + ": this model and prompt record nothing of that name");
+  const PackedPrompt packed = pack_prompt(model, request.prompt, 0, policy_of(request).get());
+  OutputFile layout(files.layout);  // both files or none
+  layout.write(layout_to_json(*packed.layout, model.facts));
+  write_arrays(files.signals, arrays);
+  layout.commit();
+}
+
+Result generate_from_pixels(const LoadedModel& model, const Request& request, const std::filesystem::path& pixel_values,
+                            const Callbacks& callbacks) {
+  RunHooks hooks;
+  hooks.encode.pixel_values = read_pixel_values(pixel_values);
+  return std::move(generate_batch(model, std::span(&request, 1), callbacks, hooks)[0]);
+}
+
+Result dump(const LoadedModel& model, const Request& request, const std::filesystem::path& prefix,
+            const std::filesystem::path& pixel_values, const Callbacks& callbacks) {
+  Arrays arrays;
+  std::vector<at::Tensor> pixels;
+  RunHooks hooks;
+  hooks.encode.pixel_values = read_pixel_values(pixel_values);
+  hooks.encode.on_pixels = [&](const at::Tensor& p) { pixels.push_back(p); };
+  hooks.encode.on_image_tokens = [&](const at::Tensor& tokens) { arrays["image_features"] = as_float(tokens); };
+  hooks.prefill.on_layer = [&](const LayerView& view) {
+    arrays["hidden." + std::to_string(view.layer)] = as_float(view.hidden);
+    if (view.layer == 0) arrays["position_ids"] = view.layout.position_id.cpu().contiguous();
+  };
+  hooks.prefill.on_output = [&](size_t, const TokenLayout&, const at::Tensor& hidden) {
+    arrays["hidden." + std::to_string(model.config.decoder.num_layers)] = as_float(hidden);
+    const at::Tensor normed = final_norm(model.config.decoder, model.weights.decoder, hidden);
+    arrays["final_norm"] = as_float(normed);
+    arrays["logits"] = as_float(logits(model.weights.decoder, normed));
+  };
+  const Result result = std::move(generate_batch(model, std::span(&request, 1), callbacks, hooks)[0]);
+  if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
+  if (!pixels.empty()) arrays["pixel_values"] = batch_pixels(model.config, pixels);
+  arrays["input_ids"] = long_tensor(result.prompt_token_ids);
+  arrays["greedy_tokens"] = long_tensor(result.token_ids);
+  OutputFile json(prefix.string() + ".json");  // both files or none
+  json.write(dump_json(result));
+  write_arrays(prefix.string() + ".safetensors", arrays);
+  json.commit();
+  return result;
+}
+
+}  // namespace espalier

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "text/aligned_text.h"
+
+#include <numeric>
+
+namespace espalier {
+
+AlignedText AlignedText::of(std::string_view original, size_t begin, size_t end) {
+  AlignedText piece{std::string(original.substr(begin, end - begin)), std::vector<size_t>(end - begin), begin};
+  std::iota(piece.ends.begin(), piece.ends.end(), begin + 1);
+  return piece;
+}
+
+AlignedText AlignedText::slice(size_t first, size_t last) const {
+  return {text.substr(first, last - first),
+          {ends.begin() + static_cast<ptrdiff_t>(first), ends.begin() + static_cast<ptrdiff_t>(last)},
+          first == 0 ? begin : ends[first - 1]};
+}
+
+void AlignedText::prepend(std::string_view what) {
+  text.insert(0, what);
+  ends.insert(ends.begin(), what.size(), begin);
+}
+
+void AlignedText::append(std::string_view bytes, size_t from, size_t to) {
+  if (bytes.empty()) return;
+  text += bytes;
+  ends.insert(ends.end(), bytes.size() - 1, from);
+  ends.push_back(to);
+}
+
+void AlignedText::replace_all(std::string_view from, std::string_view to) {
+  size_t found = text.find(from);
+  if (found == std::string::npos) return;
+  AlignedText out{{}, {}, begin};
+  out.text.reserve(text.size());
+  out.ends.reserve(text.size());
+  size_t done = 0;
+  const auto keep_until = [&](size_t position) {
+    out.text.append(text, done, position - done);
+    out.ends.insert(out.ends.end(), ends.begin() + static_cast<ptrdiff_t>(done),
+                    ends.begin() + static_cast<ptrdiff_t>(position));
+  };
+  for (; found != std::string::npos; found = text.find(from, done)) {
+    keep_until(found);
+    done = found + from.size();
+    out.append(to, found == 0 ? begin : ends[found - 1], ends[done - 1]);
+  }
+  keep_until(text.size());
+  *this = std::move(out);
+}
+
+}  // namespace espalier
