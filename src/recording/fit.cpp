@@ -24,14 +24,14 @@ namespace espalier {
 
 namespace {
 
-Result run(const LoadedModel& model, const Calibration& calibration, size_t i, PolicyPtr policy, RunHooks hooks = {}) {
+Result run(const LoadedModel& model, const Calibration& calibration, size_t i, PolicyPtr policy, RunWatcher* watcher = nullptr) {
   Request request;
   request.prompt = calibration.prompt(i);
   request.custom = std::move(policy);
   request.options.max_new_tokens = 0;
   Callbacks callbacks;
   callbacks.should_cancel = calibration.callbacks.should_cancel;
-  Result result = std::move(generate_batch(model, std::span(&request, 1), callbacks, std::move(hooks))[0]);
+  Result result = generate(model, request, callbacks, {.watcher = watcher});
   if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
   return result;
 }
@@ -183,12 +183,10 @@ VtwFit fit_vtw(const LoadedModel& model, const Calibration& calibration, double 
   const auto samples = static_cast<int64_t>(calibration.num_prompts);
   int64_t done = 0;
   const auto logits_of = [&](size_t i, const std::string& spec) {
-    at::Tensor logits;
-    RunHooks hooks;
-    hooks.prefill.on_logits = [&](const at::Tensor& rows) { logits = rows[0].to(at::kFloat).cpu().contiguous(); };
-    run(model, calibration, i, make_policy(spec), std::move(hooks));
+    LogitsWatcher watcher;
+    run(model, calibration, i, make_policy(spec), &watcher);
     show(calibration, ++done, samples * (1 + std::ssize(fit.kl)));
-    return logits;
+    return watcher.logits;
   };
   const auto values = [](const at::Tensor& logits) {
     return std::span<const float>(logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel()));

@@ -1,16 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "espalier/engine.h"
 
-#include <ATen/DeviceAccelerator.h>
 #include <c10/core/InferenceMode.h>
 
+#include <latch>
+
 #include "espalier/error.h"
+#include "kernels/support/device_graph.h"
 #include "runtime/encode.h"
 #include "runtime/engine_impl.h"
 #include "runtime/generate.h"
 #include "runtime/prompt_packer.h"
 
 namespace espalier {
+
+namespace {
+
+// What one call of generate() waits for.
+struct Waiting : Call {
+  Waiting(const Callbacks& given, size_t requests)
+      : Call(given), results(requests), left(static_cast<std::ptrdiff_t>(requests)) {}
+
+  std::vector<Result> results;
+  std::exception_ptr error;  // of the first to fail
+  std::latch left;
+
+  void end(RequestRun& run) {
+    if (run.result) {
+      results[run.index] = std::move(*run.result);
+    } else if (!error) {
+      error = run.error;
+      cancel();
+    }
+    left.count_down();
+  }
+};
+
+RecordedSteps::MakeGraph graphs_for(const LoadedModel& model, const EngineOptions& options) {
+  if (!options.decode_graphs || !model.device.is_cuda()) return {};
+  return [device = model.device] { return kernels::make_device_graph(device); };
+}
+
+}  // namespace
+
+Engine::Impl::Impl(LoadedModel loaded, const EngineOptions& options)
+    : model(std::move(loaded)),
+      images(options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr),
+      thread(model,
+             {.images = images.get(),
+              .make_graph = graphs_for(model, options),
+              .on_done =
+                  [](std::unique_ptr<RequestRun> run) {
+                    const auto waiting = std::static_pointer_cast<Waiting>(run->call);
+                    waiting->end(*run);
+                  }},
+             /*own_thread=*/true) {}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::Engine(Engine&&) noexcept = default;
@@ -21,14 +65,7 @@ Engine Engine::load(const std::filesystem::path& folder, const EngineOptions& op
   const c10::InferenceMode no_gradients;
   if (options.image_cache_bytes < 0)
     throw Error("image_cache_bytes: a number from 0 up was expected, got " + std::to_string(options.image_cache_bytes));
-  auto images = options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr;
-  LoadedModel model = load_model(folder, options);
-  std::unique_ptr<IdleDecoders> decoders;
-  if (options.decode_graphs && model.device.is_cuda()) {
-    const auto memory = static_cast<int64_t>(at::accelerator::getMemoryInfo(model.device.index()).second);
-    decoders = std::make_unique<IdleDecoders>(memory / 8);
-  }
-  return Engine(std::make_unique<Impl>(Impl{std::move(model), std::move(images), std::move(decoders)}));
+  return Engine(std::make_unique<Impl>(load_model(folder, options), options));
 }
 
 Result Engine::generate(const Request& request, const Callbacks& callbacks) const {
@@ -36,10 +73,17 @@ Result Engine::generate(const Request& request, const Callbacks& callbacks) cons
 }
 
 std::vector<Result> Engine::generate(std::span<const Request> requests, const Callbacks& callbacks) const {
-  RunHooks hooks;
-  hooks.encode.cache = impl_->images.get();
-  hooks.decoders = impl_->decoders.get();
-  return generate_batch(impl_->model, requests, callbacks, hooks);
+  if (impl_->thread.is_own_thread())  // asked by a callback, which must not wait for itself
+    return espalier::generate(impl_->model, requests, callbacks, {}, impl_->images.get());
+  const c10::InferenceMode no_gradients;
+  const auto waiting = std::make_shared<Waiting>(callbacks, requests.size());
+  ScheduleThread::Runs runs;
+  for (size_t i = 0; i < requests.size(); ++i)
+    runs.push_back(std::make_unique<RequestRun>(impl_->model, requests[i], i, waiting));
+  impl_->thread.admit(std::move(runs));
+  waiting->left.wait();
+  if (waiting->error) std::rethrow_exception(waiting->error);
+  return std::move(waiting->results);
 }
 
 std::shared_ptr<const ImageHandle> Engine::look_at(std::shared_ptr<const Image> image) const {

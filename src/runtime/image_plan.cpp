@@ -226,7 +226,7 @@ ImagePlan plan_image(const LoadedModel& model, int width, int height, const Prun
   return plan_with(model, smaller(*own, model, wanted), width, height);
 }
 
-at::Tensor tower_rows(const std::vector<ImagePlan>& plans) {
+at::Tensor tower_rows(std::span<const ImagePlan> plans) {
   std::vector<at::Tensor> rows;
   bool as_they_come = true;
   int64_t begin = 0;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "espalier/pruning.h"
@@ -43,7 +44,7 @@ struct ImagePlan {
 ImagePlan plan_image(const LoadedModel& model, int width, int height, const PruningPolicy* policy = nullptr);
 
 // The rows of all images' tower output, behind each other, in sequence order: int64 [m]; undefined: as they come.
-at::Tensor tower_rows(const std::vector<ImagePlan>& plans);
+at::Tensor tower_rows(std::span<const ImagePlan> plans);
 
 // int64 [n], or [3, n] for M-RoPE, on the CPU; and the position of the first token behind the prompt.
 struct PromptPositions {

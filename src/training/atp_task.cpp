@@ -238,7 +238,7 @@ HardRun ask(const LoadedModel& model, const AtpExamples& examples, int64_t items
     request.trace = true;
     request.options.greedy = true;
     request.options.max_new_tokens = std::min<int64_t>(std::ssize(wanted), kLongestAnswer);
-    const Result result = std::move(generate_batch(model, std::span(&request, 1), {})[0]);
+    const Result result = generate(model, request);
     run.correct +=
         std::ranges::mismatch(result.token_ids, wanted).in1 == result.token_ids.end() && !result.token_ids.empty();
     ++run.count;

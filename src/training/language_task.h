@@ -40,7 +40,7 @@ class LanguageTask : public Task {
   const ModelConfig& config() const { return config_; }
 
  private:
-  std::vector<Score> evaluate(const Parameters& parameters, const DecoderPassOptions& pass) const;
+  std::vector<Score> evaluate(const Parameters& parameters, const TrainingPassOptions& pass) const;
 
   const ModelConfig& config_;
   LanguageTaskOptions options_;

@@ -120,18 +120,18 @@ const Family& family(const std::string& name) {
 
 Sequence sequence_of(const Family& f, const Prompt& prompt, const std::string& spec) {
   const PolicyPtr policy = make_policy(spec);
-  return {pack_prompt(f.model, prompt, 32, policy.get()), policy, f.model.facts};
+  return {f.model, pack_prompt(f.model, prompt, 32, policy.get()), policy};
 }
 
 // What entered the decoder, through the reference decoder at the positions that it has.
 void expect_equals_reference(const Family& f, const Prompt& prompt, const std::string& spec, const Answered& run) {
   const c10::InferenceMode no_gradients;
   Sequence sequence = sequence_of(f, prompt, spec);
-  encode(f.model, sequence, {});
-  const int64_t n = sequence.hidden.size(0);
+  encode(f.model, sequence);
+  const int64_t n = sequence.stream.hidden.size(0);
   const std::vector<int32_t> fed(run.answer.begin(), run.answer.end() - 1);
   const test::Dropped nothing{std::vector<int>(static_cast<size_t>(n), f.model.facts.num_layers), {}};
-  const at::Tensor expected = test::masked_logits(f.model, sequence.hidden, sequence.walk.layout().position_id,
+  const at::Tensor expected = test::masked_logits(f.model, sequence.stream.hidden, sequence.walk.layout().position_id,
                                                   sequence.prompt.next_position, nothing, fed)
                                   .slice(0, n - 1);
   for (size_t step = 0; step < run.logits.size(); ++step) {
@@ -189,7 +189,7 @@ TEST_P(EveryPolicyRun, EqualsItsOwnRecordingReplayed) {
   }
   replay(spec_, files);
   const Json replayed = Json::parse(test::read_file(files.out));
-  const Result live = std::move(generate_batch(family_.model, {&request, 1}, {})[0]);
+  const Result live = generate(family_.model, request);
   EXPECT_EQ(replayed.at("kept").get<Tokens>(), live.kept);
   ASSERT_EQ(replayed.at("points").size(), live.points.size());
   for (size_t i = 0; i < live.points.size(); ++i) {
@@ -226,7 +226,7 @@ TEST_P(EveryPolicyRun, FloorsAndPinsHold) {
     Request request{.prompt = prompt, .policy = spec, .custom = {}, .options = {}, .trace = true};
     request.options.max_new_tokens = 2;
     request.options.greedy = true;
-    return std::move(generate_batch(family_.model, {&request, 1}, {})[0]);
+    return generate(family_.model, request);
   };
   const Result whole = run(family_.prompt, "none");
   if (name != "none") {  // below the least number of tokens it is the unpruned run

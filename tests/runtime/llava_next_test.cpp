@@ -179,13 +179,13 @@ TEST_P(NextMerging, EntersCropByCropAndEqualsTheReference) {
     SCOPED_TRACE(model->folder.filename());
     std::vector<Sequence> sequences;
     sequences.push_back(test::sequence_for(*model, mixed_prompt(), make_policy(GetParam())));
-    encode(*model, sequences[0], {});
+    encode(*model, sequences[0]);
     const TokenLayout layout = sequences[0].walk.layout();
     EXPECT_FALSE((layout.kind == static_cast<int64_t>(Segment::Kind::kRowBreak)).any().item<bool>());
     const at::Tensor place = layout.image * 100 + layout.crop;
     const at::Tensor of_images = place.index_select(0, (layout.image >= 0).nonzero().squeeze(1));
     EXPECT_TRUE(of_images.equal(std::get<0>(of_images.sort())));
-    const at::Tensor hidden = sequences[0].hidden.clone();
+    const at::Tensor hidden = sequences[0].stream.hidden.clone();
     sequences.clear();
     sequences.push_back(test::sequence_for(*model, mixed_prompt(), make_policy(GetParam())));
     const Answered run = test::run_packed(*model, sequences, 5)[0];
@@ -257,7 +257,7 @@ TEST(NextSignals, OfTheTowerFollowTheSequence) {
   const LoadedModel& model = mistral();
   const auto reader = std::make_shared<TowerReader>();
   Sequence sequence = test::sequence_for(model, mixed_prompt(), reader);
-  encode(model, sequence, {});
+  encode(model, sequence);
   ASSERT_EQ(reader->seen.size(), 4U);
   const VisionConfig& config = model.config.vision;
   int64_t column = 0, class_row = 0;
@@ -296,9 +296,9 @@ TEST(NextSignals, ClassRowsBehindCropsThatAreCutAway) {
   for (const LoadedModel* model : {&mistral(), &vicuna()}) {
     const auto front_of_second_image = [&](const Prompt& prompt, int image) {
       Sequence sequence = test::sequence_for(*model, prompt, make_policy("visionzip:num_kept=4,contextual=1"));
-      encode(*model, sequence, {});
+      encode(*model, sequence);
       const at::Tensor own = (sequence.walk.layout().image == image).nonzero().squeeze(1);
-      return sequence.hidden.index_select(0, own).clone();
+      return sequence.stream.hidden.index_select(0, own).clone();
     };
     const at::Tensor alone = front_of_second_image(prompt_of({{60, 70}}), 0);
     Chat line_first = prompt_of({{700, 1}, {60, 70}});

@@ -42,7 +42,7 @@ std::vector<Watched> watch(const LoadedModel& model, const std::vector<Request>&
   Callbacks callbacks;
   callbacks.on_prompt = [&](size_t i, const PromptTrace& prompt) { seen.at(i).prompt = prompt; };
   callbacks.on_point = [&](size_t i, const PointTrace& point) { seen.at(i).points.push_back(point); };
-  std::vector<Result> results = generate_batch(model, requests, callbacks);
+  std::vector<Result> results = generate(model, requests, callbacks);
   for (size_t i = 0; i < results.size(); ++i) seen[i].result = std::move(results[i]);
   return seen;
 }
@@ -232,7 +232,7 @@ TEST(Trace, WithoutOneNothingMoreIsDoneAndTheResultIsTheSame) {
     Request request = request_of(test::in_context_prompt(2), "none");
     request.custom = policy;
     request.trace = trace;
-    Result result = std::move(generate_batch(test::tiny_llava(), {&request, 1}, callbacks)[0]);
+    Result result = generate(test::tiny_llava(), request, callbacks);
     EXPECT_EQ(policy->asked, 2);
     EXPECT_EQ(policy->decided, 2);
     return result;

@@ -331,10 +331,8 @@ TEST(MaskedPass, SteepMasksEqualTheRuntimeThatRemoves) {
     request.prompt = asked;
     request.custom = policy_of_modules(modules, settings, 10);
     request.options.max_new_tokens = 0;
-    RunHooks hooks;
-    at::Tensor expected;
-    hooks.prefill.on_logits = [&](const at::Tensor& rows) { expected = rows[0].clone(); };
-    const Result result = std::move(generate_batch(model, {&request, 1}, {}, hooks)[0]);
+    LogitsWatcher watcher;
+    const Result result = generate(model, request, {}, {.watcher = &watcher});
     const at::Tensor tokens = full_layout(sequence.masked.prompt, false).image_tokens;
     ASSERT_EQ(result.points.size(), 3U);
     for (size_t p = 0; p < 3; ++p) {
@@ -351,7 +349,7 @@ TEST(MaskedPass, SteepMasksEqualTheRuntimeThatRemoves) {
     }
     const at::Tensor row = pass.hidden.slice(0, sequence.answer - 1, sequence.answer);
     test::expect_close(logits(model.weights.decoder, final_norm(model.config.decoder, model.weights.decoder, row))[0],
-                       expected, 1e-4, "item " + std::to_string(item));
+                       watcher.logits, 1e-4, "item " + std::to_string(item));
   }
   EXPECT_GT(stayed, 50);  // both happen
   EXPECT_GT(removed, 50);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder over packed training sequences: the steps of model/decoder.h strung together with a gradient, scored rows
-// only at the end. No cache, no policy; what a sequence means is not known here.
+// The decoder over packed training sequences: run_layers() with a gradient, scored rows only at the end. No cache, no
+// policy; what a sequence means is not known here.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,18 +25,18 @@ struct TrainingBatch {
   std::vector<int> topic;  // [r]: what the row asks for, for accuracies of their own; -1: not counted
 };
 
-struct DecoderPassOptions {
+struct TrainingPassOptions {
   int share_layers = 0;         // layers 0 … share_layers - 1 give their share
   int drop_images_before = -1;  // a layer: image tokens leave the stream there, as policies take them away
 };
 
-struct DecoderPass {
+struct TrainingPass {
   at::Tensor logits;       // [r, vocab]
   at::Tensor image_share;  // float32 []: attention that rows behind a picture give to image tokens, mean over those
                            // rows, heads and share_layers; undefined without share_layers or images
 };
 
-DecoderPass run_decoder(const ModelConfig& config, const ModelWeights& weights, const TrainingBatch& batch,
-                        const DecoderPassOptions& options = {});
+TrainingPass run_decoder(const ModelConfig& config, const ModelWeights& weights, const TrainingBatch& batch,
+                        const TrainingPassOptions& options = {});
 
 }  // namespace espalier

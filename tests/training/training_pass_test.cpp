@@ -2,7 +2,7 @@
 // The training pass over packed sequences: equal to the slow decoder sequence by sequence, differentiable to the last
 // parameter (float64 against finite differences, the late-reading loss included), and without images from a layer on
 // equal to hiding their columns there.
-#include "training/decoder_pass.h"
+#include "training/training_pass.h"
 
 #include <gtest/gtest.h>
 #include <torch/types.h>
@@ -84,7 +84,7 @@ at::Tensor reference(const ModelConfig& config, const ModelWeights& weights, con
       [&](int layer, int) { return layer >= hidden_from ? without(causal, columns) : causal; });
 }
 
-TEST(DecoderPass, EqualsTheSlowDecoder) {
+TEST(TrainingPass, EqualsTheSlowDecoder) {
   const torch::NoGradGuard no_gradients;
   const ModelConfig config = small_config();
   const ModelWeights weights = bind_parameters(config, random_parameters(config), at::kFloat);
@@ -99,7 +99,7 @@ TEST(DecoderPass, EqualsTheSlowDecoder) {
   }
 }
 
-TEST(DecoderPass, ImageShareIsTheMeanOfTheProbabilities) {
+TEST(TrainingPass, ImageShareIsTheMeanOfTheProbabilities) {
   const torch::NoGradGuard no_gradients;
   ModelConfig config = small_config(1);
   const ModelWeights weights = bind_parameters(config, random_parameters(config), at::kDouble);
@@ -127,7 +127,7 @@ TEST(DecoderPass, ImageShareIsTheMeanOfTheProbabilities) {
   EXPECT_NEAR(share, expected, 1e-9);
 }
 
-TEST(DecoderPass, GradientsEqualFiniteDifferences) {
+TEST(TrainingPass, GradientsEqualFiniteDifferences) {
   const ModelConfig config = small_config();
   const TrainingBatch batch = small_batch(at::kDouble);
   const Parameters parameters = random_parameters(config);
@@ -144,7 +144,7 @@ TEST(DecoderPass, GradientsEqualFiniteDifferences) {
           const auto at = std::ranges::find(names, name) - names.begin();
           return at < std::ssize(in) ? in[static_cast<size_t>(at)] : torch::zeros(shape, torch::kDouble);
         });
-        const DecoderPass pass = run_decoder(config, weights, batch, {.share_layers = 2});
+        const TrainingPass pass = run_decoder(config, weights, batch, {.share_layers = 2});
         return std::vector<at::Tensor>{answer_loss(pass.logits, batch) + 0.3 * pass.image_share};
       },
       inputs, 1e-6);
