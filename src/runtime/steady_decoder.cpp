@@ -210,8 +210,9 @@ void SteadyDecoder::launch_all() {
       own.position.index_copy_(0, input(first), *query_position);
       key_position = own.position;
     }
-    return ops::attention_decode(qkv.query, own.key, own.value, input(first + 1), input(first + 2), max_length_[layer],
-                                 attention_scale(config), config.sliding_window, query_position, key_position);
+    return std::get<0>(ops::attention_decode(qkv.query, own.key, own.value, input(first + 1), input(first + 2),
+                                             max_length_[layer], attention_scale(config), config.sliding_window,
+                                             query_position, key_position));
   };
   logits_ = decode_token(model_, input(kIds), rotary_of, attend);
 }
