@@ -14,8 +14,6 @@
 
 namespace espalier {
 
-namespace ops { std::tuple<Tensor, Tensor> merge_states(const Tensor&, const Tensor&, const Tensor&, const Tensor&); }
-
 namespace {
 
 at::Tensor longs(const std::vector<int64_t>& values) {

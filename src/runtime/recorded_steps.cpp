@@ -155,7 +155,7 @@ void RecordedSteps::launch_all(Recording& r) const {
         key_position = arena.position_id(layer);
         key_position->index_copy_(0, r.input(first), *query_position);
       }
-      return (ops::attention_decode(qkv.query, arena.key(layer), arena.value(layer), r.input(first + 1),
+      return std::get<0>(ops::attention_decode(qkv.query, arena.key(layer), arena.value(layer), r.input(first + 1),
                                                r.input(first + 2), r.shape.max_length[static_cast<size_t>(layer)],
                                                attention_scale(config), config.sliding_window, query_position,
                                                key_position));
