@@ -31,6 +31,10 @@ struct EngineOptions {
   // Bytes for what the vision tower made of recent pictures, known by their pixels: asked about again, under any policy
   // or prompt, they are not sent through it again. 0: nothing is kept.
   int64_t image_cache_bytes = 0;
+  // Bytes for beginnings of prompts (demonstrations, earlier turns): what their tokens came to below the first step of
+  // the policy that looks at the question is used again by requests that begin alike. Answers are the same with and
+  // without it. 0: nothing is kept beyond what sessions hold.
+  int64_t prefix_cache_bytes = 0;
   Progress on_progress = {};
 };
 

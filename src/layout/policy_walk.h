@@ -14,8 +14,19 @@
 
 namespace espalier {
 
+struct PrefixWalk {
+  TokenLayout layout;
+};
+
 class PolicyWalk {
  public:
+  PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt, std::shared_ptr<const PrefixWalk>) : PolicyWalk(policy, model, prompt) {}
+  const ActPoint* boundary_point() const { return points_.empty() ? nullptr : &points_[0]; }
+  PrefixWalk snapshot(int64_t) const { return {}; }
+  bool fits(const PrefixWalk&) const { return false; }
+  bool has_joined() const { return true; }
+  bool is_at_boundary() const { return false; }
+  void join() {}
   // Asks for the points and checks them: known sites, layers of the model, in the order of the data. Throws Error
   // naming the policy.
   PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt);

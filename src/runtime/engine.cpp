@@ -3,38 +3,17 @@
 
 #include <c10/core/InferenceMode.h>
 
-#include <latch>
-
 #include "espalier/error.h"
 #include "kernels/support/device_graph.h"
 #include "runtime/encode.h"
 #include "runtime/engine_impl.h"
 #include "runtime/generate.h"
 #include "runtime/prompt_packer.h"
+#include "runtime/waiting_call.h"
 
 namespace espalier {
 
 namespace {
-
-// What one call of generate() waits for.
-struct Waiting : Call {
-  Waiting(const Callbacks& given, size_t requests)
-      : Call(given), results(requests), left(static_cast<std::ptrdiff_t>(requests)) {}
-
-  std::vector<Result> results;
-  std::exception_ptr error;  // of the first to fail
-  std::latch left;
-
-  void end(RequestRun& run) {
-    if (run.result) {
-      results[run.index] = std::move(*run.result);
-    } else if (!error) {
-      error = run.error;
-      cancel();
-    }
-    left.count_down();
-  }
-};
 
 RecordedSteps::MakeGraph graphs_for(const LoadedModel& model, const EngineOptions& options) {
   if (!options.decode_graphs || !model.device.is_cuda()) return {};
@@ -46,15 +25,15 @@ RecordedSteps::MakeGraph graphs_for(const LoadedModel& model, const EngineOption
 Engine::Impl::Impl(LoadedModel loaded, const EngineOptions& options)
     : model(std::move(loaded)),
       images(options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr),
-      thread(model,
-             {.images = images.get(),
-              .make_graph = graphs_for(model, options),
-              .on_done =
-                  [](std::unique_ptr<RequestRun> run) {
-                    const auto waiting = std::static_pointer_cast<Waiting>(run->call);
-                    waiting->end(*run);
-                  }},
-             /*own_thread=*/true) {}
+      thread(std::make_unique<ScheduleThread>(
+          model,
+          ScheduleOptions{.images = images.get(),
+                          .prefix_cache_bytes = options.prefix_cache_bytes,
+                          .make_graph = graphs_for(model, options),
+                          .on_done = [](const std::unique_ptr<RequestRun>& run) {
+                            std::static_pointer_cast<WaitingCall>(run->call)->end(*run);
+                          }},
+          /*own_thread=*/true)) {}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::Engine(Engine&&) noexcept = default;
@@ -65,6 +44,9 @@ Engine Engine::load(const std::filesystem::path& folder, const EngineOptions& op
   const c10::InferenceMode no_gradients;
   if (options.image_cache_bytes < 0)
     throw Error("image_cache_bytes: a number from 0 up was expected, got " + std::to_string(options.image_cache_bytes));
+  if (options.prefix_cache_bytes < 0)
+    throw Error("prefix_cache_bytes: a number from 0 up was expected, got " +
+                std::to_string(options.prefix_cache_bytes));
   return Engine(std::make_unique<Impl>(load_model(folder, options), options));
 }
 
@@ -73,17 +55,16 @@ Result Engine::generate(const Request& request, const Callbacks& callbacks) cons
 }
 
 std::vector<Result> Engine::generate(std::span<const Request> requests, const Callbacks& callbacks) const {
-  if (impl_->thread.is_own_thread())  // asked by a callback, which must not wait for itself
+  if (impl_->thread->is_own_thread())  // asked by a callback, which must not wait for itself
     return espalier::generate(impl_->model, requests, callbacks, {}, impl_->images.get());
   const c10::InferenceMode no_gradients;
-  const auto waiting = std::make_shared<Waiting>(callbacks, requests.size());
+  const auto waiting = std::make_shared<WaitingCall>(callbacks, requests.size());
   ScheduleThread::Runs runs;
   for (size_t i = 0; i < requests.size(); ++i)
-    runs.push_back(std::make_unique<RequestRun>(impl_->model, requests[i], i, waiting));
-  impl_->thread.admit(std::move(runs));
-  waiting->left.wait();
-  if (waiting->error) std::rethrow_exception(waiting->error);
-  return std::move(waiting->results);
+    runs.push_back(std::make_unique<RequestRun>(impl_->model, requests[i], i, waiting,
+                                                RunExtras{.uses_prefixes = impl_->thread->caches_prefixes()}));
+  impl_->thread->admit(std::move(runs));
+  return waiting->wait();
 }
 
 std::shared_ptr<const ImageHandle> Engine::look_at(std::shared_ptr<const Image> image) const {

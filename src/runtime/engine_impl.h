@@ -14,7 +14,7 @@ struct Engine::Impl {
 
   LoadedModel model;
   std::unique_ptr<ImageCache> images;  // none without bytes for it
-  ScheduleThread thread;               // what generate() of any thread runs on
+  std::unique_ptr<ScheduleThread> thread;  // what generate() of any thread, and sessions, run on
 };
 
 }  // namespace espalier

@@ -12,6 +12,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -79,7 +80,7 @@ class KvArena {
   at::TensorOptions options_;
   mutable std::mutex mutex_;
   std::vector<Layer> layers_;
-  int64_t generation_ = 0;
+  std::atomic<int64_t> generation_ = 0;
 };
 
 // Rows [begin, begin + length) of the layer's buffer, in the order of the sequence.

@@ -38,11 +38,18 @@ RequestRun::RequestRun(const LoadedModel& model, const Request& asked, size_t in
       index(index_in_call),
       call(std::move(shared_call)),
       pixel_values(std::move(extras.pixel_values)),
+      uses_prefixes(extras.uses_prefixes && !extras.watcher && !pixel_values.defined()),
       sequence(pack(model, request)),
       sampler(sampling_rules(request.options, model.generation), request.options.seed, sequence.prompt.ids),
       answer(model.tokenizer, request.options, model.generation.eos_ids, index, call->callbacks.on_text) {
   constexpr int64_t kMostRoom = 256;  // made ahead, since most answers end early
   sequence.watcher = extras.watcher;
+  sequence.custom = request.custom;
+  sequence.salt = request.salt;
+  if (uses_prefixes)
+    for (size_t i = 0; i < sequence.prompt.images.size(); ++i)
+      sequence.picture_keys.push_back(
+          ImageCache::key_of(*sequence.prompt.images[i].image, sequence.prompt.plans[i]));
   sequence.room = std::min(request.options.max_new_tokens, kMostRoom);
   if (call->callbacks.on_point)
     sequence.on_acted = [this] { call->callbacks.on_point(index, sequence.walk.last_point()); };

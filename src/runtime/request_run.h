@@ -41,6 +41,7 @@ class Call {
 struct RunExtras {
   RunWatcher* watcher = nullptr;
   at::Tensor pixel_values = {};  // a batch in place of the pictures' own
+  bool uses_prefixes = false;    // looks for its beginning among those that are known, and leaves its own
 };
 
 struct RequestRun {
@@ -58,6 +59,8 @@ struct RequestRun {
   const size_t index;
   const std::shared_ptr<Call> call;
   at::Tensor pixel_values;
+  const bool uses_prefixes;
+  PrefixPtr held = {};  // that the caller has, and that may serve
   Sequence sequence;
   Sampler sampler;
   Answer answer;

@@ -43,6 +43,7 @@ Schedule::Schedule(const LoadedModel& model, ScheduleOptions options)
     : model_(model),
       options_(std::move(options)),
       arena_(model.config.decoder, model.dtype, model.device),
+      prefixes_(options_.prefix_cache_bytes),
       recorded_(options_.make_graph ? std::make_unique<RecordedSteps>(model, arena_, options_.make_graph) : nullptr),
       last_token_(std::chrono::steady_clock::now()) {}
 
@@ -61,7 +62,8 @@ Schedule::Load Schedule::load() const {
   const int64_t in_prefill = prefill_ ? std::ssize(prefill_->runs) : 0;
   return {.waiting = std::ssize(waiting_),
           .running = std::ssize(gathered_) + in_prefill + std::ssize(decoding_),
-          .kv_bytes_promised = kv_bytes_promised_};
+          .kv_bytes_promised = kv_bytes_promised_,
+          .prefixes = prefixes_.counts()};
 }
 
 void Schedule::step() {
@@ -174,23 +176,54 @@ void Schedule::advance_newcomers() {
   if (!waiting_.empty() && may_start(*waiting_.front())) {
     gathered_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
-    RequestRun& run = *gathered_.back();
-    kv_bytes_promised_ += run.kv_bytes;
-    run.encoding.emplace(model_, run.sequence,
-                         EncodeInputs{.cache = options_.images,
-                                      .pixel_values = run.pixel_values,
-                                      .between_layers = [this] { decode_between_layers(); }});
-    is_encoding_ = true;
+    start(*gathered_.back());
     return encode_slice();
   }
   if (!gathered_.empty()) start_prefill();
+}
+
+// From here on it runs: behind what is known of its beginning.
+void Schedule::start(RequestRun& run) {
+  kv_bytes_promised_ += run.kv_bytes;
+  is_encoding_ = true;
+  Sequence& sequence = run.sequence;
+  const int depth = run.uses_prefixes ? boundary_depth(sequence.walk, model_.config.decoder.num_layers) : 0;
+  if (depth > 0) {
+    if (PrefixPtr found = prefixes_.find(sequence, std::span(&run.held, 1))) sequence.start_behind(model_, std::move(found));
+    const std::vector<int64_t> begins = example_begins(*sequence.prompt.layout);
+    if (!begins.empty() && (!sequence.prefix.found || sequence.prefix.found->end < begins.back())) {
+      sequence.prefix.end = begins.back();
+      sequence.prefix.example = sequence.prompt.layout->query_example;
+      sequence.prefix.depth = depth;
+    }
+  }
+  run.encoding.emplace(model_, sequence,
+                       EncodeInputs{.cache = options_.images,
+                                    .pixel_values = run.pixel_values,
+                                    .between_layers = [this] { decode_between_layers(); }});
+}
+
+void Schedule::keep_prefixes(const Runs& runs) {
+  for (const auto& run : runs)
+    if (run->sequence.prefix.made) prefixes_.keep(run->sequence.prefix.made);
 }
 
 bool Schedule::may_start(const RequestRun& run) const {
   int64_t tokens = run.sequence.prompt.layout->num_tokens;
   for (const auto& other : gathered_) tokens += other->sequence.prompt.layout->num_tokens;
   const bool has_room = options_.kv_bytes == 0 || kv_bytes_promised_ + run.kv_bytes <= options_.kv_bytes;
-  return has_room && (gathered_.empty() || tokens <= kTokensTogether);
+  return has_room && (gathered_.empty() || tokens <= kTokensTogether) && !waits_for_beginning(run);
+}
+
+// Another request that begins alike is about to make its beginning known: what both share is computed once.
+bool Schedule::waits_for_beginning(const RequestRun& run) const {
+  if (!run.uses_prefixes) return false;
+  const std::vector<int64_t> begins = example_begins(*run.sequence.prompt.layout);
+  return std::ranges::any_of(gathered_, [&](const auto& other) {
+    const int64_t end = other->sequence.prefix.end;
+    return end > 0 && other->sequence.custom == run.sequence.custom && std::ranges::binary_search(begins, end) &&
+           key_of_prefix(other->sequence, end) == key_of_prefix(run.sequence, end);
+  });
 }
 
 void Schedule::encode_slice() {
@@ -242,6 +275,7 @@ void Schedule::prefill_slice() {
     show_progress(prefill_->runs, "prefill", [&](const RequestRun&) { return std::pair(pass.depth(), layers); });
     if (pass.depth() < layers) return;
     const at::Tensor logits = pass.finish();
+    keep_prefixes(prefill_->runs);
     Runs runs = std::move(prefill_->runs);
     prefill_.reset();
     sample(runs, logits);

@@ -23,6 +23,7 @@ namespace espalier {
 struct ScheduleOptions {
   ImageCache* images = nullptr;
   int64_t kv_bytes = 0;  // that all running requests may take together; 0: no limit
+  int64_t prefix_cache_bytes = 0;
   // Where given, steps of decoding are recorded with it (recorded_steps.h).
   RecordedSteps::MakeGraph make_graph = {};
   // Called with each request that has ended, with `error` or `result`.
@@ -45,6 +46,7 @@ class Schedule {
   const KvArena& arena() const { return arena_; }
   struct Load {
     int64_t waiting = 0, running = 0, kv_bytes_promised = 0;
+    PrefixCache::Counts prefixes;
   };
   Load load() const;
 
@@ -57,6 +59,9 @@ class Schedule {
 
   void advance_newcomers();
   bool may_start(const RequestRun& run) const;
+  bool waits_for_beginning(const RequestRun& run) const;
+  void start(RequestRun& run);
+  void keep_prefixes(const Runs& runs);
   void encode_slice();
   void start_prefill();
   void prefill_slice();
@@ -77,6 +82,7 @@ class Schedule {
   const LoadedModel& model_;
   ScheduleOptions options_;
   KvArena arena_;  // before the runs, whose rows are its
+  PrefixCache prefixes_;
   std::unique_ptr<RecordedSteps> recorded_;
   std::deque<std::unique_ptr<RequestRun>> waiting_;
   Runs gathered_;  // encoded but for the last, which may be under way; to be prefilled together

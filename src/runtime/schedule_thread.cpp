@@ -7,8 +7,8 @@
 
 namespace espalier {
 
-ScheduleThread::ScheduleThread(const LoadedModel& model, ScheduleOptions options, bool own_thread)
-    : schedule_(model, std::move(options)), has_own_thread_(own_thread) {}
+ScheduleThread::ScheduleThread(const LoadedModel& model, const ScheduleOptions& options, bool own_thread)
+    : schedule_(model, options), has_own_thread_(own_thread), caches_prefixes_(options.prefix_cache_bytes > 0) {}
 
 ScheduleThread::~ScheduleThread() {
   {

@@ -17,7 +17,7 @@ class ScheduleThread {
   using Runs = std::vector<std::unique_ptr<RequestRun>>;
 
   // Options' on_done is called on the thread that computes. own_thread: the thread starts with the first request.
-  ScheduleThread(const LoadedModel& model, ScheduleOptions options, bool own_thread);
+  ScheduleThread(const LoadedModel& model, const ScheduleOptions& options, bool own_thread);
   // Cancels what is left and waits for it.
   ~ScheduleThread();
 
@@ -25,6 +25,7 @@ class ScheduleThread {
   void admit(Runs runs);
   // Without a thread of its own. False when there was nothing to do.
   bool step();
+  bool caches_prefixes() const { return caches_prefixes_; }
   bool is_own_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
   Schedule::Load load() const;
   int64_t kv_bytes_in_use() const { return schedule_.arena().bytes_in_use(); }
@@ -40,7 +41,7 @@ class ScheduleThread {
   bool is_ending_ = false;
   Schedule::Load load_;  // as of the last step
   Schedule schedule_;    // of the thread that computes
-  bool has_own_thread_;
+  bool has_own_thread_, caches_prefixes_;
   std::thread thread_;
 };
 

@@ -68,6 +68,7 @@ struct Scheduler::Impl {
         thread(loaded,
                {.images = images,
                 .kv_bytes = options.kv_bytes,
+                .prefix_cache_bytes = options.prefix_cache_bytes,
                 .on_done = [this](std::unique_ptr<RequestRun> run) { end(*run); }},
                options.own_thread) {}
 
@@ -104,7 +105,8 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
   };
   state->call = std::make_shared<Call>(std::move(watched));
   ScheduleThread::Runs runs;
-  runs.push_back(std::make_unique<RequestRun>(impl_->model, request, 0, state->call));
+  runs.push_back(std::make_unique<RequestRun>(impl_->model, request, 0, state->call,
+                                              RunExtras{.uses_prefixes = impl_->thread.caches_prefixes()}));
   {
     const std::scoped_lock lock(impl_->mutex);
     impl_->tickets[state->call.get()] = state;
@@ -128,7 +130,11 @@ SchedulerLoad Scheduler::load() const {
   return {.waiting = load.waiting,
           .running = load.running,
           .kv_bytes_promised = load.kv_bytes_promised,
-          .kv_bytes_in_use = impl_->thread.kv_bytes_in_use()};
+          .kv_bytes_in_use = impl_->thread.kv_bytes_in_use(),
+          .prefix_hits = load.prefixes.hits,
+          .prefix_misses = load.prefixes.misses,
+          .reused_tokens = load.prefixes.reused_tokens,
+          .prefix_bytes = load.prefixes.bytes};
 }
 
 }  // namespace espalier
