@@ -8,8 +8,9 @@
 
 #include "espalier/error.h"
 #include "espalier/ops.h"
+#include "layout/check_signal.h"
 #include "layout/cut.h"
-#include "layout/policy_walk.h"
+#include "layout/plan.h"
 #include "model/decoder_layers.h"
 
 namespace espalier {
@@ -55,35 +56,34 @@ class Walker {
         layout_(full_layout(sequence.prompt, policy.row_breaks_compete())),
         position_id_(sequence.position_id),
         length_(sequence.embedding.size(0)),
-        rows_(broken_rows(*sequence.prompt)) {
-    if (layout_.num_image_tokens() == 0) return;
-    points_ = policy.points(facts, *sequence.prompt);
-    state_ = policy.begin_sequence(facts, *sequence.prompt);
-  }
+        rows_(broken_rows(*sequence.prompt)),
+        steps_(plan_steps(policy, facts, *sequence.prompt)) {}
 
   int64_t length() const { return length_; }
   bool acts_before(int layer) const {
-    return next_ < points_.size() && points_[next_].site == Site::kBeforeLayer && points_[next_].layer == layer;
+    return next_ < steps_.size() && steps_[next_].step.at == ActPoint{Site::kBeforeLayer, layer};
   }
   const at::Tensor& weight() const { return weight_; }  // of each key, [n]; undefined before the first mask
 
   // query, key and lse are of the layer before, which ran under weight(); undefined before the first layer.
   void act(const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse) {
-    const ActPoint& point = points_[next_];
+    const Step& step = steps_[next_].step;
+    if (!step.soft_mask) throw Error(policy_.spec() + ": this policy cannot be trained");
     std::vector<at::Tensor> signals;
-    for (const Signal& signal : policy_.needs(point, layout_, state_.get())) {
-      check_signal(signal, point, facts_, 0, policy_.spec());
-      signals.push_back(received(probe_of(signal, point), query, key, lse));
-    }
-    const at::Tensor mask = policy_.soft_mask(point, layout_, signals, state_.get());
-    trace_.layers.push_back(point.layer);
+    if (step.needs)
+      for (const Signal& signal : step.needs(layout_)) {
+        check_signal(signal, step.at, facts_, 0, policy_.spec());
+        signals.push_back(received(probe_of(signal, step.at), query, key, lse));
+      }
+    const at::Tensor mask = step.soft_mask(layout_, signals);
+    trace_.layers.push_back(step.at.layer);
     trace_.presence.push_back(trace_.presence.empty() ? mask : trace_.presence.back() * mask);
     weight_ = weights_of_keys(trace_.presence.back());
     ++next_;
   }
 
   MaskTrace take_trace() {
-    if (next_ < points_.size())
+    if (next_ < steps_.size())
       throw Error(policy_.spec() + ": acts elsewhere than before a layer, and cannot be trained");
     return std::move(trace_);
   }
@@ -129,8 +129,7 @@ class Walker {
   at::Tensor position_id_;
   int64_t length_;
   std::vector<BrokenRow> rows_;
-  std::vector<ActPoint> points_;
-  std::unique_ptr<PruningPolicy::State> state_;
+  std::vector<PlannedStep> steps_;
   size_t next_ = 0;
   at::Tensor weight_;
   MaskTrace trace_;

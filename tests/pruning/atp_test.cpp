@@ -388,20 +388,18 @@ TEST(Atp, SoftMasksFollowTheOrderOfTheSequence) {
   const auto prompt = mixed_prompt();
   const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 8, 2, 6, 3);
   const auto policy = make_policy("atp:theta_r=0.4,theta_s=0.6,layers=2:5,strides=2:3");
-  PolicyWalk walk(policy, facts(8), prompt);
-  const auto state = policy->begin_sequence(facts(8), *prompt);
-  const TokenLayout layout = walk.layout();
+  const std::vector<Step> steps = policy->steps(facts(8), *prompt);
+  ASSERT_EQ(steps.size(), 2U);
+  const TokenLayout layout = full_layout(prompt, false);
   at::Tensor earlier;
-  for (const int layer : {2, 5}) {
-    const ActPoint point{Site::kBeforeLayer, layer};
+  for (const Step& step : steps) {
     std::vector<at::Tensor> signals;
-    for (const Signal& s : policy->needs(point, layout, state.get()))
-      signals.push_back(arrays.answer(s, point, layout));
-    const at::Tensor mask = policy->soft_mask(point, layout, signals, state.get());
+    for (const Signal& s : step.needs(layout)) signals.push_back(arrays.answer(s, step.at, layout));
+    const at::Tensor mask = step.soft_mask(layout, signals);
     ASSERT_EQ(mask.size(0), layout.num_image_tokens());
-    if (layer == 2) {
-      const Verdict verdict = policy->decide(point, layout, signals, policy->begin_sequence(facts(8), *prompt).get());
-      EXPECT_EQ(testing::to_vector((mask > 0.5).nonzero().squeeze(1)), testing::to_vector(verdict.kept));
+    if (step.at.layer == 2) {
+      const Verdict verdict = policy->steps(facts(8), *prompt)[0].decide(layout, signals);
+      EXPECT_TRUE((mask > 0.5).equal(verdict.always));
     }
     EXPECT_TRUE(((mask > 0) & (mask < 1)).all().item<bool>());
     // Image 0, the first 16 tokens and the first two groups: what an earlier module has masked is out of range.
@@ -435,7 +433,7 @@ TEST(Atp, LayersFollowTheDepthAndZeroThresholdsPruneNothing) {
   const auto prompt = two_by_three();
   const auto layers = [&](int depth) {
     std::vector<int> found;
-    for (const ActPoint& p : make_policy("atp:theta_r=0,theta_s=0")->points(facts(depth), *prompt))
+    for (const ActPoint& p : testing::points_of(make_policy("atp:theta_r=0,theta_s=0"), facts(depth), *prompt))
       found.push_back(p.layer);
     return found;
   };
@@ -444,7 +442,7 @@ TEST(Atp, LayersFollowTheDepthAndZeroThresholdsPruneNothing) {
   EXPECT_EQ(layers(8), (std::vector<int>{1, 4, 6}));
   EXPECT_EQ(testing::run(make_policy("atp:theta_r=0,theta_s=0,layers=1,norm=none"), facts(4), prompt, w1())[0].kept,
             (Tokens{0, 1, 2, 3, 4, 5}));
-  EXPECT_TRUE(make_policy("atp:theta_r=0,theta_s=0")->points(facts(8), *LayoutBuilder().text(3, 0).build(0)).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("atp:theta_r=0,theta_s=0"), facts(8), *LayoutBuilder().text(3, 0).build(0)).empty());
 }
 
 TEST(Atp, WhatCannotBeServedIsRefused) {
@@ -454,13 +452,13 @@ TEST(Atp, WhatCannotBeServedIsRefused) {
                            "atp:theta_r=0.5,theta_s=0.5,norm=mean", "atp:theta_r=0.5,theta_s=0.5,keep_ratio=1/2"})
     EXPECT_THROW(make_policy(spec), Error) << spec;
   for (const char* layers : {"0", "3:2", "9", "2:2"})
-    EXPECT_THROW(make_policy("atp:theta_r=0.5,theta_s=0.5,layers=" + std::string(layers))->points(facts(8), *prompt),
+    EXPECT_THROW(testing::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5,layers=" + std::string(layers)), facts(8), *prompt),
                  Error)
         << layers;
-  EXPECT_THROW(make_policy("atp:theta_r=0.5,theta_s=0.5")->points(facts(8), *LayoutBuilder().image({2, 2}, 0).build(0)),
+  EXPECT_THROW(testing::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5"), facts(8), *LayoutBuilder().image({2, 2}, 0).build(0)),
                Error);
   const auto weights = std::make_shared<AtpWeights>(random_weights(1, AtpHeadInput::kScatter, AtpActivation::kNone));
-  EXPECT_THROW(make_atp({.weights = weights})->points(facts(8), *prompt), Error);  // a grid of 4 x 4
+  EXPECT_THROW(testing::points_of(make_atp({.weights = weights}), facts(8), *prompt), Error);  // a grid of 4 x 4
   EXPECT_THROW(make_atp({.weights = weights, .theta_r = {0.5}}), Error);
 }
 

@@ -98,10 +98,10 @@ TEST_F(TwoExamples, WhatCannotBeIsRefused) {
   EXPECT_THROW(make_policy("attention:keep_ratio=1/2"), Error);  // no layer
   EXPECT_THROW(make_policy("attention:keep_ratio=1/2,layer=0"), Error);
   EXPECT_THROW(make_policy("attention:layer=2"), Error);
-  EXPECT_THROW(make_policy("attention:keep_ratio=1/2,layer=5")->points(facts(4), *prompt), Error);
-  EXPECT_TRUE(make_policy("attention:keep_ratio=1/2,layer=4")->points(facts(4), *prompt).empty());
+  EXPECT_THROW(testing::points_of(make_policy("attention:keep_ratio=1/2,layer=5"), facts(4), *prompt), Error);
+  EXPECT_TRUE(testing::points_of(make_policy("attention:keep_ratio=1/2,layer=4"), facts(4), *prompt).empty());
   const auto silent = LayoutBuilder().text(2, 0).image({2, 2}, 0).text(1, 0).build(3);
-  EXPECT_THROW(make_policy("attention:keep_ratio=1/2,layer=2,rows=query_text")->points(facts(4), *silent), Error);
+  EXPECT_THROW(testing::points_of(make_policy("attention:keep_ratio=1/2,layer=2,rows=query_text"), facts(4), *silent), Error);
 }
 
 }  // namespace

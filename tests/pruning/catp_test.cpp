@@ -295,7 +295,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 std::string refusal(const std::string& spec, int num_layers, const Prompt& prompt) {
   try {
-    make_policy("catp:" + spec)->points(facts(num_layers), *prompt);
+    testing::points_of(make_policy("catp:" + spec), facts(num_layers), *prompt);
   } catch (const Error& e) {
     return e.what();
   }
@@ -304,7 +304,7 @@ std::string refusal(const std::string& spec, int num_layers, const Prompt& promp
 
 TEST(Catp, LayersByDepth) {
   const auto context_layer = [&](int num_layers) {
-    for (const ActPoint& p : make_policy("catp:keep_ratio=2/9")->points(facts(num_layers), *in_context_prompt()))
+    for (const ActPoint& p : testing::points_of(make_policy("catp:keep_ratio=2/9"), facts(num_layers), *in_context_prompt()))
       if (p.site == Site::kBeforeLayer) return p.layer;
     return -1;
   };
@@ -323,8 +323,8 @@ TEST(Catp, LayersByDepth) {
 }
 
 TEST(Catp, KeepingEverythingActsNowhere) {
-  EXPECT_TRUE(make_policy("catp:keep_ratio=1")->points(facts(8), *in_context_prompt()).empty());
-  EXPECT_TRUE(make_policy("catp:num_kept=1000")->points(facts(8), *in_context_prompt()).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("catp:keep_ratio=1"), facts(8), *in_context_prompt()).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("catp:num_kept=1000"), facts(8), *in_context_prompt()).empty());
 }
 
 TEST(Catp, QueryTextIsNeededWhereItIsAsked) {
@@ -362,20 +362,8 @@ struct CatpBehindAnother : ::testing::Test {
 
 TEST_F(CatpBehindAnother, StageOne) {
   const CatpOptions options{.amount = {.keep_ratio = Fraction{1, 4}}, .k = 3, .stage1_share = {1, 1}};
-  Tokens ordinals;
-  const Tokens all = testing::image_tokens_of(*prompt);
-  for (const int64_t t : drawn) ordinals.push_back(std::find(all.begin(), all.end(), t) - all.begin());
-  at::Tensor kept = at::empty({static_cast<int64_t>(ordinals.size())}, at::kLong);
-  std::copy(ordinals.begin(), ordinals.end(), kept.data_ptr<int64_t>());
-  const TokenLayout cut =
-      apply_verdict(full_layout(prompt, false), {.kept = kept}, Positions::kKeep, false, "random").layout;
-  const PolicyPtr policy = make_catp(options);
-  const auto state = policy->begin_sequence(facts(8), *prompt);
-  const ActPoint point{Site::kProjectorOutput, 0};
-  const std::vector<at::Tensor> states{signals.answer(policy->needs(point, cut, state.get()).at(0), point, cut)};
-  const Verdict verdict = policy->decide(point, cut, states, state.get());
   const Tokens left =
-      testing::to_vector(cut.source_index.index_select(0, cut.image_tokens.index_select(0, verdict.kept)));
+      kept_at_end(make_policy("random:keep_ratio=1/2 + " + make_catp(options)->spec()), facts(8), prompt, signals);
   EXPECT_EQ(left, expected(options)[0]);
   EXPECT_EQ(left.size(), 1U + 2U + 1U + 3U);
 }

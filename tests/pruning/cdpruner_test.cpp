@@ -149,7 +149,7 @@ TEST(Cdpruner, TilesArePoolsOfTheirOwn) {
 
 TEST(Cdpruner, WhatCannotBeServedIsRefused) {
   const auto prompt = LayoutBuilder().image({1, 3}, 0).text(1, 0).build(0);
-  EXPECT_THROW(make_policy("cdpruner:num_kept=2,relevance=clip")->points(facts(4), *prompt), Error);
+  EXPECT_THROW(testing::points_of(make_policy("cdpruner:num_kept=2,relevance=clip"), facts(4), *prompt), Error);
   EXPECT_THROW(make_policy("cdpruner:num_kept=2,sign=0"), Error);
   EXPECT_THROW(make_policy("cdpruner:relevance=none"), Error);
 }

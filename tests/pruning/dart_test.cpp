@@ -154,11 +154,11 @@ TEST(Dart, PinnedTokensStayAndAreNoPivots) {
 
 TEST(Dart, WhatCannotBeIsRefused) {
   const auto silent = LayoutBuilder().text(1, 0).image({2, 4}, 0).build(0);
-  EXPECT_THROW(make_policy("dart:keep_ratio=1/2,image_pivots=0")->points(facts(4), *silent), Error);
+  EXPECT_THROW(testing::points_of(make_policy("dart:keep_ratio=1/2,image_pivots=0"), facts(4), *silent), Error);
   EXPECT_THROW(make_policy("dart:keep_ratio=1/2,image_pivots=0,text_pivots=0"), Error);
   EXPECT_THROW(make_policy("dart:keep_ratio=1/2,layer=0"), Error);
-  EXPECT_THROW(make_policy("dart:keep_ratio=1/2,layer=5")->points(facts(4), *silent), Error);
-  EXPECT_TRUE(make_policy("dart:keep_ratio=1/2,layer=4")->points(facts(4), *silent).empty());
+  EXPECT_THROW(testing::points_of(make_policy("dart:keep_ratio=1/2,layer=5"), facts(4), *silent), Error);
+  EXPECT_TRUE(testing::points_of(make_policy("dart:keep_ratio=1/2,layer=4"), facts(4), *silent).empty());
   EXPECT_EQ(make_policy("dart:keep_ratio=1/2,layer=3,text_pivots=2")->spec(),
             "dart:keep_ratio=1/2,layer=3,text_pivots=2");
 }

@@ -119,10 +119,10 @@ TEST_F(ThreeImages, APoolForEachImageKeepsAnEqualPart) {
 }
 
 TEST_F(ThreeImages, TheDepthItselfPrunesNothingAndMoreIsRefused) {
-  EXPECT_TRUE(make_policy("fastv:keep_ratio=1/2,layer=4")->points(facts(4), *prompt).empty());
-  EXPECT_TRUE(make_policy("fastv:keep_ratio=1")->points(facts(4), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("fastv:keep_ratio=1/2,layer=4"), facts(4), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("fastv:keep_ratio=1"), facts(4), *prompt).empty());
   try {
-    make_policy("fastv:keep_ratio=1/2,layer=5")->points(facts(4), *prompt);
+    testing::points_of(make_policy("fastv:keep_ratio=1/2,layer=5"), facts(4), *prompt);
     FAIL();
   } catch (const Error& e) {
     EXPECT_STREQ(e.what(), "fastv: layer=5, but the model has 4 layers");

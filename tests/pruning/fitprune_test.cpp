@@ -106,8 +106,8 @@ TEST(Fitprune, CountsAreScaledToTheRequest) {
   for (size_t i = 1; i < 3; ++i)
     EXPECT_TRUE(std::includes(points[i - 1].kept.begin(), points[i - 1].kept.end(), points[i].kept.begin(),
                               points[i].kept.end()));
-  EXPECT_TRUE(recipe_of({0, 0, 0, 0}, 8)->points(facts(4), *prompt).empty());
-  EXPECT_TRUE(recipe_of({1, 1, 1, 1}, 8)->points(facts(4), *LayoutBuilder().text(2, 0).build(0)).empty());
+  EXPECT_TRUE(testing::points_of(recipe_of({0, 0, 0, 0}, 8), facts(4), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(recipe_of({1, 1, 1, 1}, 8), facts(4), *LayoutBuilder().text(2, 0).build(0)).empty());
 }
 
 TEST(Fitprune, EqualScoresKeepTheLowestAndPinsAndFloorsStay) {
@@ -131,10 +131,10 @@ TEST(Fitprune, WhatCannotBeIsRefusedAndSpecsComeBack) {
   const auto prompt = LayoutBuilder().image({3, 4}, 0).text(1, 0).build(0);
   EXPECT_THROW(make_policy("fitprune"), Error);
   EXPECT_THROW(make_policy("fitprune:recipe=llava15-7b-65"), Error);
-  EXPECT_THROW(make_policy("fitprune:recipe=llava15-7b-60")->points(facts(40), *prompt), Error);
+  EXPECT_THROW(testing::points_of(make_policy("fitprune:recipe=llava15-7b-60"), facts(40), *prompt), Error);
   EXPECT_THROW(recipe_of({5, 4}, 8), Error);
   EXPECT_THROW(recipe_of({-1, 4}, 8), Error);
-  EXPECT_THROW(recipe_of({1}, 8)->points(facts(1), *LayoutBuilder().text(1, 0).image({3, 4}, 0).build(0)), Error);
+  EXPECT_THROW(testing::points_of(recipe_of({1}, 8), facts(1), *LayoutBuilder().text(1, 0).image({3, 4}, 0).build(0)), Error);
   EXPECT_EQ(make_policy("fitprune:recipe=llavanext-7b-40")->spec(), "fitprune:recipe=llavanext-7b-40");
 }
 

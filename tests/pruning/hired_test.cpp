@@ -106,11 +106,11 @@ TEST(Hired, RegionsFollowTheTiling) {
 
 TEST(Hired, WhatCannotBeServedIsRefused) {
   const auto prompt = tiled({2, 2});
-  EXPECT_TRUE(make_policy("hired:keep_ratio=1")->points(facts(2), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("hired:keep_ratio=1"), facts(2), *prompt).empty());
   ModelFacts model = facts(2);
-  EXPECT_THROW(make_policy("hired:keep_ratio=1/2,layer_final=4")->points(model, *prompt), Error);
+  EXPECT_THROW(testing::points_of(make_policy("hired:keep_ratio=1/2,layer_final=4"), model, *prompt), Error);
   model.has_class_token = false;
-  EXPECT_THROW(make_policy("hired:keep_ratio=1/2")->points(model, *prompt), Error);
+  EXPECT_THROW(testing::points_of(make_policy("hired:keep_ratio=1/2"), model, *prompt), Error);
   EXPECT_THROW(make_policy("hired:keep_ratio=1/2,alpha=3/2"), Error);
   EXPECT_THROW(make_policy("hired"), Error);
 }

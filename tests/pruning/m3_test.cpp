@@ -68,15 +68,15 @@ TEST(M3, CellsEqualTheLoopsInEachImageAndTile) {
 
 TEST(M3, KeepingAllActsNowhereAndWhatTheGridForbidsIsRefused) {
   const auto prompt = LayoutBuilder().image({6, 6}, 0).text(1, 0).build(0);
-  EXPECT_TRUE(make_policy("m3:keep_ratio=1")->points(facts(2), *prompt).empty());
-  EXPECT_TRUE(make_policy("m3:num_kept=999")->points(facts(2), *prompt).empty());
-  EXPECT_TRUE(make_policy("m3:num_kept=4")->points(facts(2), *LayoutBuilder().text(3, 0).build(0)).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("m3:keep_ratio=1"), facts(2), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("m3:num_kept=999"), facts(2), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("m3:num_kept=4"), facts(2), *LayoutBuilder().text(3, 0).build(0)).empty());
   for (const char* spec : {"m3:num_kept=0", "m3:num_kept=2", "m3:num_kept=18", "m3:keep_ratio=1/5",
                            "m3:keep_ratio=1/16", "m3:num_kept=4,min_per_image=5"})
-    EXPECT_THROW(make_policy(spec)->points(facts(2), *prompt), Error) << spec;
+    EXPECT_THROW(testing::points_of(make_policy(spec), facts(2), *prompt), Error) << spec;
   const auto pinned = LayoutBuilder().image({6, 6}, 0).text(1, 0).pin({3}).build(0);
-  EXPECT_THROW(make_policy("m3:num_kept=9")->points(facts(2), *pinned), Error);
-  EXPECT_TRUE(make_policy("m3:keep_ratio=1")->points(facts(2), *pinned).empty());
+  EXPECT_THROW(testing::points_of(make_policy("m3:num_kept=9"), facts(2), *pinned), Error);
+  EXPECT_TRUE(testing::points_of(make_policy("m3:keep_ratio=1"), facts(2), *pinned).empty());
 }
 
 }  // namespace

@@ -130,7 +130,7 @@ TEST(Plphp, WhatCannotBeIsRefusedAndSpecsComeBack) {
     EXPECT_THROW(make_policy(spec), Error) << spec;
   EXPECT_EQ(make_policy("plphp:keep_ratio=1/3,beta=0.05")->spec(), "plphp:keep_ratio=1/3,beta=0.05");
   const auto prompt = LayoutBuilder().text(5, 0).build(0);
-  EXPECT_TRUE(make_policy("plphp")->points(facts(4), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("plphp"), facts(4), *prompt).empty());
 }
 
 }  // namespace

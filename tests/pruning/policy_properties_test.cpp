@@ -84,12 +84,12 @@ TEST_P(EveryPolicy, TextIsNeverDropped) {
 
 TEST_P(EveryPolicy, KeepingAllActsNowhere) {
   const auto [prompt, signals] = request({{3, 3}, {2, 5}}, 3);
-  EXPECT_TRUE(make_policy(spec("keep_ratio=1"))->points(facts(kLayers), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy(spec("keep_ratio=1")), facts(kLayers), *prompt).empty());
 }
 
 TEST_P(EveryPolicy, NothingHappensWithoutImages) {
   const Prompt prompt = LayoutBuilder().text(5, 0).build(0);
-  EXPECT_TRUE(make_policy(spec("keep_ratio=1/2"))->points(facts(kLayers), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy(spec("keep_ratio=1/2")), facts(kLayers), *prompt).empty());
   EXPECT_TRUE(run(make_policy(spec("keep_ratio=1/2")), facts(kLayers), prompt, {}).empty());
 }
 
@@ -161,7 +161,7 @@ TEST_P(EveryPolicy, PinnedTokensStay) {
     EXPECT_EQ(left.size(), std::string(GetParam()) == "none" ? 18U : 12U);
   }
   if (std::string(GetParam()) == "none") return;
-  EXPECT_THROW(make_policy(spec("keep_ratio=1/9"))->points(facts(kLayers), *prompt), Error);
+  EXPECT_THROW(testing::points_of(make_policy(spec("keep_ratio=1/9")), facts(kLayers), *prompt), Error);
 }
 
 TEST_P(EveryPolicy, FloorsForEachImage) {
@@ -223,7 +223,7 @@ TEST_P(EveryOtherPolicy, TextStaysAndWhatEntersIsFinite) {
 
 TEST_P(EveryOtherPolicy, NothingHappensWithoutImages) {
   const Prompt prompt = LayoutBuilder().text(5, 0).build(0);
-  EXPECT_TRUE(make_policy(GetParam())->points(facts(kLayers), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy(GetParam()), facts(kLayers), *prompt).empty());
 }
 
 TEST_P(EveryOtherPolicy, SmallestAndManyImages) {

@@ -140,15 +140,15 @@ TEST(Prumerge, PinsAndFloorsStay) {
 
 TEST(Prumerge, WhatCannotBeServedIsRefused) {
   const auto prompt = LayoutBuilder().image({3, 3}, 0).text(1, 0).pin({1, 2}).build(0);
-  EXPECT_THROW(make_policy("prumerge:num_kept=2")->points(facts(2), *prompt), Error);  // the rest needs one
-  EXPECT_EQ(make_policy("prumerge:num_kept=3")->points(facts(2), *prompt).size(), 1U);
-  EXPECT_THROW(make_policy("prumerge:layer_attention=4")->points(facts(2), *prompt), Error);
+  EXPECT_THROW(testing::points_of(make_policy("prumerge:num_kept=2"), facts(2), *prompt), Error);  // the rest needs one
+  EXPECT_EQ(testing::points_of(make_policy("prumerge:num_kept=3"), facts(2), *prompt).size(), 1U);
+  EXPECT_THROW(testing::points_of(make_policy("prumerge:layer_attention=4"), facts(2), *prompt), Error);
   EXPECT_THROW(make_policy("prumerge:neighbours=-1"), Error);
   EXPECT_THROW(make_policy("prumerge:keep_ratio=1/2,num_kept=4"), Error);
   ModelFacts model = facts(2);
   model.has_class_token = false;
-  EXPECT_THROW(make_policy("prumerge")->points(model, *prompt), Error);
-  EXPECT_TRUE(make_policy("prumerge")->points(facts(2), *LayoutBuilder().text(2, 0).build(0)).empty());
+  EXPECT_THROW(testing::points_of(make_policy("prumerge"), model, *prompt), Error);
+  EXPECT_TRUE(testing::points_of(make_policy("prumerge"), facts(2), *LayoutBuilder().text(2, 0).build(0)).empty());
   for (const char* spec : {"prumerge", "prumerge+:num_kept=9,neighbours=3,extra_token=false,layer_attention=1"})
     EXPECT_EQ(make_policy(spec)->spec(), spec);
 }

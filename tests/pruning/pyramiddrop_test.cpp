@@ -84,8 +84,8 @@ TEST(Pyramiddrop, EqualScoresKeepTheLowestAndRatiosOfOneDoNothing) {
   ASSERT_EQ(points.size(), 3U);
   EXPECT_EQ(points[0].kept, (Tokens{1, 2, 3, 4}));
   EXPECT_EQ(points[2].kept, (Tokens{1}));
-  EXPECT_TRUE(make_policy("pyramiddrop:keep_ratio=1:1:1")->points(facts(8), *prompt).empty());
-  EXPECT_EQ(make_policy("pyramiddrop:keep_ratio=1")->points(facts(8), *prompt).size(),
+  EXPECT_TRUE(testing::points_of(make_policy("pyramiddrop:keep_ratio=1:1:1"), facts(8), *prompt).empty());
+  EXPECT_EQ(testing::points_of(make_policy("pyramiddrop:keep_ratio=1"), facts(8), *prompt).size(),
             2U);  // starts a list: 1, 1/2, 1/4
 }
 
@@ -101,7 +101,7 @@ TEST(Pyramiddrop, TheDefaultScheduleIsThePublishedOne) {
     from = point.layer;
   }
   EXPECT_EQ(sum + before * (32 - from), 270 * 32);
-  EXPECT_EQ(make_policy("pyramiddrop")->points(facts(40), *prompt),
+  EXPECT_EQ(testing::points_of(make_policy("pyramiddrop"), facts(40), *prompt),
             (std::vector<ActPoint>{{Site::kBeforeLayer, 10}, {Site::kBeforeLayer, 20}, {Site::kBeforeLayer, 30}}));
 }
 
@@ -113,7 +113,7 @@ TEST(Pyramiddrop, WhatCannotBeIsRefusedAndSpecsComeBack) {
     EXPECT_THROW(make_policy(spec), Error) << spec;
   for (const char* spec :
        {"pyramiddrop:layers=2:2:3", "pyramiddrop:layers=2:3:9", "pyramiddrop:layers=0:2:3,rank=previous"})
-    EXPECT_THROW(make_policy(spec)->points(facts(8), *prompt), Error) << spec;
+    EXPECT_THROW(testing::points_of(make_policy(spec), facts(8), *prompt), Error) << spec;
   for (const char* spec :
        {"pyramiddrop", "pyramiddrop:keep_ratio=1/3,rank=previous", "pyramiddrop:num_kept=5:2,layers=3:4"})
     EXPECT_EQ(make_policy(spec)->spec(), spec);

@@ -56,7 +56,7 @@ TEST(Resize, TilesLeaveFirst) {
 
 TEST(Resize, ActsAtNoPointAndNeedsAnAmount) {
   const auto prompt = testing::LayoutBuilder().image({4, 4}, 0).text(1, 0).build(0);
-  EXPECT_TRUE(make_policy("resize:keep_ratio=1/4")->points(facts(4), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("resize:keep_ratio=1/4"), facts(4), *prompt).empty());
   EXPECT_THROW(make_policy("resize"), Error);
   EXPECT_THROW(make_policy("resize:num_kept=0"), Error);
 }

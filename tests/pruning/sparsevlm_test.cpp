@@ -276,19 +276,19 @@ TEST(Sparsevlm, LaterStagesTakeAveragesForTokens) {
 
 TEST(Sparsevlm, StagesThatHaveNoMoreThanTheyKeepDoNothing) {
   const auto prompt = LayoutBuilder().text(2, -1).image({2, 3}, 0).text(3, 0).build(0);
-  EXPECT_TRUE(make_policy("sparsevlm:num_kept=9:9:9")->points(facts(32), *prompt).empty());
-  EXPECT_TRUE(make_policy("sparsevlm:keep_ratio=1:1:1")->points(facts(32), *prompt).empty());
-  EXPECT_EQ(make_policy("sparsevlm:num_kept=9:4:4,recycle=false")->points(facts(32), *prompt),
+  EXPECT_TRUE(testing::points_of(make_policy("sparsevlm:num_kept=9:9:9"), facts(32), *prompt).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("sparsevlm:keep_ratio=1:1:1"), facts(32), *prompt).empty());
+  EXPECT_EQ(testing::points_of(make_policy("sparsevlm:num_kept=9:4:4,recycle=false"), facts(32), *prompt),
             (std::vector<ActPoint>{{Site::kProjectorOutput}, {Site::kBeforeLayer, 7}}));
   EXPECT_EQ(make_policy("sparsevlm:num_kept=300:200:110")
-                ->points(facts(32), *LayoutBuilder().text(1, 0).image({24, 24}, 0).text(1, 0).build(0)),
+                testing::points_of(, facts(32), *LayoutBuilder().text(1, 0).image({24, 24}, 0).text(1, 0).build(0)),
             (std::vector<ActPoint>{
                 {Site::kProjectorOutput}, {Site::kBeforeLayer, 3}, {Site::kBeforeLayer, 7}, {Site::kBeforeLayer, 16}}));
 }
 
 TEST(Sparsevlm, WhatCannotBeIsRefusedAndSpecsComeBack) {
   const auto silent = LayoutBuilder().text(2, -1).image({2, 3}, 0).build(0);
-  EXPECT_THROW(make_policy("sparsevlm:keep_ratio=1/2")->points(facts(8), *silent), Error);
+  EXPECT_THROW(testing::points_of(make_policy("sparsevlm:keep_ratio=1/2"), facts(8), *silent), Error);
   EXPECT_THROW(make_policy("sparsevlm"), Error);
   EXPECT_THROW(make_policy("sparsevlm:num_kept=3:4:5"), Error);
   EXPECT_THROW(make_policy("sparsevlm:keep_ratio=1/2,tau=2"), Error);

@@ -116,10 +116,10 @@ TEST(Visionzip, CropsOfAnImageStandBehindEachOther) {
 TEST(Visionzip, WhatCannotBeServedIsRefused) {
   const auto prompt = LayoutBuilder().image({3, 3}, 0).text(1, 0).build(0);
   for (const char* spec : {"visionzip:num_kept=3,contextual=3", "visionzip:num_kept=3,layer_attention=4"})
-    EXPECT_THROW(make_policy(spec)->points(facts(2), *prompt), Error) << spec;
+    EXPECT_THROW(testing::points_of(make_policy(spec), facts(2), *prompt), Error) << spec;
   ModelFacts model = facts(2);
   model.has_class_token = false;
-  EXPECT_THROW(make_policy("visionzip:num_kept=3")->points(model, *prompt), Error);
+  EXPECT_THROW(testing::points_of(make_policy("visionzip:num_kept=3"), model, *prompt), Error);
 }
 
 }  // namespace

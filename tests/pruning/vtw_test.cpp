@@ -28,13 +28,13 @@ TEST(Vtw, EveryImageLeavesBeforeItsLayer) {
     EXPECT_EQ(points[0].layer, layer);
     EXPECT_TRUE(points[0].kept.empty());
   }
-  EXPECT_EQ(make_policy("vtw")->points(facts(8), *two_images()), (std::vector<ActPoint>{{Site::kBeforeLayer, 4}}));
-  EXPECT_EQ(make_policy("vtw")->points(facts(7), *two_images()), (std::vector<ActPoint>{{Site::kBeforeLayer, 3}}));
+  EXPECT_EQ(testing::points_of(make_policy("vtw"), facts(8), *two_images()), (std::vector<ActPoint>{{Site::kBeforeLayer, 4}}));
+  EXPECT_EQ(testing::points_of(make_policy("vtw"), facts(7), *two_images()), (std::vector<ActPoint>{{Site::kBeforeLayer, 3}}));
 }
 
 TEST(Vtw, TheDepthItselfWithdrawsNothingAndMoreIsRefused) {
-  EXPECT_TRUE(make_policy("vtw:layer=8")->points(facts(8), *two_images()).empty());
-  EXPECT_THROW(make_policy("vtw:layer=9")->points(facts(8), *two_images()), Error);
+  EXPECT_TRUE(testing::points_of(make_policy("vtw:layer=8"), facts(8), *two_images()).empty());
+  EXPECT_THROW(testing::points_of(make_policy("vtw:layer=9"), facts(8), *two_images()), Error);
   EXPECT_THROW(make_policy("vtw:layer=-1"), Error);
   EXPECT_THROW(make_vtw({.layer = -1}), Error);
   EXPECT_THROW(make_policy("vtw:keep_ratio=1/2"), Error);  // takes no amount

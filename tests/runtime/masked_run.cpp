@@ -71,8 +71,16 @@ Dropped dropped_by(const Sequence& sequence, int num_layers) {
 
 }  // namespace
 
-Verdict RandomKeep::decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor>,
-                           State*) const {
+std::vector<Step> RandomKeep::steps(const ModelFacts&, const PromptLayout&) const {
+  std::vector<Step> steps;
+  for (const ActPoint& point : points_)
+    steps.push_back({.at = point, .decide = [this, point](const TokenLayout& layout, std::span<const at::Tensor>) {
+                       return decide(point, layout);
+                     }});
+  return steps;
+}
+
+Verdict RandomKeep::decide(const ActPoint& point, const TokenLayout& layout) const {
   std::mt19937 draw(seed_ + 31 * point.layer + 7 * static_cast<uint32_t>(point.site));
   const int64_t m = layout.num_image_tokens(), k = static_cast<int64_t>(share_ * double(m));
   const int heads = point.site == Site::kCache ? num_kv_heads_ : 1;

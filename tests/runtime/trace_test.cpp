@@ -207,15 +207,20 @@ TEST(Trace, EachRequestOfABatchHasItsOwn) {
 class Counting final : public PruningPolicy {
  public:
   std::string spec() const override { return "counting"; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override {
-    return {{Site::kBeforeLayer, 2}, {Site::kBeforeLayer, 4}};
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+    std::vector<Step> steps;
+    for (const int layer : {2, 4})
+      steps.push_back({.at = {Site::kBeforeLayer, layer},
+                       .needs = [this, layer](const TokenLayout&) -> std::vector<Signal> {
+                         ++asked;
+                         return {AttentionProbe{.layer = layer - 1}};
+                       },
+                       .decide = [this](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                         return decide(layout, signals);
+                       }});
+    return steps;
   }
-  std::vector<Signal> needs(const ActPoint& point, const TokenLayout&, const State*) const override {
-    ++asked;
-    return {AttentionProbe{.layer = point.layer - 1}};
-  }
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State*) const override {
+  Verdict decide(const TokenLayout& layout, std::span<const at::Tensor> signals) const {
     ++decided;
     const int64_t m = layout.num_image_tokens();
     Verdict verdict{.kept = std::get<0>(std::get<1>(signals[0].topk(m / 2)).sort())};

@@ -132,17 +132,15 @@ class FixedMasks final : public PruningPolicy {
  public:
   explicit FixedMasks(std::map<int, std::vector<int64_t>> gone) : gone_(std::move(gone)) {}
   std::string spec() const override { return "fixed"; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override {
-    std::vector<ActPoint> points;
-    for (const auto& [layer, gone] : gone_) points.push_back({Site::kBeforeLayer, layer});
-    return points;
-  }
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
-  Verdict decide(const ActPoint&, const TokenLayout&, std::span<const at::Tensor>, State*) const override { return {}; }
-  at::Tensor soft_mask(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor>,
-                       State*) const override {
-    return torch::ones({layout.num_image_tokens()}, torch::kDouble)
-        .index_fill(0, int64_tensor(gone_.at(point.layer)), 0.0);
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+    std::vector<Step> steps;
+    for (const auto& [layer, gone] : gone_)
+      steps.push_back({.at = {Site::kBeforeLayer, layer},
+                       .soft_mask = [ordinals = gone](const TokenLayout& layout, std::span<const at::Tensor>) {
+                         return torch::ones({layout.num_image_tokens()}, torch::kDouble)
+                             .index_fill(0, int64_tensor(ordinals), 0.0);
+                       }});
+    return steps;
   }
 
  private:
