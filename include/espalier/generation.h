@@ -37,7 +37,7 @@ struct Request {
   std::string policy = "none";                  // a spec string, or
   std::shared_ptr<const PruningPolicy> custom;  // a policy of the caller's own, which then wins
   GenerationOptions options;
-  std::string salt;    // beginnings are used again only among requests of equal salt
+  std::string salt = {};  // beginnings are used again only among requests of equal salt
   bool trace = false;  // fill all of Result::points (costs copies from the device)
 };
 

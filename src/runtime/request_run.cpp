@@ -26,6 +26,15 @@ Sequence pack(const LoadedModel& model, const Request& request) {
   return sequence;
 }
 
+// What a prefix knows a picture by: its pixels, what is made of them, and what of it is pinned.
+ImageCache::Key key_of_picture(const ImagePart& part, const ImagePlan& plan) {
+  ImageCache::Key key = ImageCache::key_of(*part.image, plan);
+  if (part.pin_all) key.first += " all";
+  for (const Region& pin : part.pins)
+    for (const int edge : {pin.x0, pin.y0, pin.x1, pin.y1}) key.first += " " + std::to_string(edge);
+  return key;
+}
+
 }  // namespace
 
 PolicyPtr policy_of(const Request& request) {
@@ -48,8 +57,7 @@ RequestRun::RequestRun(const LoadedModel& model, const Request& asked, size_t in
   sequence.salt = request.salt;
   if (uses_prefixes)
     for (size_t i = 0; i < sequence.prompt.images.size(); ++i)
-      sequence.picture_keys.push_back(
-          ImageCache::key_of(*sequence.prompt.images[i].image, sequence.prompt.plans[i]));
+      sequence.picture_keys.push_back(key_of_picture(sequence.prompt.images[i], sequence.prompt.plans[i]));
   sequence.room = std::min(request.options.max_new_tokens, kMostRoom);
   if (call->callbacks.on_point)
     sequence.on_acted = [this] { call->callbacks.on_point(index, sequence.walk.last_point()); };

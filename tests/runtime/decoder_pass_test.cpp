@@ -117,8 +117,11 @@ TEST(DecoderPass, SharedRunsEqualOwnOnes) {
 TEST(DecoderPass, AFailureLeavesTheOthersAlone) {
   struct Fails final : test::RandomKeep {
     using RandomKeep::RandomKeep;
-    Verdict decide(const ActPoint&, const TokenLayout&, std::span<const at::Tensor>, State*) const override {
-      throw Error("as it should");
+    std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const override {
+      std::vector<Step> steps = RandomKeep::steps(model, prompt);
+      for (Step& step : steps)
+        step.decide = [](const TokenLayout&, std::span<const at::Tensor>) -> Verdict { throw Error("as it should"); };
+      return steps;
     }
   };
   const c10::InferenceMode no_gradients;

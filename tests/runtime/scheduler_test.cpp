@@ -207,11 +207,9 @@ std::vector<Planned> plan_requests(const Engine& e, size_t number, uint32_t seed
   std::mt19937 random(seed);
   const auto draw = [&](int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(random); };
   std::vector<std::string> specs = {"none", "magic"};
-  for (const PolicyEntry& entry : policy_table()) {
-    const std::string name(entry.name);
-    if (name == "keepmask" || name == "fitprune") continue;  // of files
-    specs.push_back(entry.options.empty() || entry.options[0].name != "keep_ratio" ? name : name + ":keep_ratio=1/3");
-  }
+  for (const PolicyEntry& entry : policy_table())
+    for (const PolicyExample& example : entry.examples)
+      if (example.spec.find(".json") == std::string_view::npos) specs.emplace_back(example.spec);
   std::vector<Planned> all;
   for (size_t i = 0; i < number; ++i) {
     Planned planned;
