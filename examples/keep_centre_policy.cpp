@@ -16,16 +16,18 @@ struct KeepCentre final : PruningPolicy {
   std::vector<Step> steps(const ModelFacts&, const PromptLayout& prompt) const override {
     if (share == 1.0) return {};
     const at::Tensor rows = prompt.grid_row.to(at::kDouble), cols = prompt.grid_col.to(at::kDouble);
-    at::Tensor off_centre = rows * 0;  // of each token: distance from the middle, the larger of rows and columns, 0 to 1
+    at::Tensor off_centre =
+        rows * 0;  // of each token: distance from the middle, the larger of rows and columns, 0 to 1
     for (size_t i = 0; i < prompt.images.size(); ++i) {
       const auto [height, width] = prompt.images[i].grid;
       const at::Tensor far = ((rows * 2 + 1) / height - 1).abs().maximum(((cols * 2 + 1) / width - 1).abs());
       off_centre = far.where(prompt.image == static_cast<int64_t>(i), off_centre);
     }
-    return {{.at = {Site::kProjectorOutput}, .decide = [=, this](const TokenLayout& layout, std::span<const at::Tensor>) {
-               const at::Tensor far = off_centre.index_select(0, layout.source_index.index_select(0, layout.image_tokens));
-               return Verdict{.kept = indices_of(far <= share), .scores = (1 - far).to(at::kFloat)};
-             }}};
+    return {
+        {.at = {Site::kProjectorOutput}, .decide = [=, this](const TokenLayout& layout, std::span<const at::Tensor>) {
+           const at::Tensor far = off_centre.index_select(0, layout.source_index.index_select(0, layout.image_tokens));
+           return Verdict{.kept = indices_of(far <= share), .scores = (1 - far).to(at::kFloat)};
+         }}};
   }
   double share;
 };

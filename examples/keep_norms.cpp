@@ -18,10 +18,11 @@ struct KeepNorms : PruningPolicy {
              .scope = Scope::kImage,
              .budget = {.pool = Budget::Pool::kImage, .amount = {.keep_ratio = Fraction{1, 4}}},
              .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
-             .decide = [](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-               const at::Tensor norms = at::linalg_vector_norm(signals[0].to(at::kFloat), 2, at::IntArrayRef({1}));
-               return Verdict{.scores = norms.index_select(0, layout.image_tokens)};
-             }}};
+             .decide =
+                 [](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                   const at::Tensor norms = at::linalg_vector_norm(signals[0].to(at::kFloat), 2, at::IntArrayRef({1}));
+                   return Verdict{.scores = norms.index_select(0, layout.image_tokens)};
+                 }}};
   }
 };
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A policy of one's own that merges: before the decoder, image tokens 0 and 1, 2 and 3, … become their mean, which
-// stands at the first of the two.
+// A policy of one's own that merges: before the decoder each pair of image tokens becomes its mean, at the first.
 //   merge_pairs MODEL_FOLDER PICTURE QUESTION
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
@@ -18,13 +17,14 @@ struct MergePairs : PruningPolicy {
   std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
     return {{.at = {Site::kProjectorOutput},
              .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
-             .decide = [](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-               const int64_t m = layout.num_image_tokens(), pairs = m / 2;
-               const at::Tensor tokens = ops::gather_rows(signals[0], layout.image_tokens.slice(0, 0, 2 * pairs));
-               const at::Tensor first = at::arange(pairs, layout.image_tokens.options()) * 2;
-               return Verdict{.kept = at::arange(2 * pairs, m, first.options()),  // an odd one at the end stays
-                              .added = {{NewTokens::Where::kInPlace, tokens.view({pairs, 2, -1}).mean(1), first, first}}};
-             }}};
+             .decide =
+                 [](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                   const int64_t m = layout.num_image_tokens(), pairs = m / 2;
+                   const at::Tensor tokens = ops::gather_rows(signals[0], layout.image_tokens.slice(0, 0, 2 * pairs));
+                   const at::Tensor first = at::arange(pairs, layout.image_tokens.options()) * 2;
+                   const NewTokens means{NewTokens::Where::kInPlace, tokens.view({pairs, 2, -1}).mean(1), first, first};
+                   return Verdict{.kept = at::arange(2 * pairs, m, first.options()), .added = {means}};
+                 }}};
   }
 };
 
@@ -33,8 +33,8 @@ int main(int argc, char** argv) try {
   const ImagePart picture{.image = std::make_shared<const Image>(read_image(argv[2])), .pins = {}};
   Request request{.prompt = in_context_chat({}, picture, argv[3]), .custom = std::make_shared<MergePairs>()};
   request.options.max_new_tokens = 16;
-  const Stats stats = Engine::load(argv[1]).generate(request).stats;
-  std::printf("%ld tokens entered the decoder instead of %ld\n", long(stats.tokens_per_layer[0]), long(stats.prompt_tokens));
+  const Stats s = Engine::load(argv[1]).generate(request).stats;
+  std::printf("%ld tokens entered the decoder instead of %ld\n", long(s.tokens_per_layer[0]), long(s.prompt_tokens));
 } catch (const Error& error) {
   return std::fprintf(stderr, "merge_pairs: %s\n", error.what()), 2;
 }

@@ -53,8 +53,8 @@ class PolicyPlugin {
   std::shared_ptr<const Library> library_;
 };
 
-// make_policy with policies of plugins beside those of the table, also as parts of pipelines; a plugin's name goes before
-// one of the table.
+// make_policy with policies of plugins beside those of the table, also as parts of pipelines; a plugin's name goes
+// before one of the table.
 PolicyPtr make_policy(std::string_view spec, std::span<const PolicyPlugin> plugins);
 PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files, std::span<const PolicyPlugin> plugins);
 

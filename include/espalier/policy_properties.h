@@ -46,7 +46,7 @@ std::string works_with_equal_tokens(const ConformingPolicy& policy);  // all ali
 std::string keeps_to_its_scope(const ConformingPolicy& policy);
 // A step that says so: what a smaller budget keeps is part of what a larger one keeps.
 std::string keeps_nested_sets(const ConformingPolicy& policy);
-std::string repeats_itself(const ConformingPolicy& policy);           // alone, again, and in turn with another sequence
+std::string repeats_itself(const ConformingPolicy& policy);  // alone, again, and in turn with another sequence
 // Nothing on a machine without a GPU.
 std::optional<std::string> agrees_on_cuda(const ConformingPolicy& policy);
 

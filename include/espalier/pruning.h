@@ -173,14 +173,14 @@ struct Choice {
 
 // A ranking (`scores`, or `choose`), which the engine cuts; or a kept set, which it takes as it is.
 struct Verdict {
-  at::Tensor kept = {};  // int64 [k] ordinals of image_tokens, ascending; at kCache [k] or [KV heads, k]
+  at::Tensor kept = {};               // int64 [k] ordinals of image_tokens, ascending; at kCache [k] or [KV heads, k]
   std::vector<NewTokens> added = {};  // with `kept`; not at kCache
   // Image tokens leave the point image by image and crop by crop, and row breaks leave altogether: the order in which
   // merged tokens of an any-resolution image enter the decoder. False: what stays keeps the order of the sequence.
   bool crop_by_crop = false;
 
-  // float32 [m]: the larger, the longer it stays, ties to the lower ordinal; at kCache also [KV heads, m]. Beside `kept`
-  // or `choose`: for traces and replay results only.
+  // float32 [m]: the larger, the longer it stays, ties to the lower ordinal; at kCache also [KV heads, m]. Beside
+  // `kept` or `choose`: for traces and replay results only.
   at::Tensor scores = {};
   at::Tensor judged = {};  // bool [m], beside `kept`: the tokens that `scores` are about; undefined: all
   std::vector<Note> notes = {};
@@ -206,8 +206,8 @@ enum class Scope : uint8_t {
 // How much stays of each pool.
 struct Budget {
   enum class Pool : uint8_t { kCrop, kImage, kRequest };
-  Pool pool = Pool::kRequest;  // no wider than the step's scope
-  Amount amount = {};          // of the unpruned pool; or
+  Pool pool = Pool::kRequest;        // no wider than the step's scope
+  Amount amount = {};                // of the unpruned pool; or
   std::vector<int64_t> counts = {};  // of each pool of the unpruned request, where a method counts in its own way; or
   bool is_adaptive = false;          // the data decide: Verdict::num_kept, always or kept
   Rounding rounding = Rounding::kNearestEven;
@@ -230,7 +230,7 @@ struct Step {
   // removed, decoder layers from here on take it as a weight per key. None: the policy cannot be trained.
   std::function<at::Tensor(const TokenLayout&, std::span<const at::Tensor> signals)> soft_mask = {};
 
-  bool is_nested = true;   // what a smaller budget keeps is part of what a larger one keeps
+  bool is_nested = true;     // what a smaller budget keeps is part of what a larger one keeps
   bool always_acts = false;  // it changes tokens even where its budget lets all of them stay
   bool adds_on_top = false;  // new tokens come beside the budget
   bool only_reads = false;   // for a later step of the policy, and not visited unless that one is; drops nothing

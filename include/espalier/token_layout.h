@@ -38,7 +38,7 @@ struct Segment {
 };
 
 struct ImageShape {
-  GridSize grid = {};              // of one whole crop
+  GridSize grid = {};                   // of one whole crop
   std::optional<GridSize> tiling = {};  // tiles of an any-resolution image
   // What each crop shows, in pixels of the original picture; a padded crop reaches over its edges. Empty in a layout
   // that was read from a file without them.
@@ -78,7 +78,7 @@ struct PromptLayout {
 struct CropFacts {
   int image = 0;
   int crop = 0;
-  int64_t size = 0;       // patches that are there; what un-padding cut away is not
+  int64_t size = 0;  // patches that are there; what un-padding cut away is not
   int64_t pinned = 0;
   int64_t class_row = 0;  // of Tap::kVisionClass, which has rows of crops that un-padding cut away, too
 };

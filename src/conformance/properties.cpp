@@ -387,8 +387,8 @@ std::string keeps_to_its_scope(const ConformingPolicy& policy) {
         const PolicyPtr made = policy.make(ratio);
         const MadeUpRun run = make_up_run(policy.model, prompt, 11);
         for (const Inside& inside : insides_of(*run.prompt)) {
-          Walk walked(made, policy.model, run), changed(made, policy.model, redrawn(run, policy.model, prompt, 12,
-                                                                                   inside.is_outside));
+          Walk walked(made, policy.model, run),
+              changed(made, policy.model, redrawn(run, policy.model, prompt, 12, inside.is_outside));
           const std::string wrong = compare_inside(walked, changed, inside);
           if (!wrong.empty()) return wrong;
         }

@@ -388,8 +388,7 @@ Applied apply_cut(const TokenLayout& layout, const Cut& cut, Positions positions
   }
   const at::Tensor places = places_of(layout, cut.crop_by_crop);
   at::Tensor index = surviving(layout, cut.kept, cut.crop_by_crop);
-  if (cut.crop_by_crop)
-    index = index.index_select(0, places.index_select(0, index).argsort(/*stable=*/true, 0, false));
+  if (cut.crop_by_crop) index = index.index_select(0, places.index_select(0, index).argsort(/*stable=*/true, 0, false));
   at::Tensor fact_index = index;  // whose facts each token of the new sequence takes
   at::Tensor source = layout.source_index.index_select(0, index);
   at::Tensor is_new;

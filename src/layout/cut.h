@@ -14,8 +14,8 @@ namespace espalier {
 // 1, …; `pinned` to none. Throws Error when segments leave gaps or contradict the images.
 void finish_prompt_layout(PromptLayout& layout, at::Device device);
 
-// Every token from source index `begin` on, as one policy sees it: image_tokens are the patches, with row breaks if they
-// compete.
+// Every token from source index `begin` on, as one policy sees it: image_tokens are the patches, with row breaks if
+// they compete.
 TokenLayout full_layout(std::shared_ptr<const PromptLayout> prompt, bool row_breaks_compete, int64_t begin = 0);
 // Its first tokens: those of examples before `example`, which stand in front of all others. Waits for the device.
 TokenLayout front_of(const TokenLayout& layout, int example);
@@ -38,9 +38,9 @@ struct Applied {
 // the CPU only.
 void check_kept(const at::Tensor& kept, int64_t m, std::string_view who);
 
-// Throws Error (naming `who`) when the cut is none: indices out of range, not ascending (checked on the CPU only), wrong
-// dtype. Row breaks that do not compete stay while a patch of their row stays. With Positions::kCompact ids count from
-// `first_position`, and `renumbers` says so where nothing leaves, too.
+// Throws Error (naming `who`) when the cut is none: indices out of range, not ascending (checked on the CPU only),
+// wrong dtype. Row breaks that do not compete stay while a patch of their row stays. With Positions::kCompact ids count
+// from `first_position`, and `renumbers` says so where nothing leaves, too.
 Applied apply_cut(const TokenLayout& layout, const Cut& cut, Positions positions, std::string_view who,
                   int64_t first_position = 0, bool renumbers = false);
 

@@ -96,9 +96,8 @@ class Bounds {
       case Pool::kRequest:
         return counts[0] < (!budget.images.empty() ? images(judged) : total());
       case Pool::kImage:
-        return std::ranges::any_of(judged, [&](int64_t i) {
-          return counts[static_cast<size_t>(i)] < image(static_cast<size_t>(i));
-        });
+        return std::ranges::any_of(
+            judged, [&](int64_t i) { return counts[static_cast<size_t>(i)] < image(static_cast<size_t>(i)); });
       case Pool::kCrop:
         for (size_t i = 0; i < crops_.size(); ++i)
           if (std::ranges::count(judged, crops_[i].image) > 0 && counts[i] < crop(i)) return true;
@@ -161,7 +160,8 @@ Numbers counts_of_amount(const Step& step, const PromptLayout& prompt, bool row_
   return counts;
 }
 
-// A pipeline's amounts all refer to the unpruned pool, so a later one that is above what an earlier leaves is a mistake.
+// A pipeline's amounts all refer to the unpruned pool, so a later one that is above what an earlier leaves is a
+// mistake.
 void check_amounts(const Bounds& there, const PlannedStep& step, const std::string& earlier,
                    const PromptLayout& prompt) {
   const Budget& budget = step.step.budget;
@@ -178,8 +178,7 @@ void check_amounts(const Bounds& there, const PlannedStep& step, const std::stri
   if (wanted > there.total()) refuse(wanted, there.total(), "");
   if (budget.pool != Pool::kImage) return;
   for (size_t i = 0; i < step.counts.size(); ++i)
-    if (step.counts[i] > there.image(i))
-      refuse(step.counts[i], there.image(i), " of image " + std::to_string(i));
+    if (step.counts[i] > there.image(i)) refuse(step.counts[i], there.image(i), " of image " + std::to_string(i));
 }
 
 void check_order(const Step& earlier, const Step& later) {
@@ -262,10 +261,10 @@ std::vector<PlannedStep> plan_steps(const PruningPolicy& policy, const ModelFact
   }
   for (size_t i = visited.size(); i-- > 0;) {
     if (!visited[i].step.only_reads) continue;
-    const bool is_read_for = std::any_of(visited.begin() + static_cast<std::ptrdiff_t>(i) + 1, visited.end(),
-                                         [&](const PlannedStep& later) {
-                                           return !later.step.only_reads && later.step.policy == visited[i].step.policy;
-                                         });
+    const bool is_read_for =
+        std::any_of(visited.begin() + static_cast<std::ptrdiff_t>(i) + 1, visited.end(), [&](const PlannedStep& later) {
+          return !later.step.only_reads && later.step.policy == visited[i].step.policy;
+        });
     if (!is_read_for) visited.erase(visited.begin() + static_cast<std::ptrdiff_t>(i));
   }
   for (size_t i = 1; i < visited.size(); ++i) check_order(visited[i - 1].step, visited[i].step);

@@ -164,11 +164,9 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
     record.kept = cut.kept;
     if (outcome.applied.has_new_tokens) {
       const auto of_image_tokens = [&](const at::Tensor& t) { return t.index_select(0, layout_.image_tokens); };
-      record.merged =
-          Merged{of_image_tokens(outcome.applied.index), outcome.applied.new_vectors,
-                 of_image_tokens(layout_.source_index),
-                 record.before.source_index.index_select(0, of_image_tokens(outcome.applied.facts_from)),
-                 record.before};
+      record.merged = Merged{
+          of_image_tokens(outcome.applied.index), outcome.applied.new_vectors, of_image_tokens(layout_.source_index),
+          record.before.source_index.index_select(0, of_image_tokens(outcome.applied.facts_from)), record.before};
     }
   }
   record.after = layout_;
@@ -185,8 +183,8 @@ PrefixWalk PolicyWalk::snapshot(int64_t end) const {
   if (next_ != boundary_ || !has_joined())
     throw Error(spec_ + ": a prefix is taken where the walk stands at its boundary");
   const int example = example_at(*layout_.prompt, end);
-  PrefixWalk prefix{.end = end, .prompt = layout_.prompt, .layout = front_of(layout_, example), .records = {},
-                    .spec = spec_};
+  PrefixWalk prefix{
+      .end = end, .prompt = layout_.prompt, .layout = front_of(layout_, example), .records = {}, .spec = spec_};
   for (const WalkRecord& record : records_) prefix.records.push_back(front_of(record, example));
   return prefix;
 }
@@ -222,8 +220,8 @@ PointTrace PolicyWalk::last_point() const {
 std::vector<int64_t> PolicyWalk::kept_sources() const {
   const auto last = std::ranges::find_if(records_.rbegin(), records_.rend(),
                                          [](const WalkRecord& r) { return r.point.site != Site::kCache; });
-  const at::Tensor sources = last != records_.rend() ? last->kept_sources()
-                                                     : layout_.source_index.index_select(0, layout_.image_tokens);
+  const at::Tensor sources =
+      last != records_.rend() ? last->kept_sources() : layout_.source_index.index_select(0, layout_.image_tokens);
   const at::Tensor host = sources.cpu().contiguous();
   std::vector<int64_t> kept(host.const_data_ptr<int64_t>(), host.const_data_ptr<int64_t>() + host.numel());
   std::erase_if(kept, [](int64_t source) { return source < 0; });

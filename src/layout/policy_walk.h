@@ -20,7 +20,7 @@ namespace espalier {
 
 // A walk's tokens before source index `end`, as they stand at the boundary. Immutable; shared by walks and threads.
 struct PrefixWalk {
-  int64_t end = 0;  // where an example begins, never inside an image
+  int64_t end = 0;                             // where an example begins, never inside an image
   std::shared_ptr<const PromptLayout> prompt;  // of the walk it was taken from; equal to another's up to `end`
   TokenLayout layout;
   std::vector<WalkRecord> records;  // one for each step below the boundary

@@ -272,8 +272,7 @@ Pools pools_of(const TokenLayout& layout, Budget::Pool pool) {
 }
 
 at::Tensor patch_index(const TokenLayout& layout) {
-  if (!layout.row_breaks_compete)
-    return at::arange(layout.num_image_tokens(), layout.image_tokens.options());
+  if (!layout.row_breaks_compete) return at::arange(layout.num_image_tokens(), layout.image_tokens.options());
   const at::Tensor kind = layout.kind.index_select(0, layout.image_tokens);
   return ((kind == static_cast<int64_t>(Segment::Kind::kPatches)).to(at::kLong).cumsum(0) - 1).clamp_min(0);
 }
@@ -297,8 +296,8 @@ at::Tensor indices_of(const at::Tensor& mask, std::optional<int64_t> count) {
 }
 
 Cut cut_of(const TokenLayout& layout, const PlannedStep& planned, Verdict verdict, int64_t min_per_image) {
-  const bool is_ranking = verdict.choose || (verdict.scores.defined() && !verdict.kept.defined()) ||
-                          verdict.always.defined();
+  const bool is_ranking =
+      verdict.choose || (verdict.scores.defined() && !verdict.kept.defined()) || verdict.always.defined();
   if (planned.step.only_reads && !verdict.kept.defined())
     return {.kept = at::arange(layout.num_image_tokens(), layout.image_tokens.options()), .notes = verdict.notes};
   if (!is_ranking)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a walk remembers of a step, on the device until a trace is asked for; and how records of a prompt's beginning and
-// of the rest become one.
+// What a walk remembers of a step, on the device until a trace is asked for; and how records of a prompt's beginning
+// and of the rest become one.
 #pragma once
 
 #include <optional>

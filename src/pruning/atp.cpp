@@ -178,24 +178,22 @@ Verdict decide(const O& o, size_t module, const TokenLayout& layout, std::span<c
   at::Tensor scores = at::full({layout.num_image_tokens()}, 0.0, signals[0].options());
   std::vector<at::Tensor> theta_r, theta_s;
   for (const Judged& crop : judge(o, module, layout, signals[0], shared)) {
-    passes.index_copy_(0, crop.tokens,
-                       atp_hard_keep(crop.redundancy, crop.spatial, crop.thresholds, o.settings.min_keep,
-                                     o.settings.strategy));
+    passes.index_copy_(
+        0, crop.tokens,
+        atp_hard_keep(crop.redundancy, crop.spatial, crop.thresholds, o.settings.min_keep, o.settings.strategy));
     scores.index_copy_(0, crop.tokens, crop.redundancy);
     theta_r.push_back(crop.thresholds.redundancy);
     theta_s.push_back(crop.thresholds.spatial);
   }
-  return {.scores = scores,
-          .notes = {{"theta_r", at::stack(theta_r)}, {"theta_s", at::stack(theta_s)}},
-          .always = passes};
+  return {
+      .scores = scores, .notes = {{"theta_r", at::stack(theta_r)}, {"theta_s", at::stack(theta_s)}}, .always = passes};
 }
 
 at::Tensor soft_mask(const O& o, size_t module, const TokenLayout& layout, std::span<const at::Tensor> signals,
                      Shared& shared) {
   std::vector<at::Tensor> masks, tokens;
   for (const Judged& crop : judge(o, module, layout, signals[0], shared)) {
-    masks.push_back(
-        atp_soft_mask(crop.redundancy, crop.spatial, crop.thresholds, o.temperature, o.settings.strategy));
+    masks.push_back(atp_soft_mask(crop.redundancy, crop.spatial, crop.thresholds, o.temperature, o.settings.strategy));
     tokens.push_back(crop.tokens);
   }
   // Back from crop by crop to the order of the sequence.
@@ -216,17 +214,16 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
   for (size_t module = 0; module < layers.size(); ++module) {
     const int layer = layers[module];
     if (layer == model.num_layers) continue;
-    steps.push_back({.at = {Site::kBeforeLayer, layer},
-                     .budget = {.pool = Budget::Pool::kImage, .is_adaptive = true},
-                     .needs = [layer](const TokenLayout& layout) { return needs(layer, layout); },
-                     .decide =
-                         [=](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-                           return decide(o, module, layout, signals, *shared);
-                         },
-                     .soft_mask =
-                         [=](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-                           return soft_mask(o, module, layout, signals, *shared);
-                         }});
+    steps.push_back(
+        {.at = {Site::kBeforeLayer, layer},
+         .budget = {.pool = Budget::Pool::kImage, .is_adaptive = true},
+         .needs = [layer](const TokenLayout& layout) { return needs(layer, layout); },
+         .decide = [=](const TokenLayout& layout,
+                       std::span<const at::Tensor> signals) { return decide(o, module, layout, signals, *shared); },
+         .soft_mask =
+             [=](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+               return soft_mask(o, module, layout, signals, *shared);
+             }});
   }
   return steps;
 }
@@ -251,7 +248,9 @@ O defaults(const O& o) {
 // An option of the settings. Beside `weights` it may repeat what the file says, not change it.
 template <typename V>
 Option<O> setting(std::string_view name, V AtpSettings::*member, std::string_view meaning, Words<V> words = {}) {
-  const auto access = [member](auto& o) -> auto& { return o.settings.*member; };
+  const auto access = [member](auto& o) -> auto& {
+    return o.settings.*member;
+  };
   Option<O> option = [&] {
     if constexpr (std::is_enum_v<V>)
       return Option<O>(name, access, words, meaning);
@@ -269,11 +268,10 @@ Option<O> setting(std::string_view name, V AtpSettings::*member, std::string_vie
 }
 
 Option<O> strategy() {
-  Option<O> option("strategy", &O::strategy,
-                   {{"both", AtpStrategy::kBoth},
-                    {"redundant", AtpStrategy::kRedundant},
-                    {"spatial", AtpStrategy::kSpatial}},
-                   "which score may keep a token: both, redundant, spatial");
+  Option<O> option(
+      "strategy", &O::strategy,
+      {{"both", AtpStrategy::kBoth}, {"redundant", AtpStrategy::kRedundant}, {"spatial", AtpStrategy::kSpatial}},
+      "which score may keep a token: both, redundant, spatial");
   option.write = [write = option.write](const O& o) { return write(with_settings_of_weights(o)); };
   return option;
 }
@@ -281,31 +279,33 @@ Option<O> strategy() {
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "atp",
-      .options =
-          {{"weights", "trained modules, safetensors with a .json of the same name beside it",
-            [](O& o, std::string_view file, const ReadContext& context) {
-              o.weights = std::make_shared<const AtpWeights>(context.get_files().atp_weights(std::string(file)));
-              o.settings = o.weights->settings;
-              return std::string();
-            },
-            [](const O& o) { return o.weights ? o.weights->file : std::string(); }},
-           {"theta_r", &O::theta_r,
-            "without weights: threshold of the redundancy score, one value or one for each layer"},
-           {"theta_s", &O::theta_s, "without weights: threshold of the spatial score, the same"},
-           setting("layers", &AtpSettings::layers,
-                   "modules act before these layers; 4:14:24 of 32, in proportion to the depth"),
-           setting("strides", &AtpSettings::strides, "of the regular samplings of the grid"),
-           setting("lambda_sample", &AtpSettings::lambda_sample,
-                   "a token that stride s samples scores 1 - lambda_sample / s^2"),
-           setting("norm", &AtpSettings::norm,
-                   "of the redundancy score over a crop: minmax, none, max, sigmoid, rank",
-                   {{"minmax", AtpNorm::kMinmax}, {"none", AtpNorm::kNone}, {"max", AtpNorm::kMax},
-                    {"sigmoid", AtpNorm::kSigmoid}, {"rank", AtpNorm::kRank}}),
-           setting("min_keep", &AtpSettings::min_keep, "tokens that stay of each crop"),
-           setting("scores", &AtpSettings::scores,
-                   "attention looked at: both, self (from the crop's own tokens), cross (from text)",
-                   {{"both", AtpScores::kBoth}, {"self", AtpScores::kSelf}, {"cross", AtpScores::kCross}}),
-           strategy()},
+      .options = {{"weights", "trained modules, safetensors with a .json of the same name beside it",
+                   [](O& o, std::string_view file, const ReadContext& context) {
+                     o.weights = std::make_shared<const AtpWeights>(context.get_files().atp_weights(std::string(file)));
+                     o.settings = o.weights->settings;
+                     return std::string();
+                   },
+                   [](const O& o) { return o.weights ? o.weights->file : std::string(); }},
+                  {"theta_r", &O::theta_r,
+                   "without weights: threshold of the redundancy score, one value or one for each layer"},
+                  {"theta_s", &O::theta_s, "without weights: threshold of the spatial score, the same"},
+                  setting("layers", &AtpSettings::layers,
+                          "modules act before these layers; 4:14:24 of 32, in proportion to the depth"),
+                  setting("strides", &AtpSettings::strides, "of the regular samplings of the grid"),
+                  setting("lambda_sample", &AtpSettings::lambda_sample,
+                          "a token that stride s samples scores 1 - lambda_sample / s^2"),
+                  setting("norm", &AtpSettings::norm,
+                          "of the redundancy score over a crop: minmax, none, max, sigmoid, rank",
+                          {{"minmax", AtpNorm::kMinmax},
+                           {"none", AtpNorm::kNone},
+                           {"max", AtpNorm::kMax},
+                           {"sigmoid", AtpNorm::kSigmoid},
+                           {"rank", AtpNorm::kRank}}),
+                  setting("min_keep", &AtpSettings::min_keep, "tokens that stay of each crop"),
+                  setting("scores", &AtpSettings::scores,
+                          "attention looked at: both, self (from the crop's own tokens), cross (from text)",
+                          {{"both", AtpScores::kBoth}, {"self", AtpScores::kSelf}, {"cross", AtpScores::kCross}}),
+                  strategy()},
       .steps = steps,
       .check = check,
       .defaults = defaults};
@@ -319,13 +319,14 @@ PolicyPtr make_atp(const AtpOptions& options) {
 }
 
 PolicyRow atp_row() {
-  PolicyRow made = row(method(), {.paper = "arXiv 2412.00447",
-                                  .summary = "modules between layers set thresholds for each crop; the number kept adapts",
-                                  .sites = {Site::kBeforeLayer},
-                                  .needs = "attention of each crop's own rows and of text behind it in a few layers",
-                                  .refusal = needs_layers<4>,
-                                  .examples = {{"atp:theta_r=0.3,theta_s=0.9"},
-                                               {"atp:theta_r=0.6:0.4:0.3,theta_s=1,norm=rank,layers=2:3:7"}}});
+  PolicyRow made = row(
+      method(),
+      {.paper = "arXiv 2412.00447",
+       .summary = "modules between layers set thresholds for each crop; the number kept adapts",
+       .sites = {Site::kBeforeLayer},
+       .needs = "attention of each crop's own rows and of text behind it in a few layers",
+       .refusal = needs_layers<4>,
+       .examples = {{"atp:theta_r=0.3,theta_s=0.9"}, {"atp:theta_r=0.6:0.4:0.3,theta_s=1,norm=rank,layers=2:3:7"}}});
   made.make = [](const PolicySpec& spec, const PolicyFiles& files) {
     return make_atp(read_options(spec, method().options, &files));
   };

@@ -53,8 +53,7 @@ std::vector<Signal> needs(const O& o, const TokenLayout& layout) {
 }
 
 std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
-  check_layer("attention", o.layer, model);
-  if (o.layer == model.num_layers) return {};
+  if (!acts_before("attention", o.layer, model)) return {};
   if (o.rows == Rows::kQueryText && text_of_example(prompt, prompt.query_example).empty())
     throw Error("attention: rows=query_text, but the query example has no text");
   // The last row, which an image without text takes, is behind all examples.
@@ -70,11 +69,15 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "attention",
-      .options = {keep_ratio(&O::amount), num_kept(&O::amount),
-                  {"layer", &O::layer,
-                   "acts before this layer, ranking by the attention of the one before; needed", at_least(1)},
-                  {"rows", &O::rows,
-                   {{"all", Rows::kAll}, {"last", Rows::kLast}, {"own_text", Rows::kOwnText},
+      .options = {keep_ratio(&O::amount),
+                  num_kept(&O::amount),
+                  {"layer", &O::layer, "acts before this layer, ranking by the attention of the one before; needed",
+                   at_least(1)},
+                  {"rows",
+                   &O::rows,
+                   {{"all", Rows::kAll},
+                    {"last", Rows::kLast},
+                    {"own_text", Rows::kOwnText},
                     {"query_text", Rows::kQueryText}},
                    "whose attention, averaged: all; last; own_text, text of the image; query_text, of the query "
                    "example"},

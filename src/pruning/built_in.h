@@ -23,8 +23,8 @@ struct Method {
   std::vector<Step> (*steps)(const Options&, const ModelFacts&, const PromptLayout&);
   void (*check)(const Options&) = nullptr;  // what the ranges of single options do not say
   ImageShape (*wanted_shape)(const Options&, const ImageShape&) = nullptr;
-  bool row_breaks_compete = false;                    // where the options do not say
-  Options (*defaults)(const Options&) = nullptr;      // what spec() leaves out, where that is not Options()
+  bool row_breaks_compete = false;                // where the options do not say
+  Options (*defaults)(const Options&) = nullptr;  // what spec() leaves out, where that is not Options()
 };
 
 template <typename Options>
@@ -38,8 +38,7 @@ class BuiltIn final : public PruningPolicy {
   }
 
   std::string spec() const override {
-    return spec_of(method_.name, method_.options, options_,
-                   method_.defaults ? method_.defaults(options_) : Options());
+    return spec_of(method_.name, method_.options, options_, method_.defaults ? method_.defaults(options_) : Options());
   }
   CommonOptions common() const override { return options_.common; }
   bool row_breaks_compete() const override {
@@ -83,12 +82,14 @@ PolicyRow row(const Method<Options>& method, PolicyEntry entry) {
 
 // ---- what many policies say ----
 
+inline const Words<Budget::Pool> kPoolWords = {{"request", Budget::Pool::kRequest}, {"image", Budget::Pool::kImage}};
+
 inline Verdict by_first_signal(const TokenLayout&, std::span<const at::Tensor> signals) {
   return {.scores = signals[0]};
 }
 
-// Throws Error unless 0 <= layer <= the model's depth (which drops nothing).
-void check_layer(std::string_view policy, int layer, const ModelFacts& model);
+// False for the model's depth, before which nothing runs. Throws Error for more.
+bool acts_before(std::string_view policy, int layer, const ModelFacts& model);
 // Throws Error unless the tower has the layer, and a class token.
 void check_vision_layer(std::string_view policy, int layer, const ModelFacts& model);
 

@@ -139,11 +139,12 @@ Step stage1(const O& o, const CatpBudget& budget, bool is_interim) {
             .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; }};
   step.decide = [o](const TokenLayout& layout, std::span<const at::Tensor> signals) {
     const at::Tensor features = ops::gather_rows(signals[0], layout.image_tokens);
-    const ops::OptionalTensor modular =
-        o.lambda1 > 0 ? ops::OptionalTensor(alignment(o, signals[0], layout)) : std::nullopt;
+    at::Tensor modular;
+    if (o.lambda1 > 0) modular = alignment(o, signals[0], layout);
     return Verdict{.choose = [features, modular, similarity = o.similarity](const Pools& images) {
-      return Choice{ops::facility_location_greedy(features, int64_tensor(images.begin), int64_tensor(images.num_kept),
-                                                  similarity, 1.0, modular, images.always)};
+      return Choice{ops::facility_location_greedy(
+          features, int64_tensor(images.begin), int64_tensor(images.num_kept), similarity, 1.0,
+          modular.defined() ? ops::OptionalTensor(modular) : std::nullopt, images.always)};
     }};
   };
   return step;
@@ -219,13 +220,12 @@ Verdict rank_query(const O& o, const CatpBudget& budget, const TokenLayout& layo
 
 // The examples' images before layer k, and the query's before layer k + 1.
 std::vector<Step> stage2(const O& o, int k, const std::shared_ptr<const CatpBudget>& budget) {
-  Step context{.at = {Site::kBeforeLayer, k},
-               .budget = {.counts = {budget->context}, .images = budget->context_images, .is_interim = true},
-               .needs = [=](const TokenLayout& layout) { return context_needs(o, k, *budget, layout); },
-               .decide =
-                   [=](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-                     return rank_context(o, *budget, layout, signals);
-                   }};
+  Step context{
+      .at = {Site::kBeforeLayer, k},
+      .budget = {.counts = {budget->context}, .images = budget->context_images, .is_interim = true},
+      .needs = [=](const TokenLayout& layout) { return context_needs(o, k, *budget, layout); },
+      .decide = [=](const TokenLayout& layout,
+                    std::span<const at::Tensor> signals) { return rank_context(o, *budget, layout, signals); }};
   if (o.ranking == O::Ranking::kPerImage) {
     context.budget.pool = Budget::Pool::kImage;
     context.budget.counts = budget->context_per_image;
@@ -233,12 +233,12 @@ std::vector<Step> stage2(const O& o, int k, const std::shared_ptr<const CatpBudg
   std::vector<Step> steps;
   if (!budget->context_images.empty()) steps.push_back(std::move(context));
   if (!budget->can_compare_query || budget->query_images.empty()) return steps;
-  steps.push_back({.at = {Site::kBeforeLayer, k + 1},
-                   .budget = {.counts = {budget->query}, .images = budget->query_images},
-                   .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
-                   .decide = [=](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-                     return rank_query(o, *budget, layout, signals[0]);
-                   }});
+  steps.push_back(
+      {.at = {Site::kBeforeLayer, k + 1},
+       .budget = {.counts = {budget->query}, .images = budget->query_images},
+       .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
+       .decide = [=](const TokenLayout& layout,
+                     std::span<const at::Tensor> signals) { return rank_query(o, *budget, layout, signals[0]); }});
   return steps;
 }
 
@@ -261,53 +261,72 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
 
 const Method<O>& method() {
   using Similarity = ops::Similarity;
-  static const Method<O> method = {
-      .name = "catp",
-      .options =
-          {keep_ratio(&O::amount), num_kept(&O::amount, "of all image tokens of the request; this or keep_ratio"),
-           {"k", &O::k,
-            "the paper's K: examples are cut before layer k, the query before k + 1; by the depth 10, 6 or about 3/16 "
-            "of it",
-            at_least(2)},
-           {"lambda1", &O::lambda1, "stage 1: weight of the alignment with the image's text", at_least(0)},
-           {"lambda2", &O::lambda2, "stage 2: weight of the cosine with the query sample", at_least(0)},
-           {"stage1_share", &O::stage1_share,
-            "part of what is removed that stage 1 removes; 1: stage 1 alone, 0: stage 2 alone", kShare},
-           {"similarity", &O::similarity,
-            {{"affine", Similarity::kAffine}, {"clamp", Similarity::kClamp}, {"minmax", Similarity::kMinmax}},
-            "how stage 1 maps a cosine to 0 … 1: affine, clamp, minmax"},
-           {"scale", &O::scale, {{"none", O::Scale::kNone}, {"div_mean", O::Scale::kDivMean}},
-            "div_mean: coverage is divided by the image's number of tokens"},
-           {"query_pool", &O::query_pool,
-            {{"all", O::QueryPool::kAll}, {"text", O::QueryPool::kText}, {"last", O::QueryPool::kLast}},
-            "tokens of the query sample whose mean state counts: all, text, last"},
-           {"context_pool", &O::context_pool, {{"all", O::ContextPool::kAll}, {"image", O::ContextPool::kImage}},
-            "tokens of the examples whose mean state counts: all, image"},
-           {"importance", &O::importance,
-            {{"growth", O::Importance::kGrowth}, {"attention", O::Importance::kAttention}},
-            "of the examples' tokens: growth, or attention in layer k - 1 as it is"},
-           {"relu", &O::relu_per_head, {{"after_mean", false}, {"per_head", true}},
-            "per_head: attention growth is clipped in each head"},
-           {"delta_norm", &O::delta_norm,
-            {{"none", O::DeltaNorm::kNone}, {"max", O::DeltaNorm::kMax}, {"sum", O::DeltaNorm::kSum},
-             {"minmax", O::DeltaNorm::kMinmax}},
-            "attention growth over the examples' tokens divided: none, max, sum, minmax"},
-           {"similarity2", &O::similarity2,
-            {{"cosine", O::StageTwoSimilarity::kCosine}, {"affine", O::StageTwoSimilarity::kAffine}},
-            "stage 2: cosine, or affine (1 + c) / 2"},
-           {"ranking", &O::ranking, {{"global", O::Ranking::kGlobal}, {"per_image", O::Ranking::kPerImage}},
-            "examples compete, or per_image with the same ratio each"},
-           {"counts", &O::counts, {{"per_group", O::Counts::kPerGroup}, {"exact_total", O::Counts::kExactTotal}},
-            "exact_total: the query gets what the examples leave of the rounded total"},
-           {"rounding", &O::rounding,
-            {{"floor", Rounding::kFloor}, {"round", Rounding::kNearestEven}, {"ceil", Rounding::kCeil}},
-            "of counts: floor, round, ceil"},
-           row_breaks(&O::row_breaks_compete)},
-      .steps = steps,
-      .check = [](const O& o) {
-        if (o.relu_per_head && o.importance == O::Importance::kAttention)
-          throw Error("catp: relu=per_head clips growth, which importance=attention does not take");
-      }};
+  static const Method<O> method =
+      {.name = "catp",
+       .options =
+           {keep_ratio(&O::amount),
+            num_kept(&O::amount, "of all image tokens of the request; this or keep_ratio"),
+            {"k", &O::k,
+             "the paper's K: examples are cut before layer k, the query before k + 1; by the depth 10, 6 or about 3/16 "
+             "of it",
+             at_least(2)},
+            {"lambda1", &O::lambda1, "stage 1: weight of the alignment with the image's text", at_least(0)},
+            {"lambda2", &O::lambda2, "stage 2: weight of the cosine with the query sample", at_least(0)},
+            {"stage1_share", &O::stage1_share,
+             "part of what is removed that stage 1 removes; 1: stage 1 alone, 0: stage 2 alone", kShare},
+            {"similarity",
+             &O::similarity,
+             {{"affine", Similarity::kAffine}, {"clamp", Similarity::kClamp}, {"minmax", Similarity::kMinmax}},
+             "how stage 1 maps a cosine to 0 … 1: affine, clamp, minmax"},
+            {"scale",
+             &O::scale,
+             {{"none", O::Scale::kNone}, {"div_mean", O::Scale::kDivMean}},
+             "div_mean: coverage is divided by the image's number of tokens"},
+            {"query_pool",
+             &O::query_pool,
+             {{"all", O::QueryPool::kAll}, {"text", O::QueryPool::kText}, {"last", O::QueryPool::kLast}},
+             "tokens of the query sample whose mean state counts: all, text, last"},
+            {"context_pool",
+             &O::context_pool,
+             {{"all", O::ContextPool::kAll}, {"image", O::ContextPool::kImage}},
+             "tokens of the examples whose mean state counts: all, image"},
+            {"importance",
+             &O::importance,
+             {{"growth", O::Importance::kGrowth}, {"attention", O::Importance::kAttention}},
+             "of the examples' tokens: growth, or attention in layer k - 1 as it is"},
+            {"relu",
+             &O::relu_per_head,
+             {{"after_mean", false}, {"per_head", true}},
+             "per_head: attention growth is clipped in each head"},
+            {"delta_norm",
+             &O::delta_norm,
+             {{"none", O::DeltaNorm::kNone},
+              {"max", O::DeltaNorm::kMax},
+              {"sum", O::DeltaNorm::kSum},
+              {"minmax", O::DeltaNorm::kMinmax}},
+             "attention growth over the examples' tokens divided: none, max, sum, minmax"},
+            {"similarity2",
+             &O::similarity2,
+             {{"cosine", O::StageTwoSimilarity::kCosine}, {"affine", O::StageTwoSimilarity::kAffine}},
+             "stage 2: cosine, or affine (1 + c) / 2"},
+            {"ranking",
+             &O::ranking,
+             {{"global", O::Ranking::kGlobal}, {"per_image", O::Ranking::kPerImage}},
+             "examples compete, or per_image with the same ratio each"},
+            {"counts",
+             &O::counts,
+             {{"per_group", O::Counts::kPerGroup}, {"exact_total", O::Counts::kExactTotal}},
+             "exact_total: the query gets what the examples leave of the rounded total"},
+            {"rounding",
+             &O::rounding,
+             {{"floor", Rounding::kFloor}, {"round", Rounding::kNearestEven}, {"ceil", Rounding::kCeil}},
+             "of counts: floor, round, ceil"},
+            row_breaks(&O::row_breaks_compete)},
+       .steps = steps,
+       .check = [](const O& o) {
+         if (o.relu_per_head && o.importance == O::Importance::kAttention)
+           throw Error("catp: relu=per_head clips growth, which importance=attention does not take");
+       }};
   return method;
 }
 

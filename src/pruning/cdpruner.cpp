@@ -87,10 +87,10 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
                  const at::Tensor relevance = relevance_of(layout, signals, kind, sign);
                  const auto choose = [hidden = signals[0], columns = layout.image_tokens,
                                       relevance](const Pools& crops) {
-                   const at::Tensor picks = ops::greedy_dpp(
-                       ops::gather_rows(hidden, columns.index_select(0, crops.tokens)),
-                       relevance.index_select(0, crops.tokens), int64_tensor(crops.begin),
-                       int64_tensor(crops.num_kept), crops.always);
+                   const at::Tensor picks =
+                       ops::greedy_dpp(ops::gather_rows(hidden, columns.index_select(0, crops.tokens)),
+                                       relevance.index_select(0, crops.tokens), int64_tensor(crops.begin),
+                                       int64_tensor(crops.num_kept), crops.always);
                    return Choice{crops.tokens.index_select(0, picks)};
                  };
                  return Verdict{.scores = relevance, .choose = choose};
@@ -100,8 +100,10 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "cdpruner",
-      .options = {keep_ratio(&O::amount), num_kept(&O::amount),
-                  {"relevance", &O::relevance,
+      .options = {keep_ratio(&O::amount),
+                  num_kept(&O::amount),
+                  {"relevance",
+                   &O::relevance,
                    {{"clip", Relevance::kClip}, {"embedding", Relevance::kEmbedding}, {"none", Relevance::kNone}},
                    "clip; embedding, against the query's text; none; clip where there is a text tower, else embedding"},
                   {"sign", &O::sign, "of the relevance, 1 or -1; -1 for clip, else 1"}},

@@ -9,7 +9,8 @@
 //   t    the share of a pivot
 //   C    candidates
 // Differences from the released code:
-//   - the budget is met exactly: q = B - image pivots, pivot i takes floor(q/P) and one more while i < q mod P (the code
+//   - the budget is met exactly: q = B - image pivots, pivot i takes floor(q/P) and one more while i < q mod P (the
+//   code
 //     keeps 4 + 8·floor(M/8));
 //   - pivots vote in the order image by descending l, then text by descending l (the code iterates a set);
 //   - running out of candidates cannot happen;
@@ -109,8 +110,7 @@ Choice vote(const O& o, const TokenLayout& layout, std::span<const at::Tensor> s
 }
 
 std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
-  check_layer("dart", o.layer, model);
-  if (o.layer == model.num_layers) return {};
+  if (!acts_before("dart", o.layer, model)) return {};
   if (o.image_pivots == 0 && text_behind_last_image(prompt).empty())
     throw Error("dart: image_pivots=0, but no text behind the last image can be a pivot");
   return {{.at = {Site::kBeforeLayer, o.layer},
@@ -131,7 +131,8 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "dart",
-      .options = {keep_ratio(&O::amount), num_kept(&O::amount, "number that stays of each image; this or keep_ratio"),
+      .options = {keep_ratio(&O::amount),
+                  num_kept(&O::amount, "number that stays of each image; this or keep_ratio"),
                   {"layer", &O::layer,
                    "acts before this layer, on the state that enters it and the keys of the one before", at_least(1)},
                   {"image_pivots", &O::image_pivots, "tokens with the largest keys, of each image; they stay",

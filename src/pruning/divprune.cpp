@@ -25,20 +25,23 @@ std::vector<Step> steps(const O& o, const ModelFacts&, const PromptLayout&) {
            .scope = Scope::kImage,
            .budget = {.pool = Budget::Pool::kImage, .amount = o.amount},
            .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
-           .decide = [distance = o.distance](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-             const at::Tensor features = ops::gather_rows(signals[0], layout.image_tokens);
-             return Verdict{.choose = [distance, features](const Pools& images) {
-               return Choice{ops::max_min_select(features, int64_tensor(images.begin), int64_tensor(images.num_kept),
-                                                 distance, images.always)};
-             }};
-           }}};
+           .decide =
+               [distance = o.distance](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                 const at::Tensor features = ops::gather_rows(signals[0], layout.image_tokens);
+                 return Verdict{.choose = [distance, features](const Pools& images) {
+                   return Choice{ops::max_min_select(features, int64_tensor(images.begin),
+                                                     int64_tensor(images.num_kept), distance, images.always)};
+                 }};
+               }}};
 }
 
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "divprune",
-      .options = {keep_ratio(&O::amount), num_kept(&O::amount),
-                  {"distance", &O::distance,
+      .options = {keep_ratio(&O::amount),
+                  num_kept(&O::amount),
+                  {"distance",
+                   &O::distance,
                    {{"cosine", ops::Distance::kCosine}, {"l1", ops::Distance::kL1}, {"l2", ops::Distance::kL2}},
                    "how far apart two tokens are: cosine, l1, l2"},
                   row_breaks(&O::row_breaks_compete)},
@@ -53,12 +56,13 @@ PolicyPtr make_divprune(const DivpruneOptions& options) {
 }
 
 PolicyRow divprune_row() {
-  return row(method(), {.paper = "arXiv 2503.02175",
-                        .summary = "each image keeps the tokens that lie farthest apart",
-                        .sites = {Site::kProjectorOutput},
-                        .needs = "projected tokens",
-                        .refusal = any_model,
-                        .examples = {{"divprune:keep_ratio=1/3"}, {"divprune:num_kept=4,distance=l2,row_breaks=follow"}}});
+  return row(method(),
+             {.paper = "arXiv 2503.02175",
+              .summary = "each image keeps the tokens that lie farthest apart",
+              .sites = {Site::kProjectorOutput},
+              .needs = "projected tokens",
+              .refusal = any_model,
+              .examples = {{"divprune:keep_ratio=1/3"}, {"divprune:num_kept=4,distance=l2,row_breaks=follow"}}});
 }
 
 }  // namespace espalier

@@ -148,7 +148,8 @@ const Method<O>& method() {
       .options = {keep_ratio(&O::amount),
                   num_kept(&O::amount, "of each image, all its crops together; this or keep_ratio"),
                   {"alpha", &O::alpha, "part of an image's budget that its full view gets", kShare},
-                  {"allocation", &O::allocation,
+                  {"allocation",
+                   &O::allocation,
                    {{"mass", Allocation::kMass}, {"count_strips", Allocation::kCountStrips}},
                    "budget of a tile: mass, the attention on its region; count_strips, as the released code does"},
                   {"layer_init", &O::layer_init, "vision layer whose class attention divides the budget", at_least(0)},
@@ -166,13 +167,13 @@ PolicyPtr make_hired(const HiredOptions& options) {
 }
 
 PolicyRow hired_row() {
-  return row(method(), {.paper = "arXiv 2408.10945",
-                        .summary = "a budget over full view and tiles, spent on what the class token looks at",
-                        .sites = {Site::kVisionOutput},
-                        .needs = "class attention of one or two vision layers",
-                        .refusal = needs_class_token,
-                        .examples = {{"hired:keep_ratio=1/4"},
-                                     {"hired:keep_ratio=1/10,allocation=count_strips,alpha=1/5"}}});
+  return row(method(),
+             {.paper = "arXiv 2408.10945",
+              .summary = "a budget over full view and tiles, spent on what the class token looks at",
+              .sites = {Site::kVisionOutput},
+              .needs = "class attention of one or two vision layers",
+              .refusal = needs_class_token,
+              .examples = {{"hired:keep_ratio=1/4"}, {"hired:keep_ratio=1/10,allocation=count_strips,alpha=1/5"}}});
 }
 
 }  // namespace espalier

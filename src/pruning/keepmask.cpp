@@ -29,7 +29,9 @@ Sources sorted(Sources list) {
   return list;
 }
 
-std::string who(const O& o) { return "keepmask: " + o.sets.file; }
+std::string who(const O& o) {
+  return "keepmask: " + o.sets.file;
+}
 
 // Source indices of what may be listed.
 Sources competing(const O& o, const PromptLayout& prompt) {
@@ -62,21 +64,22 @@ void check_heads(const O& o, const KeptPoint& set, const ModelFacts& model) {
       throw Error(who(o) + ": at " + to_string(set.point) + " the KV heads keep different numbers of tokens");
 }
 
-void check_set(const O& o, const KeptPoint& set, const Sources& kept, const Sources& alive, const PromptLayout& prompt) {
+void check_set(const O& o, const KeptPoint& set, const Sources& kept, const Sources& alive,
+               const PromptLayout& prompt) {
   const std::string at = who(o) + ": at " + to_string(set.point) + ", ";
   const auto stranger =
       std::ranges::find_if_not(kept, [&](int64_t source) { return std::ranges::binary_search(alive, source); });
   if (stranger != kept.end()) {
-    const bool is_row_break = std::ranges::any_of(prompt.segments, [&](const Segment& s) {
-      return s.kind == Segment::Kind::kRowBreak && s.begin == *stranger;
-    });
+    const bool is_row_break = std::ranges::any_of(
+        prompt.segments, [&](const Segment& s) { return s.kind == Segment::Kind::kRowBreak && s.begin == *stranger; });
     throw Error(at + "token " + std::to_string(*stranger) +
                 (is_row_break && !o.row_breaks_compete ? " is a row break (row_breaks=pool lets them be listed)"
                                                        : " is no image token of this request that is still there"));
   }
   const std::vector<int64_t> numbers = per_image(kept, prompt);
   for (size_t i = 0; i < numbers.size(); ++i) {
-    const int64_t floor = std::min(o.common.min_per_image, prompt.num_image_tokens(static_cast<int>(i), o.row_breaks_compete));
+    const int64_t floor =
+        std::min(o.common.min_per_image, prompt.num_image_tokens(static_cast<int>(i), o.row_breaks_compete));
     if (numbers[i] < floor)
       throw Error(at + "image " + std::to_string(i) + " keeps " + std::to_string(numbers[i]) +
                   " tokens, fewer than min_per_image=" + std::to_string(o.common.min_per_image));
@@ -182,12 +185,12 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
       throw Error(who(o) + ": at " + to_string(set.point) +
                   ", whether the merged tokens without a place that entered at " + to_string(unnamed->point) +
                   " stay cannot be told");
-    Step step{.at = set.point,
-              .decide =
-                  [sets, &set](const TokenLayout& layout, std::span<const at::Tensor>) {
-                    return apply(*sets, set, layout);
-                  },
-              .is_nested = false};
+    Step step;
+    step.at = set.point;
+    step.decide = [sets, &set](const TokenLayout& layout, std::span<const at::Tensor>) {
+      return apply(*sets, set, layout);
+    };
+    step.is_nested = false;
     step.budget.pool = Budget::Pool::kImage;
     if (set.vectors.defined()) {
       alive = check_merged(o, set, alive, model, prompt);

@@ -101,19 +101,16 @@ std::vector<Step> steps(const O& o, const ModelFacts&, const PromptLayout& promp
            .scope = Scope::kCrop,
            .budget = {.pool = Budget::Pool::kCrop, .counts = counts},
            .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
-           .decide =
-               [cells](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-                 return pool(*cells, layout, signals[0]);
-               },
+           .decide = [cells](const TokenLayout& layout,
+                             std::span<const at::Tensor> signals) { return pool(*cells, layout, signals[0]); },
            .is_nested = false}};
 }
 
 const Method<O>& method() {
-  static const Method<O> method = {
-      .name = "m3",
-      .options = {keep_ratio(&O::amount, "1 over the square of a cell; this or num_kept"),
-                  num_kept(&O::amount, "cells of a whole crop; this or keep_ratio")},
-      .steps = steps};
+  static const Method<O> method = {.name = "m3",
+                                   .options = {keep_ratio(&O::amount, "1 over the square of a cell; this or num_kept"),
+                                               num_kept(&O::amount, "cells of a whole crop; this or keep_ratio")},
+                                   .steps = steps};
   return method;
 }
 

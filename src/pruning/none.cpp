@@ -13,9 +13,9 @@ struct NoneOptions {
 
 const Method<NoneOptions>& method() {
   static const Method<NoneOptions> method = {
-      .name = "none",
-      .options = {},
-      .steps = [](const NoneOptions&, const ModelFacts&, const PromptLayout&) { return std::vector<Step>(); }};
+      .name = "none", .options = {}, .steps = [](const NoneOptions&, const ModelFacts&, const PromptLayout&) {
+        return std::vector<Step>();
+      }};
   return method;
 }
 

@@ -135,7 +135,9 @@ void check_names(const PolicySpec& spec, const std::vector<std::string_view>& kn
 
 const OptionSet<CommonOptions>& common_option_set() {
   static const OptionSet<CommonOptions> set = {
-      {"positions", &CommonOptions::positions, {{"keep", Positions::kKeep}, {"compact", Positions::kCompact}},
+      {"positions",
+       &CommonOptions::positions,
+       {{"keep", Positions::kKeep}, {"compact", Positions::kCompact}},
        "keep: original position ids; compact: renumbered"},
       {"min_per_image", &CommonOptions::min_per_image, "tokens that stay of each image", at_least(0)},
       {"min_tokens", &CommonOptions::min_tokens, "below this many image tokens nothing is dropped", at_least(0)}};

@@ -77,7 +77,7 @@ inline double as_number(Fraction value) {
   return value.den > 0 ? static_cast<double>(value.num) / static_cast<double>(value.den) : -HUGE_VAL;
 }
 template <typename V>
-  requires std::is_arithmetic_v<V>
+requires std::is_arithmetic_v<V>
 double as_number(V value) {
   return static_cast<double>(value);
 }
@@ -206,7 +206,9 @@ const OptionSet<CommonOptions>& common_option_set();
 void check_names(const PolicySpec& spec, const std::vector<std::string_view>& known);
 
 template <typename T>
-constexpr bool kHasCommon = requires(T options) { options.common; };
+constexpr bool kHasCommon = requires(T options) {
+  options.common;
+};
 
 // Options in the order of the set, from a spec. Ranges are not looked at. Throws Error naming policy and option.
 template <typename T>
@@ -244,7 +246,8 @@ std::string spec_of(std::string_view name, const OptionSet<T>& set, const T& opt
 // ---- options that many policies have ----
 
 template <typename T>
-Option<T> keep_ratio(Amount T::*amount, std::string_view meaning = "part that stays, a/b or a decimal; this or num_kept") {
+Option<T> keep_ratio(Amount T::*amount,
+                     std::string_view meaning = "part that stays, a/b or a decimal; this or num_kept") {
   Option<T> option(
       "keep_ratio", [amount](auto& options) -> auto& { return (options.*amount).keep_ratio; }, meaning);
   option.check = [amount](std::string_view policy, const T& options) { check_amount(policy, options.*amount); };
@@ -252,15 +255,16 @@ Option<T> keep_ratio(Amount T::*amount, std::string_view meaning = "part that st
 }
 template <typename T>
 Option<T> num_kept(Amount T::*amount, std::string_view meaning = "number that stays; this or keep_ratio") {
-  Option<T> option("num_kept", [amount](auto& options) -> auto& { return (options.*amount).num_kept; }, meaning);
+  Option<T> option(
+      "num_kept", [amount](auto& options) -> auto& { return (options.*amount).num_kept; }, meaning);
   option.check = {};  // with keep_ratio
   return option;
 }
 template <typename T>
-Option<T> row_breaks(bool T::*compete, std::string_view meaning = "pool: row breaks compete like patches; follow: each "
-                                                                  "stays with its row") {
-  return Option<T>("row_breaks", compete, {{"pool", true}, {"follow", false}},
-                   meaning);
+Option<T> row_breaks(bool T::*compete, std::string_view meaning =
+                                           "pool: row breaks compete like patches; follow: each "
+                                           "stays with its row") {
+  return Option<T>("row_breaks", compete, {{"pool", true}, {"follow", false}}, meaning);
 }
 
 }  // namespace espalier

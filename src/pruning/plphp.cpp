@@ -50,23 +50,23 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
   const int64_t pool = prompt.num_image_tokens(o.row_breaks_compete);
   std::vector<Step> steps;
   for (int layer = 0; layer < model.num_layers; ++layer)
-    steps.push_back({.at = {Site::kCache, layer},
-                     .budget = {.is_adaptive = true},
-                     .needs = [layer](const TokenLayout&) -> std::vector<Signal> {
-                       return {AttentionProbe{.layer = layer, .heads = AttentionProbe::Heads::kEach}};
-                     },
-                     .decide = [o, pool, kv_heads = model.num_kv_heads](const TokenLayout&,
-                                                                       std::span<const at::Tensor> signals) {
-                       return rank_heads(o, kv_heads, pool, signals[0]);
-                     }});
+    steps.push_back(
+        {.at = {Site::kCache, layer},
+         .budget = {.is_adaptive = true},
+         .needs = [layer](const TokenLayout&) -> std::vector<Signal> {
+           return {AttentionProbe{.layer = layer, .heads = AttentionProbe::Heads::kEach}};
+         },
+         .decide = [o, pool, kv_heads = model.num_kv_heads](
+                       const TokenLayout&,
+                       std::span<const at::Tensor> signals) { return rank_heads(o, kv_heads, pool, signals[0]); }});
   return steps;
 }
 
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "plphp",
-      .options = {{"keep_ratio", &O::keep_ratio,
-                   "part of all image tokens that a layer's cache keeps, rounded down", kShare},
+      .options = {{"keep_ratio", &O::keep_ratio, "part of all image tokens that a layer's cache keeps, rounded down",
+                   kShare},
                   {"delta", &O::delta, "more where attention on images is above alpha, less where below beta", kShare},
                   {"alpha", &O::alpha, "attention mass of the last row on images, mean over heads", kShare},
                   {"beta", &O::beta, "the same", kShare},
@@ -96,9 +96,8 @@ PolicyRow plphp_row() {
                         .needs = "attention of the last row in every layer; no sliding window",
                         .refusal =
                             [](const ModelFacts& model) {
-                              return std::string(model.sliding_window > 0
-                                                     ? "a cache with a sliding window cannot be pruned"
-                                                     : "");
+                              return std::string(
+                                  model.sliding_window > 0 ? "a cache with a sliding window cannot be pruned" : "");
                             },
                         .examples = {{"plphp"}, {"plphp:keep_ratio=1/2,alpha=0.02,beta=0.01,min_per_image=3"}}});
 }

@@ -10,10 +10,11 @@
 
 namespace espalier {
 
-#define ESPALIER_POLICIES(X)                                                                                         \
-  X(none) X(random) X(uniform) X(vtw) X(keepmask) X(fastv) X(catp) X(divprune) X(cdpruner) X(m3) X(hired)            \
-  X(attention) X(pyramiddrop) X(dart) X(plphp) X(sparsevlm) X(fitprune) X(atp) X(prumerge) X(prumerge_plus)          \
-  X(visionzip) X(resize)
+#define ESPALIER_POLICIES(X)                                                                                    \
+  X(none)                                                                                                       \
+  X(random) X(uniform) X(vtw) X(keepmask) X(fastv) X(catp) X(divprune) X(cdpruner) X(m3) X(hired) X(attention)  \
+      X(pyramiddrop) X(dart) X(plphp) X(sparsevlm) X(fitprune) X(atp) X(prumerge) X(prumerge_plus) X(visionzip) \
+          X(resize)
 
 #define ESPALIER_DECLARE(name) PolicyRow name##_row();
 ESPALIER_POLICIES(ESPALIER_DECLARE)
@@ -71,10 +72,11 @@ PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files, std::span
   return chain(std::move(policies));
 }
 
-void check_layer(std::string_view policy, int layer, const ModelFacts& model) {
+bool acts_before(std::string_view policy, int layer, const ModelFacts& model) {
   if (layer > model.num_layers)
     throw Error(std::string(policy) + ": layer=" + std::to_string(layer) + ", but the model has " +
                 std::to_string(model.num_layers) + " layers");
+  return layer < model.num_layers;
 }
 
 void check_vision_layer(std::string_view policy, int layer, const ModelFacts& model) {

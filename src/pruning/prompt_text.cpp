@@ -33,14 +33,17 @@ void append(std::vector<int64_t>& ordinals, int64_t begin, int64_t end) {
 std::vector<std::vector<int64_t>> text_of_each_image(const PromptLayout& prompt, int64_t begin) {
   std::vector<std::vector<int64_t>> texts(prompt.images.size());
   int image = -1, example = -1;
-  for_each_segment(prompt, [&](const Segment& s, int64_t first, int64_t last) {
-    if (s.kind != kText) {
-      if (s.image != image) example = prompt.example_of_image(s.image);
-      image = s.image;
-    } else if (image >= 0 && s.example == example) {
-      append(texts[image], first, last);
-    }
-  }, begin);
+  for_each_segment(
+      prompt,
+      [&](const Segment& s, int64_t first, int64_t last) {
+        if (s.kind != kText) {
+          if (s.image != image) example = prompt.example_of_image(s.image);
+          image = s.image;
+        } else if (image >= 0 && s.example == example) {
+          append(texts[image], first, last);
+        }
+      },
+      begin);
   return texts;
 }
 

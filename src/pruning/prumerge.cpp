@@ -145,6 +145,20 @@ Places choose(const O& o, const at::Tensor& attention, const at::Tensor& pinned,
   return chosen;
 }
 
+// How many stand out in each crop that is there: what floors add to.
+std::vector<int64_t> outliers_of(const O& o, const Tower& tower, const TokenLayout& layout) {
+  const Pools crops = pools_of(layout, Budget::Pool::kCrop);
+  const at::Tensor looks = tower.attention.index_select(0, crops.tokens).cpu().contiguous();
+  const at::Tensor pinned =
+      layout.pinned.index_select(0, layout.image_tokens.index_select(0, crops.tokens)).cpu().contiguous();
+  std::vector<int64_t> numbers;
+  for (size_t i = 0; i + 1 < crops.begin.size(); ++i) {
+    const auto own = [&, i](const at::Tensor& t) { return t.slice(0, crops.begin[i], crops.begin[i + 1]); };
+    numbers.push_back(crops.size(i) == 0 ? 0 : std::ssize(choose(o, own(looks), own(pinned), 0)));
+  }
+  return numbers;
+}
+
 Choice merge_crops(const O& o, const Tower& tower, const Pools& crops) {
   const auto on_device = [&](const std::vector<int64_t>& v) { return int64_tensor(v).to(crops.tokens.device()); };
   const at::Tensor looks = tower.attention.index_select(0, crops.tokens).cpu().contiguous();
@@ -187,16 +201,15 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
            .scope = Scope::kCrop,
            .budget = {.pool = Budget::Pool::kCrop, .amount = o.amount, .is_adaptive = is_adaptive(o)},
            .needs = [layer](const TokenLayout&) -> std::vector<Signal> {
-             return {AttentionProbe{.layer = layer,
-                                    .rows = AttentionProbe::Rows::kClass,
-                                    .heads = AttentionProbe::Heads::kJoint},
+             return {AttentionProbe{
+                         .layer = layer, .rows = AttentionProbe::Rows::kClass, .heads = AttentionProbe::Heads::kJoint},
                      Tap{Tap::What::kVisionKey, layer}, Tap{Tap::What::kVisionOutput}};
            },
            .decide =
-               [o, num_crops = crops.size()](const TokenLayout&, std::span<const at::Tensor> signals) {
+               [o](const TokenLayout& layout, std::span<const at::Tensor> signals) {
                  const Tower tower{signals[0].to(at::kFloat), signals[1], signals[2]};
-                 Verdict verdict{.choose = [o, tower](const Pools& crops) { return merge_crops(o, tower, crops); }};
-                 if (is_adaptive(o)) verdict.num_kept.assign(num_crops, 0);  // the outliers, at least the floors
+                 Verdict verdict{.choose = [o, tower](const Pools& pools) { return merge_crops(o, tower, pools); }};
+                 if (is_adaptive(o)) verdict.num_kept = outliers_of(o, tower, layout);
                  return verdict;
                },
            .is_nested = false,

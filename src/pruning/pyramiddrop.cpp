@@ -35,15 +35,14 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
   for (size_t stage = 0; stage < layers.size(); ++stage) {
     if (layers[stage] == model.num_layers) continue;
     const int read = o.rank == O::Rank::kNext ? layers[stage] : layers[stage] - 1;
-    steps.push_back({.at = {Site::kBeforeLayer, layers[stage]},
-                     .budget = {.pool = Budget::Pool::kImage,
-                                .amount = amounts[stage],
-                                .rounding = Rounding::kFloor,
-                                .at_least_one = true},
-                     .needs = [read](const TokenLayout&) -> std::vector<Signal> {
-                       return {AttentionProbe{.layer = read}};
-                     },
-                     .decide = by_first_signal});
+    steps.push_back(
+        {.at = {Site::kBeforeLayer, layers[stage]},
+         .budget = {.pool = Budget::Pool::kImage,
+                    .amount = amounts[stage],
+                    .rounding = Rounding::kFloor,
+                    .at_least_one = true},
+         .needs = [read](const TokenLayout&) -> std::vector<Signal> { return {AttentionProbe{.layer = read}}; },
+         .decide = by_first_signal});
   }
   return steps;
 }
@@ -54,7 +53,9 @@ const Method<O>& method() {
       .options = {stage_ratios(&O::amounts, "part that stays of each image, one for each layer; r: r, r/2, r/4, …"),
                   stage_numbers(&O::amounts),
                   {"layers", &O::layers, "acts before these layers; 8:16:24 of 32, in proportion to the depth"},
-                  {"rank", &O::rank, {{"next", O::Rank::kNext}, {"previous", O::Rank::kPrevious}},
+                  {"rank",
+                   &O::rank,
+                   {{"next", O::Rank::kNext}, {"previous", O::Rank::kPrevious}},
                    "whose attention of the last row: next, the layer itself; previous, the one before"},
                   row_breaks(&O::row_breaks_compete)},
       .steps = steps,

@@ -52,12 +52,12 @@ std::vector<Step> steps(const RandomOptions& o, const ModelFacts&, const PromptL
 
 const Method<RandomOptions>& method() {
   using O = RandomOptions;
-  static const Method<O> method = {
-      .name = "random",
-      .options = {keep_ratio(&O::amount), num_kept(&O::amount),
-                  {"seed", &O::seed, "of the request; each image has a stream of its own"},
-                  row_breaks(&O::row_breaks_compete)},
-      .steps = steps};
+  static const Method<O> method = {.name = "random",
+                                   .options = {keep_ratio(&O::amount),
+                                               num_kept(&O::amount),
+                                               {"seed", &O::seed, "of the request; each image has a stream of its own"},
+                                               row_breaks(&O::row_breaks_compete)},
+                                   .steps = steps};
   return method;
 }
 

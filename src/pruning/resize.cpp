@@ -44,8 +44,8 @@ using O = ResizeOptions;
 ImageShape wanted_shape(const O& o, const ImageShape& shape) {
   ImageShape wanted = shape;
   const int64_t whole = area(shape.grid), tokens = whole * crops_of(shape.tiling);
-  const int64_t number = std::max({kept_of(o.amount, tokens, Rounding::kNearestEven),
-                                   std::min(o.common.min_per_image, tokens), int64_t{1}});
+  const int64_t number = std::max(
+      {kept_of(o.amount, tokens, Rounding::kNearestEven), std::min(o.common.min_per_image, tokens), int64_t{1}});
   if (shape.tiling) {
     int64_t fewest = crops_of(shape.tiling);
     const auto take_if_fewer = [&](const std::optional<GridSize>& tiling) {
@@ -65,8 +65,9 @@ ImageShape wanted_shape(const O& o, const ImageShape& shape) {
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "resize",
-      .options = {keep_ratio(&O::amount, "part of an image's tokens that its smaller picture has, about; this or "
-                                         "num_kept"),
+      .options = {keep_ratio(&O::amount,
+                             "part of an image's tokens that its smaller picture has, about; this or "
+                             "num_kept"),
                   num_kept(&O::amount, "number of tokens of the smaller picture, about; this or keep_ratio"),
                   row_breaks(&O::row_breaks_compete)},
       .steps = [](const O&, const ModelFacts&, const PromptLayout&) { return std::vector<Step>(); },

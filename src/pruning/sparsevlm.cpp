@@ -136,8 +136,8 @@ Step read_raters(const Raters& raters) {
           .decide =
               [raters](const TokenLayout& layout, std::span<const at::Tensor> signals) {
                 const at::Tensor text = text_tokens_at(layout, text_behind_last_image(*layout.prompt));
-                *raters = choose_raters(signals[0].index_select(0, layout.image_tokens),
-                                        signals[0].index_select(0, text));
+                *raters =
+                    choose_raters(signals[0].index_select(0, layout.image_tokens), signals[0].index_select(0, text));
                 return Verdict();
               },
           .only_reads = true};
@@ -174,17 +174,14 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
   for (size_t stage = 0; stage < layers.size(); ++stage) {
     const int layer = layers[stage];
     if (layer == model.num_layers) continue;
-    steps.push_back({.at = {Site::kBeforeLayer, layer},
-                     .budget = {.amount = amounts[stage], .is_adaptive = !is_fixed(o), .is_interim = o.recycle},
-                     .needs = [o, layer, raters](const TokenLayout& layout) {
-                       return needs(o, layer, *raters, layout);
-                     },
-                     .decide =
-                         [o](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-                           return rate(o, layout, signals);
-                         },
-                     .is_nested = !o.recycle && is_fixed(o),
-                     .adds_on_top = o.recycle});
+    steps.push_back(
+        {.at = {Site::kBeforeLayer, layer},
+         .budget = {.amount = amounts[stage], .is_adaptive = !is_fixed(o), .is_interim = o.recycle},
+         .needs = [o, layer, raters](const TokenLayout& layout) { return needs(o, layer, *raters, layout); },
+         .decide = [o](const TokenLayout& layout,
+                       std::span<const at::Tensor> signals) { return rate(o, layout, signals); },
+         .is_nested = !o.recycle && is_fixed(o),
+         .adds_on_top = o.recycle});
   }
   return steps;
 }
@@ -196,7 +193,8 @@ const Method<O>& method() {
           {stage_ratios(&O::amounts, "part of all image tokens that stays, one for each layer; r: r, r/2, r/4, …"),
            stage_numbers(&O::amounts),
            {"layers", &O::layers, "acts before these layers; 3:7:16 of 32, in proportion to the depth"},
-           {"rule", &O::rule,
+           {"rule",
+            &O::rule,
             {{"fixed", O::Rule::kFixed}, {"rank_lambda", O::Rule::kRankLambda}, {"rank_scale", O::Rule::kRankScale}},
             "rank_lambda, rank_scale: the rank of the raters' attention decides, without amount"},
            {"lambda", &O::lambda, "rank_lambda: part of the tokens beyond the rank that leaves", kShare},
@@ -223,16 +221,15 @@ PolicyPtr make_sparsevlm(const SparsevlmOptions& options) {
 }
 
 PolicyRow sparsevlm_row() {
-  return row(method(),
-             {.paper = "arXiv 2410.04417",
-              .summary = "tokens that telling words look at least leave in stages, some as averages",
-              .sites = {Site::kProjectorOutput, Site::kBeforeLayer},
-              .needs = "embeddings, attention of chosen text rows and states of a few layers",
-              .refusal = needs_layers<8>,
-              .examples = {{"sparsevlm:keep_ratio=1/2,recycle=false"},
-                           {"sparsevlm:rule=rank_lambda,recycle=false"},
-                           {"sparsevlm:rule=rank_scale,recycle=false,row_breaks=follow"},
-                           {"sparsevlm:num_kept=24:20:16", /*keeps_tokens=*/false}}});
+  return row(method(), {.paper = "arXiv 2410.04417",
+                        .summary = "tokens that telling words look at least leave in stages, some as averages",
+                        .sites = {Site::kProjectorOutput, Site::kBeforeLayer},
+                        .needs = "embeddings, attention of chosen text rows and states of a few layers",
+                        .refusal = needs_layers<8>,
+                        .examples = {{"sparsevlm:keep_ratio=1/2,recycle=false"},
+                                     {"sparsevlm:rule=rank_lambda,recycle=false"},
+                                     {"sparsevlm:rule=rank_scale,recycle=false,row_breaks=follow"},
+                                     {"sparsevlm:num_kept=24:20:16", /*keeps_tokens=*/false}}});
 }
 
 }  // namespace espalier

@@ -24,12 +24,16 @@ std::vector<Amount> amounts_of_stages(std::string_view policy, const StageAmount
 // keep_ratio and num_kept as lists. Numbers replace the ratios that hold by default.
 template <typename T>
 Option<T> stage_ratios(StageAmounts T::*amounts, std::string_view meaning) {
-  return {"keep_ratio", [amounts](auto& options) -> auto& { return (options.*amounts).keep_ratio; }, meaning};
+  return {"keep_ratio", [amounts](auto& options) -> auto& {return (options.*amounts).keep_ratio;
+}
+, meaning
+};  // namespace espalier
 }
 template <typename T>
 Option<T> stage_numbers(StageAmounts T::*amounts) {
-  Option<T> option("num_kept", [amounts](auto& options) -> auto& { return (options.*amounts).num_kept; },
-                   "numbers that stay, one for each layer; these or keep_ratio");
+  Option<T> option(
+      "num_kept", [amounts](auto& options) -> auto& { return (options.*amounts).num_kept; },
+      "numbers that stay, one for each layer; these or keep_ratio");
   option.read = [amounts](T& options, std::string_view text, const ReadContext& context) {
     if (!context.has("keep_ratio")) (options.*amounts).keep_ratio.clear();
     return read_value(text, (options.*amounts).num_kept);

@@ -89,9 +89,8 @@ Choice zip(const O& o, const TokenLayout& layout, const Tower& tower, const Pool
     const auto [dominant, c] = split_of(o, crops.num_kept[i], size);
     const at::Tensor own = crops.tokens.slice(0, crops.begin[i], crops.begin[i + 1]);
     const at::Tensor pinned = crops.always.slice(0, crops.begin[i], crops.begin[i + 1]);
-    const at::Tensor best =
-        best_of({at::arange(size, own.options()), {0, size}, {dominant}, pinned},
-                tower.class_attention.index_select(0, own));
+    const at::Tensor best = best_of({at::arange(size, own.options()), {0, size}, {dominant}, pinned},
+                                    tower.class_attention.index_select(0, own));
     const at::Tensor rest = indices_of((own == own).index_fill(0, best, false), size - dominant);
     classes.push_back(facts[i].class_row - first_row);
     firsts.push_back(own.slice(0, 0, 1));
@@ -99,8 +98,8 @@ Choice zip(const O& o, const TokenLayout& layout, const Tower& tower, const Pool
     if (c == 0) continue;
     const at::Tensor places = at::arange(c, rest.options()) * std::max<int64_t>(1, (size - dominant) / c);
     const at::Tensor rows = own.index_select(0, rest);
-    vectors.push_back(contextual_tokens(tower.output.index_select(0, rows).to(at::kFloat),
-                                        tower.key.index_select(0, rows), places));
+    vectors.push_back(
+        contextual_tokens(tower.output.index_select(0, rows).to(at::kFloat), tower.key.index_select(0, rows), places));
     targets.push_back(rows.index_select(0, places));
   }
   Choice choice{.kept = at::cat(kept), .added = {}, .crop_by_crop = true};
@@ -148,7 +147,8 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "visionzip",
-      .options = {keep_ratio(&O::amount, "part of each crop, class row and contextual tokens counted; this or num_kept"),
+      .options = {keep_ratio(&O::amount,
+                             "part of each crop, class row and contextual tokens counted; this or num_kept"),
                   num_kept(&O::amount, "number of each crop, the same counted; this or keep_ratio"),
                   {"contextual", &O::contextual, "of these, tokens that summarise the rest; 10/64 of them",
                    at_least(0)},

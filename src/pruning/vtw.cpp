@@ -28,8 +28,7 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
     throw Error("vtw: recipe " + o.recipe->file + " is for " + std::to_string(o.recipe->num_layers) +
                 " layers, but the model has " + std::to_string(model.num_layers));
   const int layer = o.recipe ? o.recipe->layer : o.layer.value_or(model.num_layers / 2);
-  check_layer("vtw", layer, model);
-  if (layer == model.num_layers) return {};
+  if (!acts_before("vtw", layer, model)) return {};
   return {{.at = {Site::kBeforeLayer, layer},
            .scope = Scope::kImage,
            .budget = {.pool = Budget::Pool::kImage, .counts = std::vector<int64_t>(prompt.images.size(), 0)},

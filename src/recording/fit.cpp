@@ -23,7 +23,8 @@ namespace espalier {
 
 namespace {
 
-Result run(const LoadedModel& model, const Calibration& calibration, size_t i, PolicyPtr policy, RunWatcher* watcher = nullptr) {
+Result run(const LoadedModel& model, const Calibration& calibration, size_t i, PolicyPtr policy,
+           RunWatcher* watcher = nullptr) {
   Request request;
   request.prompt = calibration.prompt(i);
   request.custom = std::move(policy);
@@ -60,11 +61,11 @@ class FitprunePass final : public PruningPolicy {
       throw Error("fitprune: no text stands behind the last image of a prompt to rate its tokens");
     std::vector<Step> steps;
     for (int layer = 0; layer < model.num_layers; ++layer)
-      steps.push_back({.at = {Site::kAfterAttention, layer},
-                       .needs = [layer](const TokenLayout& layout) { return probe(layer, layout); },
-                       .decide = [this, layer](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-                         return decide(layer, layout, signals);
-                       }});
+      steps.push_back(
+          {.at = {Site::kAfterAttention, layer},
+           .needs = [layer](const TokenLayout& layout) { return probe(layer, layout); },
+           .decide = [this, layer](const TokenLayout& layout,
+                                   std::span<const at::Tensor> signals) { return decide(layer, layout, signals); }});
     return steps;
   }
 
@@ -101,7 +102,6 @@ class FitprunePass final : public PruningPolicy {
       if (!std::ranges::binary_search(gone, i)) stays.push_back(i);
     return {.kept = int64_tensor(stays).to(all.device())};
   }
-
 
   Masses& masses_;
   std::vector<int64_t>& counts_;

@@ -197,15 +197,13 @@ class MaskedSteps {
   }
 
   at::Tensor attend(int, const QueryKeyValue& qkv, const LayerRows& rows) {
-    const ops::OptionalTensor position =
-        config_.sliding_window > 0 ? ops::OptionalTensor(position_id_) : std::nullopt;
+    const ops::OptionalTensor position = config_.sliding_window > 0 ? ops::OptionalTensor(position_id_) : std::nullopt;
     query_ = qkv.query;
     key_ = qkv.key;
     at::Tensor attended;
-    std::tie(attended, lse_) = ops::attention(qkv.query, qkv.key, qkv.value, query_begin_, key_begin_,
-                                              query_begin_.diff(), attention_scale(config_), /*is_causal=*/true,
-                                              config_.sliding_window, position, position,
-                                              joined_weights(walkers_, rows.hidden));
+    std::tie(attended, lse_) = ops::attention(
+        qkv.query, qkv.key, qkv.value, query_begin_, key_begin_, query_begin_.diff(), attention_scale(config_),
+        /*is_causal=*/true, config_.sliding_window, position, position, joined_weights(walkers_, rows.hidden));
     return attended;
   }
 

@@ -64,13 +64,20 @@ at::Tensor sound(const TokenLayout& layout, Fraction ratio) {
 
 std::vector<std::string> all_answers(const ConformingPolicy& policy) {
   using namespace conformance;
-  return {keeps_tokens_that_are_there(policy),  keeps_text(policy),
-          conformance::keeps_the_share(policy), conformance::keeps_all_at_one(policy),
-          conformance::keeps_pinned(policy),    conformance::treats_images_alike(policy),
-          works_without_images(policy),         works_with_one_token(policy),
-          works_with_sixteen_images(policy),    works_with_tiles(policy),
-          works_with_equal_tokens(policy),      keeps_to_its_scope(policy),
-          keeps_nested_sets(policy),            repeats_itself(policy)};
+  return {keeps_tokens_that_are_there(policy),
+          keeps_text(policy),
+          conformance::keeps_the_share(policy),
+          conformance::keeps_all_at_one(policy),
+          conformance::keeps_pinned(policy),
+          conformance::treats_images_alike(policy),
+          works_without_images(policy),
+          works_with_one_token(policy),
+          works_with_sixteen_images(policy),
+          works_with_tiles(policy),
+          works_with_equal_tokens(policy),
+          keeps_to_its_scope(policy),
+          keeps_nested_sets(policy),
+          repeats_itself(policy)};
 }
 
 TEST(Conformance, FindsNothingInASoundPolicy) {
@@ -140,11 +147,12 @@ Step by_first_value(Scope scope, bool looks_at_all) {
           .scope = scope,
           .budget = {.pool = Budget::Pool::kImage},
           .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
-          .decide = [looks_at_all](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-            const at::Tensor first = signals[0].select(1, 0);
-            const at::Tensor own = first.index_select(0, layout.image_tokens);
-            return Verdict{.scores = looks_at_all ? (own - first.mean()).abs() : own};
-          }};
+          .decide =
+              [looks_at_all](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                const at::Tensor first = signals[0].select(1, 0);
+                const at::Tensor own = first.index_select(0, layout.image_tokens);
+                return Verdict{.scores = looks_at_all ? (own - first.mean()).abs() : own};
+              }};
 }
 
 TEST(Conformance, SeesAStepThatLooksBeyondItsScope) {
@@ -158,7 +166,8 @@ TEST(Conformance, SeesAStepThatLooksBeyondItsScope) {
 TEST(Conformance, SeesSetsThatAreNotNested) {
   Step step = by_first_value(Scope::kImage, false);
   EXPECT_EQ(conformance::keeps_nested_sets(ranking(step)), "");
-  step.decide = [](const TokenLayout&, std::span<const at::Tensor>) {  // the last ones that fit, shifted by their number
+  step.decide = [](const TokenLayout&,
+                   std::span<const at::Tensor>) {  // the last ones that fit, shifted by their number
     return Verdict{.choose = [](const Pools& pools) {
       std::vector<int64_t> kept;
       for (size_t i = 0; i < pools.num_kept.size(); ++i)

@@ -22,9 +22,8 @@ class EveryOther final : public PruningPolicy {
     if (model.num_layers <= 2) throw Error("every_other: the model has no layer 2");
     return {{.at = {Site::kBeforeLayer, 2},
              .needs = [](const TokenLayout&) -> std::vector<Signal> { return {AttentionProbe{.layer = 1}}; },
-             .decide = [this](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-               return decide(layout, signals);
-             }}};
+             .decide = [this](const TokenLayout& layout,
+                              std::span<const at::Tensor> signals) { return decide(layout, signals); }}};
   }
 
   Verdict decide(const TokenLayout& layout, std::span<const at::Tensor> signals) const {

@@ -442,7 +442,8 @@ TEST(Atp, LayersFollowTheDepthAndZeroThresholdsPruneNothing) {
   EXPECT_EQ(layers(8), (std::vector<int>{1, 4, 6}));
   EXPECT_EQ(testing::run(make_policy("atp:theta_r=0,theta_s=0,layers=1,norm=none"), facts(4), prompt, w1())[0].kept,
             (Tokens{0, 1, 2, 3, 4, 5}));
-  EXPECT_TRUE(testing::points_of(make_policy("atp:theta_r=0,theta_s=0"), facts(8), *LayoutBuilder().text(3, 0).build(0)).empty());
+  EXPECT_TRUE(testing::points_of(make_policy("atp:theta_r=0,theta_s=0"), facts(8), *LayoutBuilder().text(3, 0).build(0))
+                  .empty());
 }
 
 TEST(Atp, WhatCannotBeServedIsRefused) {
@@ -452,10 +453,12 @@ TEST(Atp, WhatCannotBeServedIsRefused) {
                            "atp:theta_r=0.5,theta_s=0.5,norm=mean", "atp:theta_r=0.5,theta_s=0.5,keep_ratio=1/2"})
     EXPECT_THROW(make_policy(spec), Error) << spec;
   for (const char* layers : {"0", "3:2", "9", "2:2"})
-    EXPECT_THROW(testing::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5,layers=" + std::string(layers)), facts(8), *prompt),
-                 Error)
+    EXPECT_THROW(
+        testing::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5,layers=" + std::string(layers)), facts(8), *prompt),
+        Error)
         << layers;
-  EXPECT_THROW(testing::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5"), facts(8), *LayoutBuilder().image({2, 2}, 0).build(0)),
+  EXPECT_THROW(testing::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5"), facts(8),
+                                  *LayoutBuilder().image({2, 2}, 0).build(0)),
                Error);
   const auto weights = std::make_shared<AtpWeights>(random_weights(1, AtpHeadInput::kScatter, AtpActivation::kNone));
   EXPECT_THROW(testing::points_of(make_atp({.weights = weights}), facts(8), *prompt), Error);  // a grid of 4 x 4

@@ -101,7 +101,8 @@ TEST_F(TwoExamples, WhatCannotBeIsRefused) {
   EXPECT_THROW(testing::points_of(make_policy("attention:keep_ratio=1/2,layer=5"), facts(4), *prompt), Error);
   EXPECT_TRUE(testing::points_of(make_policy("attention:keep_ratio=1/2,layer=4"), facts(4), *prompt).empty());
   const auto silent = LayoutBuilder().text(2, 0).image({2, 2}, 0).text(1, 0).build(3);
-  EXPECT_THROW(testing::points_of(make_policy("attention:keep_ratio=1/2,layer=2,rows=query_text"), facts(4), *silent), Error);
+  EXPECT_THROW(testing::points_of(make_policy("attention:keep_ratio=1/2,layer=2,rows=query_text"), facts(4), *silent),
+               Error);
 }
 
 }  // namespace

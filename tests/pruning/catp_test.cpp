@@ -304,7 +304,8 @@ std::string refusal(const std::string& spec, int num_layers, const Prompt& promp
 
 TEST(Catp, LayersByDepth) {
   const auto context_layer = [&](int num_layers) {
-    for (const ActPoint& p : testing::points_of(make_policy("catp:keep_ratio=2/9"), facts(num_layers), *in_context_prompt()))
+    for (const ActPoint& p :
+         testing::points_of(make_policy("catp:keep_ratio=2/9"), facts(num_layers), *in_context_prompt()))
       if (p.site == Site::kBeforeLayer) return p.layer;
     return -1;
   };

@@ -134,7 +134,8 @@ TEST(Fitprune, WhatCannotBeIsRefusedAndSpecsComeBack) {
   EXPECT_THROW(testing::points_of(make_policy("fitprune:recipe=llava15-7b-60"), facts(40), *prompt), Error);
   EXPECT_THROW(recipe_of({5, 4}, 8), Error);
   EXPECT_THROW(recipe_of({-1, 4}, 8), Error);
-  EXPECT_THROW(testing::points_of(recipe_of({1}, 8), facts(1), *LayoutBuilder().text(1, 0).image({3, 4}, 0).build(0)), Error);
+  EXPECT_THROW(testing::points_of(recipe_of({1}, 8), facts(1), *LayoutBuilder().text(1, 0).image({3, 4}, 0).build(0)),
+               Error);
   EXPECT_EQ(make_policy("fitprune:recipe=llavanext-7b-40")->spec(), "fitprune:recipe=llavanext-7b-40");
 }
 

@@ -62,7 +62,8 @@ TEST(Keepmask, RowBreaksAreListedOnlyWhereTheyCompete) {
 TEST(Keepmask, WhatContradictsTheRequestIsRefused) {
   for (const Tokens& wrong : {Tokens{0}, Tokens{7}, Tokens{10}, Tokens{11}, Tokens{1, 400}})
     EXPECT_THROW(testing::points_of(masks({before(2, wrong)}), facts(8), *two_images()), Error);
-  EXPECT_THROW(testing::points_of(masks({before(2, {1}), before(3, {1, 2})}), facts(8), *two_images()), Error);  // 2 has left
+  EXPECT_THROW(testing::points_of(masks({before(2, {1}), before(3, {1, 2})}), facts(8), *two_images()),
+               Error);  // 2 has left
   EXPECT_THROW(testing::points_of(masks({before(2, {1, 8})}, {.min_per_image = 2}), facts(8), *two_images()), Error);
 }
 

@@ -113,7 +113,8 @@ TEST(PolicyFiles, RecipesReachTheirPolicies) {
   EXPECT_EQ(recipe.deleted, (std::vector<int64_t>{1, 2, 0, 3}));
   const auto prompt = testing::LayoutBuilder().image({2, 4}, 0).text(1, 0).build(0);
   EXPECT_EQ(testing::points_of(make_policy("fitprune:recipe=" + fitprune), testing::facts(4), *prompt).size(), 3U);
-  EXPECT_ERROR(testing::points_of(make_policy("fitprune:recipe=" + fitprune), testing::facts(8), *prompt), "is for 4 layers");
+  EXPECT_ERROR(testing::points_of(make_policy("fitprune:recipe=" + fitprune), testing::facts(8), *prompt),
+               "is for 4 layers");
   const std::string vtw = folder.write(
       "v.json", R"({"method": "vtw", "model": "m", "layers": 8, "layer": 6, "eta": 0.003, "kl": [0.1, 0.002]})");
   const auto points = testing::points_of(make_policy("vtw:recipe=" + vtw), testing::facts(8), *prompt);

@@ -28,8 +28,10 @@ TEST(Vtw, EveryImageLeavesBeforeItsLayer) {
     EXPECT_EQ(points[0].layer, layer);
     EXPECT_TRUE(points[0].kept.empty());
   }
-  EXPECT_EQ(testing::points_of(make_policy("vtw"), facts(8), *two_images()), (std::vector<ActPoint>{{Site::kBeforeLayer, 4}}));
-  EXPECT_EQ(testing::points_of(make_policy("vtw"), facts(7), *two_images()), (std::vector<ActPoint>{{Site::kBeforeLayer, 3}}));
+  EXPECT_EQ(testing::points_of(make_policy("vtw"), facts(8), *two_images()),
+            (std::vector<ActPoint>{{Site::kBeforeLayer, 4}}));
+  EXPECT_EQ(testing::points_of(make_policy("vtw"), facts(7), *two_images()),
+            (std::vector<ActPoint>{{Site::kBeforeLayer, 3}}));
 }
 
 TEST(Vtw, TheDepthItselfWithdrawsNothingAndMoreIsRefused) {

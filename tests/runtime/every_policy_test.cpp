@@ -45,8 +45,8 @@ std::vector<Case> cases_of_table() {
   std::vector<Case> cases;
   for (const PolicyEntry& entry : policy_table()) {
     const PolicyExample& example = entry.examples[0];
-    cases.push_back({std::string(entry.name), std::string(example.spec),
-                     example.keeps_tokens ? Leaves::kOld : Leaves::kNew});
+    cases.push_back(
+        {std::string(entry.name), std::string(example.spec), example.keeps_tokens ? Leaves::kOld : Leaves::kNew});
   }
   return cases;
 }
@@ -264,7 +264,8 @@ std::string name_of_run(const testing::TestParamInfo<std::tuple<const char*, Cas
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, EveryPolicyRun,
-                         testing::Combine(testing::ValuesIn(kFamilies), testing::ValuesIn(cases_of_table())), name_of_run);
+                         testing::Combine(testing::ValuesIn(kFamilies), testing::ValuesIn(cases_of_table())),
+                         name_of_run);
 
 TEST(EveryPolicyRun, PaddingIsCutAway) {
   for (const char* name : {"llava_next_mistral", "llava_next_vicuna"}) {

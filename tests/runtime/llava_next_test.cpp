@@ -18,9 +18,9 @@
 #include "tests/runtime/derived_checkpoint.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/masked_run.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"
-#include "tests/support/made_up_files.h"
 
 namespace espalier {
 namespace {
@@ -103,9 +103,10 @@ std::vector<std::string> dropping_policies() {
       espalier::testing::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
         return example.keeps_tokens && entry.name != "plphp";  // not with a sliding window
       });
-  for (const char* spec : {"fastv:num_kept=5,layer=1,rows=all,row_breaks=follow", "catp:keep_ratio=1/9,row_breaks=pool",
-                           "catp:keep_ratio=1/3,k=4,stage1_share=0,min_per_image=3",
-                           "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4"})
+  for (const char* spec :
+       {"fastv:num_kept=5,layer=1,rows=all,row_breaks=follow", "fastv:keep_ratio=1/8,pool=image",
+        "catp:keep_ratio=1/9,row_breaks=pool", "catp:keep_ratio=1/3,k=4,stage1_share=0,min_per_image=3",
+        "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4"})
     specs.emplace_back(spec);
   return specs;
 }
@@ -198,9 +199,7 @@ TEST_P(NextMerging, EntersCropByCropAndEqualsTheReference) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, NextMerging,
-                         testing::ValuesIn(merging_policies()),
-                         name_of_spec);
+INSTANTIATE_TEST_SUITE_P(Policies, NextMerging, testing::ValuesIn(merging_policies()), name_of_spec);
 
 TEST(NextRowBreaks, FollowTheirRowUntilItsLastPatchLeaves) {
   const Prompt prompt = RawPrompt{"<image> a", {{.image = picture(112, 112, 3), .pins = {}}}, {}};
@@ -229,14 +228,14 @@ class TowerReader final : public PruningPolicy {
  public:
   std::string spec() const override { return "tower_reader"; }
   std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
-    const AttentionProbe probe{
-        .layer = 1, .rows = AttentionProbe::Rows::kClass, .heads = AttentionProbe::Heads::kEach};
-    return {{.at = {Site::kVisionOutput},
-             .needs = [probe](const TokenLayout&) -> std::vector<Signal> {
-               return {probe, Tap{Tap::What::kVisionKey, 1}, Tap{Tap::What::kVisionOutput},
-                       Tap{Tap::What::kVisionClass}};
-             },
-             .decide = [this](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+    const AttentionProbe probe{.layer = 1, .rows = AttentionProbe::Rows::kClass, .heads = AttentionProbe::Heads::kEach};
+    return {
+        {.at = {Site::kVisionOutput},
+         .needs = [probe](const TokenLayout&) -> std::vector<Signal> {
+           return {probe, Tap{Tap::What::kVisionKey, 1}, Tap{Tap::What::kVisionOutput}, Tap{Tap::What::kVisionClass}};
+         },
+         .decide =
+             [this](const TokenLayout& layout, std::span<const at::Tensor> signals) {
                seen.assign(signals.begin(), signals.end());
                return Verdict{.kept = at::arange(layout.num_image_tokens(), at::kLong)};
              }}};

@@ -16,8 +16,8 @@
 #include <random>
 
 #include "model/decoder.h"
-#include "runtime/encode.h"
 #include "runtime/decoder_pass.h"
+#include "runtime/encode.h"
 #include "tests/support/reference_decoder.h"
 #include "tests/support/tensors.h"
 

@@ -8,8 +8,8 @@
 #include <gtest/gtest.h>
 
 #include "espalier/policies/fitprune.h"
-#include "tests/support/tiny_llava.h"
 #include "tests/support/made_up_files.h"
+#include "tests/support/tiny_llava.h"
 
 namespace espalier {
 namespace {

@@ -19,9 +19,9 @@
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/scratch_folder.h"
 #include "tests/support/catp_loops.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/prumerge_loops.h"
 #include "tests/support/tiny_llava.h"
-#include "tests/support/made_up_files.h"
 
 namespace espalier {
 namespace {
@@ -701,13 +701,14 @@ TEST_P(PolicyLoops, KeepTheSameOfWhatWasRecorded) {
   EXPECT_EQ(next, expected.size());
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Table, PolicyLoops,
-    ::testing::Combine(::testing::Values("llava15", "llava_next_mistral", "llava_next_vicuna", "qwen25vl"),
-                       ::testing::ValuesIn(kMethods)),
-    [](const auto& test) {
-      return std::string(std::get<0>(test.param)) + "_" + espalier::testing::test_name(std::get<1>(test.param).first);
-    });
+INSTANTIATE_TEST_SUITE_P(Table, PolicyLoops,
+                         ::testing::Combine(::testing::Values("llava15", "llava_next_mistral", "llava_next_vicuna",
+                                                              "qwen25vl"),
+                                            ::testing::ValuesIn(kMethods)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param)) + "_" +
+                                  espalier::testing::test_name(std::get<1>(test.param).first);
+                         });
 
 // resize changes pictures before anything is recorded, and keepmask judges nothing.
 TEST(PolicyLoops, NoneOfTheTableIsMissing) {

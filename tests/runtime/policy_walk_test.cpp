@@ -55,11 +55,10 @@ struct Scripted : PruningPolicy {
   std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
     std::vector<Step> steps;
     for (const ActPoint& p : acts)
-      steps.push_back({.at = p,
-                       .needs = [this, p](const TokenLayout&) { return asks(p); },
-                       .decide = [this, p](const TokenLayout& layout, std::span<const at::Tensor>) {
-                         return answers(p, layout);
-                       }});
+      steps.push_back(
+          {.at = p,
+           .needs = [this, p](const TokenLayout&) { return asks(p); },
+           .decide = [this, p](const TokenLayout& layout, std::span<const at::Tensor>) { return answers(p, layout); }});
     return steps;
   }
 };

@@ -6,9 +6,9 @@
 #include "espalier/error.h"
 #include "tests/runtime/masked_run.h"
 #include "tests/runtime/scratch_folder.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"
-#include "tests/support/made_up_files.h"
 
 namespace espalier {
 namespace {
@@ -55,8 +55,8 @@ INSTANTIATE_TEST_SUITE_P(Sites, QwenMaskedRunTest, testing::ValuesIn(test::point
                          [](const auto& instance) { return test::name_of_points(instance.param); });
 
 TEST(QwenMaskedRun, BuiltInPolicies) {
-  std::vector<std::string> specs = espalier::testing::examples_where(
-      [](const PolicyEntry& entry, const PolicyExample& example) {
+  std::vector<std::string> specs =
+      espalier::testing::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
         return example.keeps_tokens && (entry.name == "fitprune" || entry.refusal(model().facts).empty());
       });
   specs.emplace_back("catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6");

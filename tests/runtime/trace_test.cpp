@@ -215,9 +215,8 @@ class Counting final : public PruningPolicy {
                          ++asked;
                          return {AttentionProbe{.layer = layer - 1}};
                        },
-                       .decide = [this](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-                         return decide(layout, signals);
-                       }});
+                       .decide = [this](const TokenLayout& layout,
+                                        std::span<const at::Tensor> signals) { return decide(layout, signals); }});
     return steps;
   }
   Verdict decide(const TokenLayout& layout, std::span<const at::Tensor> signals) const {

@@ -135,11 +135,11 @@ class FixedMasks final : public PruningPolicy {
   std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
     std::vector<Step> steps;
     for (const auto& [layer, gone] : gone_)
-      steps.push_back({.at = {Site::kBeforeLayer, layer},
-                       .soft_mask = [ordinals = gone](const TokenLayout& layout, std::span<const at::Tensor>) {
-                         return torch::ones({layout.num_image_tokens()}, torch::kDouble)
-                             .index_fill(0, int64_tensor(ordinals), 0.0);
-                       }});
+      steps.push_back(
+          {.at = {Site::kBeforeLayer, layer},
+           .soft_mask = [ordinals = gone](const TokenLayout& layout, std::span<const at::Tensor>) {
+             return torch::ones({layout.num_image_tokens()}, torch::kDouble).index_fill(0, int64_tensor(ordinals), 0.0);
+           }});
     return steps;
   }
 
