@@ -35,6 +35,11 @@ ImageCache::Key key_of_picture(const ImagePart& part, const ImagePlan& plan) {
   return key;
 }
 
+// Wants every token to run.
+bool sees_all(const RunWatcher* watcher) {
+  return watcher && (watcher->watches_vision() || watcher->watches_pixels() || watcher->watches_layers());
+}
+
 }  // namespace
 
 PolicyPtr policy_of(const Request& request) {
@@ -47,7 +52,7 @@ RequestRun::RequestRun(const LoadedModel& model, const Request& asked, size_t in
       index(index_in_call),
       call(std::move(shared_call)),
       pixel_values(std::move(extras.pixel_values)),
-      uses_prefixes(extras.uses_prefixes && !extras.watcher && !pixel_values.defined()),
+      uses_prefixes(extras.uses_prefixes && !sees_all(extras.watcher) && !pixel_values.defined()),
       sequence(pack(model, request)),
       sampler(sampling_rules(request.options, model.generation), request.options.seed, sequence.prompt.ids),
       answer(model.tokenizer, request.options, model.generation.eos_ids, index, call->callbacks.on_text) {

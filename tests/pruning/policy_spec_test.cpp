@@ -11,8 +11,8 @@
 namespace espalier {
 namespace {
 
-using testing::facts;
-using testing::LayoutBuilder;
+using test::facts;
+using test::LayoutBuilder;
 
 std::string error_of(const std::function<void()>& call) {
   try {
@@ -117,7 +117,7 @@ TEST(Pipeline, CommonOptionsAgree) {
 
 TEST(Pipeline, OrderAndAmountsAreChecked) {
   const auto prompt = LayoutBuilder().text(1, 0).image({2, 4}, 0).image({2, 4}, 0).text(3, 0).build(0);
-  const auto points = [&](std::string_view spec) { return testing::points_of(make_policy(spec), facts(8), *prompt); };
+  const auto points = [&](std::string_view spec) { return test::points_of(make_policy(spec), facts(8), *prompt); };
   EXPECT_EQ(points("random:keep_ratio=1/2 + fastv:keep_ratio=1/4,layer=3"),
             (std::vector<ActPoint>{{Site::kProjectorOutput, 0}, {Site::kBeforeLayer, 3}}));
   EXPECT_EQ(error_of([&] { points("fastv:keep_ratio=1/2 + random:keep_ratio=1/4"); }),
@@ -137,13 +137,13 @@ TEST(Pipeline, RowBreaksAgreeWhereTheRequestHasAny) {
     return builder.text(2, 0).build(0);
   };
   const auto policy = make_policy("random:keep_ratio=1/2 + catp:keep_ratio=1/4");
-  EXPECT_NO_THROW(testing::points_of(policy, facts(8), *build(false)));
-  EXPECT_THROW(testing::points_of(policy, facts(8), *build(true)), Error);
+  EXPECT_NO_THROW(test::points_of(policy, facts(8), *build(false)));
+  EXPECT_THROW(test::points_of(policy, facts(8), *build(true)), Error);
 }
 
 TEST(Pipeline, EachPolicySeesWhatTheOneBeforeLeft) {
   const auto prompt = LayoutBuilder().text(1, 0).image({2, 4}, 0).image({2, 4}, 0).text(3, 0).build(0);
-  const auto signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, 3);
+  const auto signals = test::random_signals(prompt->num_tokens, 8, 2, 6, 3);
   const auto points =
       run(make_policy("random:keep_ratio=1/2 + fastv:keep_ratio=1/4,layer=3"), facts(8), prompt, signals);
   ASSERT_EQ(points.size(), 2U);

@@ -15,9 +15,9 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::Matrix;
 using Prompt = std::shared_ptr<const PromptLayout>;
 
 constexpr int kLayers = 8;
@@ -138,7 +138,7 @@ void expect_equal(const PolicyWalk& got, const PolicyWalk& expected) {
 }
 
 struct BehindAPrefix : ::testing::TestWithParam<std::string> {
-  PolicyPtr policy = testing::make_example(GetParam());
+  PolicyPtr policy = test::make_example(GetParam());
 
   // Whether the prefix of one prompt served the other.
   bool compare(uint32_t seed) const {
@@ -151,8 +151,8 @@ struct BehindAPrefix : ::testing::TestWithParam<std::string> {
     if (draw.below(2) == 0) cached.push_back(draw.example(0));  // another example, and only then a question
     const MadeUpPrompt b = prompt_of(asked), a = prompt_of(cached);
     const int64_t end = b.query_begin;
-    const ArraySignals of_b = testing::random_signals(b.layout->num_tokens, kLayers, 2, 6, seed);
-    ArraySignals of_a = testing::random_signals(a.layout->num_tokens, kLayers, 2, 6, seed + 1000);
+    const ArraySignals of_b = test::random_signals(b.layout->num_tokens, kLayers, 2, 6, seed);
+    ArraySignals of_a = test::random_signals(a.layout->num_tokens, kLayers, 2, 6, seed + 1000);
     copy_front(of_a, of_b, end);
 
     PolicyWalk whole(policy, facts(kLayers), b.layout), first(policy, facts(kLayers), a.layout);
@@ -186,13 +186,13 @@ std::vector<std::string> specs() {
       "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4", "catp:keep_ratio=1/4,positions=compact",
       "divprune:keep_ratio=1/2,min_tokens=5",           "vtw:layer=3,min_per_image=1",
       "visionzip:num_kept=4 + divprune:keep_ratio=1/8"};
-  for (const std::string& spec : testing::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; }))
+  for (const std::string& spec : test::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; }))
     list.push_back(spec);
   return list;
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, BehindAPrefix, ::testing::ValuesIn(specs()),
-                         [](const auto& test) { return testing::test_name(test.param); });
+                         [](const auto& test) { return test::test_name(test.param); });
 
 // Which steps a prefix may go through.
 TEST(Boundary, IsTheFirstStepThatLooksAtAllOfTheRequest) {
@@ -220,7 +220,7 @@ TEST(Prefix, EndsWhereAnExampleEndsAndServesWhatBeginsAlike) {
   const MadeUpPrompt a = prompt_of({{{{4, 4}, false, 2}}, {{{4, 4}, false, 2}}}),
                      other = prompt_of({{{{2, 8}, false, 2}}, {{{4, 4}, false, 2}}});
   const PolicyPtr policy = make_policy("divprune:keep_ratio=1/3"), twice = make_policy("divprune:keep_ratio=2/3");
-  const ArraySignals signals = testing::random_signals(a.layout->num_tokens, kLayers, 2, 6, 1);
+  const ArraySignals signals = test::random_signals(a.layout->num_tokens, kLayers, 2, 6, 1);
   PolicyWalk walk(policy, facts(kLayers), a.layout);
   EXPECT_THROW(walk.snapshot(a.query_begin), Error);  // not at the boundary yet
   step(walk, signals);

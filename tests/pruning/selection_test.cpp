@@ -10,7 +10,7 @@
 namespace espalier {
 namespace {
 
-using testing::LayoutBuilder;
+using test::LayoutBuilder;
 
 TEST(Selection, RoundingIsExact) {
   EXPECT_EQ(rounded_share({1, 2}, 5, Rounding::kNearestEven), 2);
@@ -88,8 +88,8 @@ TEST(Selection, TheCutHonoursPinsAndFloors) {
   const TokenLayout layout = full_layout(prompt, false);
   const PlannedStep planned{.step = {.policy = "mine"}, .counts = {3}};
   const auto kept = [&](int64_t min_per_image) {
-    const Verdict verdict{.scores = testing::to_floats({5, 1, 4, 3, 2, 0}, {6})};
-    return testing::to_vector(cut_of(layout, planned, verdict, min_per_image).kept);
+    const Verdict verdict{.scores = test::to_floats({5, 1, 4, 3, 2, 0}, {6})};
+    return test::to_vector(cut_of(layout, planned, verdict, min_per_image).kept);
   };
   EXPECT_EQ(kept(0), (std::vector<int64_t>{0, 1, 2}));
   EXPECT_EQ(kept(1), (std::vector<int64_t>{0, 1, 4}));

@@ -12,7 +12,7 @@
 namespace espalier {
 namespace {
 
-using testing::facts;
+using test::facts;
 using Tokens = std::vector<int64_t>;
 using Prompt = std::shared_ptr<const PromptLayout>;
 
@@ -121,7 +121,7 @@ TEST(Chain, TakesAUsersOwnPolicies) {
   ASSERT_EQ(points.size(), 2U);
   EXPECT_EQ(points[1].kept, (Tokens{points[0].kept[1], points[0].kept[3]}));
   EXPECT_EQ(chain({both, make_policy("vtw:layer=5")})->spec(), both->spec() + " + vtw:layer=5");
-  EXPECT_EQ(error_of([&] { testing::points_of(chain({own, make_policy("uniform:num_kept=1")}), facts(8), *two_images()); }),
+  EXPECT_EQ(error_of([&] { test::points_of(chain({own, make_policy("uniform:num_kept=1")}), facts(8), *two_images()); }),
             "pipeline: uniform:num_kept=1 acts at projector_output, which comes before before_layer 2 of last_first:x=1");
   EXPECT_THROW(chain({}), Error);
 }

@@ -168,7 +168,7 @@ TEST(KvArena, SharedRowsAreNotWrittenAgain) {
     model.extend(a, layer, 3, 2);
   }
   EXPECT_EQ(b.kv.runs(0).size(), 2U);
-  for (const Model::Known* each : {&a, static_cast<const Model::Known*>(&b), &c}) model.expect_holds(*each);
+  for (const Model::Known* each : std::initializer_list<const Model::Known*>{&a, &b, &c}) model.expect_holds(*each);
 }
 
 }  // namespace

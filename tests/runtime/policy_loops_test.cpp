@@ -27,8 +27,8 @@ namespace espalier {
 namespace {
 
 using Json = nlohmann::json;
-using testing::ArraySignals;
-using testing::Matrix;
+using test::ArraySignals;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 using Values = std::vector<double>;
 using Score = std::function<double(int64_t)>;
@@ -354,7 +354,7 @@ std::vector<Left> catp(const Run& run) {
   CatpOptions options;
   options.amount.keep_ratio = Fraction{2, 9};
   const ArraySignals signals = run.signals();
-  testing::CatpLoops loops(run.prompt(), signals, options, 2);
+  test::CatpLoops loops(run.prompt(), signals, options, 2);
   auto after = loops.run_all();
   return {{.site = "projector_output", .kept = after.at(0)},
           {.site = "before_layer", .layer = 2, .kept = after.at(2)},
@@ -553,7 +553,7 @@ std::vector<Left> prumerge_of(const Run& run, int64_t budget, bool plus) {
   const ArraySignals signals = run.vision_signals(layer);
   Left left{.site = "vision_output"};
   for (const Tokens& crop : run.crops()) {
-    const testing::PrumergeLoops expected = testing::prumerge_loops(signals, layer, crop, budget, plus, 32);
+    const test::PrumergeLoops expected = test::prumerge_loops(signals, layer, crop, budget, plus, 32);
     left.sources.insert(left.sources.end(), expected.chosen.begin(), expected.chosen.end());
     left.sources.push_back(-1);
     left.vectors.insert(left.vectors.end(), expected.survivors.begin(), expected.survivors.end());
@@ -707,7 +707,7 @@ INSTANTIATE_TEST_SUITE_P(Table, PolicyLoops,
                                             ::testing::ValuesIn(kMethods)),
                          [](const auto& test) {
                            return std::string(std::get<0>(test.param)) + "_" +
-                                  espalier::testing::test_name(std::get<1>(test.param).first);
+                                  espalier::test::test_name(std::get<1>(test.param).first);
                          });
 
 // resize changes pictures before anything is recorded, and keepmask judges nothing.

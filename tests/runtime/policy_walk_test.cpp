@@ -22,11 +22,11 @@ namespace {
 
 using test::expect_says;
 using test::message_of;
-using LayoutBuilder = ::espalier::testing::LayoutBuilder;
+using LayoutBuilder = ::espalier::test::LayoutBuilder;
 using Tokens = std::vector<int64_t>;
 
 ModelFacts model_facts() {
-  ModelFacts model = ::espalier::testing::facts(8);
+  ModelFacts model = ::espalier::test::facts(8);
   model.vision_layers = 4;
   model.vision_feature_layer = 2;
   model.has_class_token = true;

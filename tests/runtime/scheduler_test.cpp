@@ -12,6 +12,7 @@
 #include "espalier/error.h"
 #include "espalier/policies/table.h"
 #include "runtime/engine_impl.h"
+#include "tests/runtime/scratch_folder.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"
 

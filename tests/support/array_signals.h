@@ -23,7 +23,7 @@
 #include "layout/layout_builder.h"
 #include "layout/policy_walk.h"
 
-namespace espalier::testing {
+namespace espalier::test {
 
 struct Matrix {
   int64_t rows = 0, cols = 0;
@@ -308,4 +308,4 @@ inline std::vector<int64_t> kept_at_end(const PolicyPtr& policy, const ModelFact
   return points.empty() ? image_tokens_of(*prompt, policy->row_breaks_compete()) : points.back().kept;
 }
 
-}  // namespace espalier::testing
+}  // namespace espalier::test
