@@ -22,13 +22,13 @@ class PruningPolicy;
 struct GenerationOptions {
   int64_t max_new_tokens = 128;
   bool greedy = false;  // plain argmax: no sampling, no penalty
-  std::optional<bool> do_sample;
-  std::optional<double> temperature;         // > 0
-  std::optional<int64_t> top_k;              // 0: off
-  std::optional<double> top_p;               // in (0, 1]
-  std::optional<double> repetition_penalty;  // > 0; counts every id of the prompt too
-  uint64_t seed = 0;                         // same seed, same tokens, whatever else is in the batch
-  std::vector<std::string> stop;             // generation ends before the first of these; it is not part of the text
+  std::optional<bool> do_sample = {};
+  std::optional<double> temperature = {};         // > 0
+  std::optional<int64_t> top_k = {};              // 0: off
+  std::optional<double> top_p = {};               // in (0, 1]
+  std::optional<double> repetition_penalty = {};  // > 0; counts every id of the prompt too
+  uint64_t seed = 0;                              // same seed, same tokens, whatever else is in the batch
+  std::vector<std::string> stop = {};  // generation ends before the first of these; it is not part of the text
   bool ignore_eos = false;
 };
 
@@ -38,7 +38,7 @@ struct Request {
   std::shared_ptr<const PruningPolicy> custom;  // a policy of the caller's own, which then wins
   GenerationOptions options;
   std::string salt = {};  // beginnings are used again only among requests of equal salt
-  bool trace = false;  // fill all of Result::points (costs copies from the device)
+  bool trace = false;     // fill all of Result::points (costs copies from the device)
 };
 
 enum class FinishReason : uint8_t { kEos, kLength, kStopString, kStopped, kCancelled };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A conversation. Each turn is one example more behind those that were, and what they came to is used again: a turn
-// costs what is new, and what the policy looks at anew. Under a policy that looks at the question, the tokens of earlier
-// pictures are chosen again in every turn, so that what one question did not need comes back for the next. No libtorch
-// type appears here.
+// costs what is new, and what the policy looks at anew. Under a policy that looks at the question, the tokens of
+// earlier pictures are chosen again in every turn, so that what one question did not need comes back for the next. No
+// libtorch type appears here.
 #pragma once
 
 #include <memory>
@@ -15,11 +15,11 @@
 namespace espalier {
 
 struct SessionOptions {
-  std::string policy = "none";                  // a spec string, or
-  std::shared_ptr<const PruningPolicy> custom;  // a policy of the caller's own, which then wins
-  GenerationOptions generation;
-  std::string system;   // what stands before the first turn; empty: nothing
-  bool sticky = false;  // true: tokens of a picture that a turn dropped stay away in later turns
+  std::string policy = "none";                       // a spec string, or
+  std::shared_ptr<const PruningPolicy> custom = {};  // a policy of the caller's own, which then wins
+  GenerationOptions generation = {};
+  std::string system = {};  // what stands before the first turn; empty: nothing
+  bool sticky = false;      // true: tokens of a picture that a turn dropped stay away in later turns
 };
 
 // One thread at a time; several sessions of one engine run together. It must not outlive its engine.

@@ -16,6 +16,7 @@ enum ExitStatus : int { kDone = 0, kFailed = 1, kBadInput = 2, kInterrupted = 13
 using Run = std::function<ExitStatus()>;
 
 Run add_generate(CLI::App& app);
+Run add_chat(CLI::App& app);
 Run add_tokenize(CLI::App& app);
 Run add_policies(CLI::App& app);
 Run add_record(CLI::App& app);

@@ -11,8 +11,10 @@
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
 #include "cli/prompt_options.h"
+#include "cli/sampling_options.h"
 #include "cli/stats_text.h"
 #include "cli/terminal_progress.h"
+#include "espalier/error.h"
 #include "recording/record.h"
 #include "runtime/engine_impl.h"
 #include "runtime/result_json.h"
@@ -31,42 +33,13 @@ struct GenerateOptions {
   bool stats = false;
 };
 
-void add_sampling_options(CLI::App& app, GenerationOptions& options) {
-  constexpr int64_t kMany = 1'000'000'000;
-  add_integer(
-      app, "--max-new-tokens", {0, kMany}, [&options](int64_t n) { options.max_new_tokens = n; },
-      "Longest answer, in tokens (128)");
-  CLI::Option* greedy =
-      app.add_flag("--greedy", options.greedy,
-                   "Always the most likely token: no sampling, no penalty, whatever the checkpoint says");
-  add_real(
-      app, "--temperature", {0, 1e6}, [&options](double x) { options.temperature = x; },
-      "Sample; below 1 sharper, above 1 flatter")
-      ->excludes(greedy);
-  add_integer(
-      app, "--top-k", {0, kMany}, [&options](int64_t n) { options.top_k = n; },
-      "Sample among the N most likely tokens; 0 for all")
-      ->excludes(greedy);
-  add_real(
-      app, "--top-p", {0, 1}, [&options](double x) { options.top_p = x; },
-      "Sample among the fewest tokens whose probabilities reach X")
-      ->excludes(greedy);
-  add_real(
-      app, "--repetition-penalty", {0, 1e6}, [&options](double x) { options.repetition_penalty = x; },
-      "Above 1 makes tokens rarer that prompt or answer already hold")
-      ->excludes(greedy);
-  add_integer(
-      app, "--seed", {}, [&options](int64_t n) { options.seed = static_cast<uint64_t>(n); },
-      "Of the sampling; the same seed gives the same answer (0)");
-  app.add_option("--stop", options.stop, "End the answer before this text; may be given several times")
-      ->allow_extra_args(false)
-      ->type_name("TEXT");
-  app.add_flag("--ignore-eos", options.ignore_eos, "Go on behind the end token, up to --max-new-tokens");
-}
-
 void add_output_options(CLI::App& app, GenerateOptions& options) {
   app.add_flag("--json", options.json,
-               "Print one JSON object instead of the text: answer, token ids, kept tokens, statistics");
+               "Print one JSON object per prompt instead of the text: answer, token ids, kept tokens, statistics");
+  add_integer(
+      app, "--prefix-cache", {0, int64_t{1} << 50}, [&options](int64_t n) { options.model.prefix_cache_bytes = n; },
+      "Bytes for beginnings that several --chat share: computed once, answered the same")
+      ->type_name("BYTES");
   app.add_flag("--stats", options.stats, "Print tokens kept, times, KV cache, FLOPs and memory to stderr");
   app.add_option("--dump", options.dump,
                  "Also write ids, hidden states and logits to PREFIX.safetensors and PREFIX.json")
@@ -81,38 +54,46 @@ void print(std::string_view text) {
   if (!is_written) throw std::runtime_error("cannot write to standard output");
 }
 
-Result answer(const Engine& engine, const Request& request, const GenerateOptions& options,
-              const Callbacks& callbacks) {
+std::vector<Result> answer(const Engine& engine, const std::vector<Request>& requests, const GenerateOptions& options,
+                           const Callbacks& callbacks) {
   const LoadedModel& model = engine.impl().model;
-  if (!options.dump.empty()) return dump(model, request, options.dump, options.pixel_values, callbacks);
-  if (!options.pixel_values.empty()) return generate_from_pixels(model, request, options.pixel_values, callbacks);
-  return engine.generate(request, callbacks);
+  if (!options.dump.empty()) return {dump(model, requests[0], options.dump, options.pixel_values, callbacks)};
+  if (!options.pixel_values.empty()) return {generate_from_pixels(model, requests[0], options.pixel_values, callbacks)};
+  return engine.generate(requests, callbacks);
 }
 
 ExitStatus generate(const GenerateOptions& options) {
   if (!options.dump.empty()) check_output_folder(options.dump);
   Stopwatch reading;
-  Request request = read_request(options.prompt);
+  std::vector<Request> requests = read_requests(options.prompt);
   reading.stop();
-  request.options = options.generation;
-  request.trace = options.json;
+  const bool is_one = requests.size() == 1;
+  if (!is_one && !(options.dump.empty() && options.pixel_values.empty()))
+    throw Error("--dump and --pixel-values take one prompt, got " + std::to_string(requests.size()));
+  for (Request& request : requests) {
+    request.options = options.generation;
+    request.trace = options.json;
+  }
   catch_interrupts();
   TerminalProgress progress;
   const Engine engine = load_engine(options.model, progress);
   Callbacks callbacks = watch(progress);
-  if (!options.json)
+  if (!options.json && is_one)
     callbacks.on_text = [&progress](size_t, std::string_view piece) {
       progress.clear();
       print(piece);
       return Continue::kGo;
     };
-  Result result = answer(engine, request, options, callbacks);
+  std::vector<Result> results = answer(engine, requests, options, callbacks);
   progress.clear();
-  if (!options.json) print("\n");
-  if (result.finish_reason == FinishReason::kCancelled) return kInterrupted;
-  result.stats.encode_ms += reading.milliseconds();  // pictures were decoded before the engine saw them
-  if (options.json) print(to_line(to_json(result)) + "\n");
-  if (options.stats) std::fputs(stats_text(result.stats).c_str(), stderr);
+  for (Result& result : results) {
+    if (!options.json) print(is_one ? "\n" : result.text + "\n");
+    if (result.finish_reason == FinishReason::kCancelled) return kInterrupted;
+    // Pictures were decoded before the engine saw them.
+    result.stats.encode_ms += reading.milliseconds() / static_cast<double>(results.size());
+    if (options.json) print(to_line(to_json(result)) + "\n");
+    if (options.stats) std::fputs(stats_text(result.stats).c_str(), stderr);
+  }
   return kDone;
 }
 
@@ -127,7 +108,7 @@ Run add_generate(CLI::App& app) {
   add_output_options(app, *options);
   app.footer(
       "The text goes to stdout as it comes, everything else to stderr. Sampling defaults are those of the model's\n"
-      "generation_config.json.\n\n"
+      "generation_config.json. --chat may be given several times: the prompts run together, answers come in order.\n\n"
       "  espalier generate --image cat.jpg --prompt \"What is on the sofa?\"\n"
       "  espalier generate --model llava-1.5-7b-hf --image a.jpg --image b.jpg --prompt \"What differs?\" \\\n"
       "      --policy fastv:keep_ratio=1/2 --greedy --stats");

@@ -61,6 +61,7 @@ Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
   engine_options.decode_graphs = !options.no_decode_graphs;
   engine_options.device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   engine_options.threads = options.threads;
+  engine_options.prefix_cache_bytes = options.prefix_cache_bytes;
   engine_options.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {
     if (interrupted()) throw Interrupted();
     progress.show(stage, done, total);
@@ -80,10 +81,13 @@ void add_prompt_options(CLI::App& app, PromptOptions& options) {
             "One user turn: the pictures, then this text, put through the chat template");
   take_into(app, "--raw-prompt", options.raw_prompt, "TEXT",
             "The exact text, with the model's image placeholder (<image>) where each picture goes");
-  take_into(app, "--chat", options.chat, "FILE",
-            "Conversation in JSON: [{\"role\", \"content\": [{\"type\": \"image\", \"path\"}, {\"type\": \"text\", "
-            "\"text\"}]}, …]; paths are "
-            "relative to the file, earlier user and assistant turns are in-context examples");
+  app.add_option(
+         "--chat", options.chats,
+         "Conversation in JSON: [{\"role\", \"content\": [{\"type\": \"image\", \"path\"}, {\"type\": \"text\", "
+         "\"text\"}]}, …]; paths are "
+         "relative to the file, earlier user and assistant turns are in-context examples")
+      ->allow_extra_args(false)
+      ->type_name("FILE");
 }
 
 void add_policy_option(CLI::App& app, PromptOptions& options) {
@@ -94,31 +98,49 @@ void add_policy_option(CLI::App& app, PromptOptions& options) {
   add_plugin_option(app, options.plugins);
 }
 
-Prompt read_prompt(const PromptOptions& options) {
-  const int given = options.prompt.has_value() + options.raw_prompt.has_value() + options.chat.has_value();
+std::vector<Prompt> read_prompts(const PromptOptions& options) {
+  const int given = options.prompt.has_value() + options.raw_prompt.has_value() + !options.chats.empty();
   if (given != 1)
     throw Error("exactly one of --prompt, --raw-prompt and --chat is needed, got " + std::to_string(given));
-  if (options.chat) {
+  if (!options.chats.empty()) {
     if (!options.images.empty()) throw Error("--image: with --chat the pictures are named in the messages file");
-    return read_chat(*options.chat);
+    std::vector<Prompt> chats;
+    for (const std::string& file : options.chats) chats.emplace_back(read_chat(file));
+    return chats;
   }
   std::vector<ImagePart> images;
   for (const std::string& file : options.images)
     images.push_back({.image = std::make_shared<const Image>(read_image(file)), .pin_all = false, .pins = {}});
   if (options.raw_prompt)
-    return RawPrompt{.text = *options.raw_prompt, .images = std::move(images), .example_begins = {}};
+    return {RawPrompt{.text = *options.raw_prompt, .images = std::move(images), .example_begins = {}}};
   Message turn{.role = "user", .content = {}};
   for (ImagePart& image : images) turn.content.emplace_back(std::move(image));
   turn.content.emplace_back(TextPart{*options.prompt});
-  return Chat{{std::move(turn)}};
+  return {Chat{{std::move(turn)}}};
+}
+
+std::vector<Request> read_requests(const PromptOptions& options) {
+  const std::shared_ptr<const PruningPolicy> custom = read_policy(options.plugins, options.policy);
+  std::vector<Request> requests;
+  for (Prompt& prompt : read_prompts(options)) {
+    Request& request = requests.emplace_back();
+    request.policy = options.policy;
+    request.custom = custom;
+    request.prompt = std::move(prompt);
+  }
+  return requests;
+}
+
+Prompt read_prompt(const PromptOptions& options) {
+  if (options.chats.size() > 1)
+    throw Error("--chat: this command takes one prompt, got " + std::to_string(options.chats.size()));
+  return std::move(read_prompts(options)[0]);
 }
 
 Request read_request(const PromptOptions& options) {
-  Request request;
-  request.policy = options.policy;
-  request.custom = read_policy(options.plugins, options.policy);
-  request.prompt = read_prompt(options);
-  return request;
+  if (options.chats.size() > 1)
+    throw Error("--chat: this command takes one prompt, got " + std::to_string(options.chats.size()));
+  return std::move(read_requests(options)[0]);
 }
 
 Callbacks watch(TerminalProgress& progress) {

@@ -26,6 +26,7 @@ struct ModelOptions {
   bool no_decode_graphs = false;
   std::string device = "cpu";
   int threads = 0;  // 0: as many as the library chooses
+  int64_t prefix_cache_bytes = 0;
 };
 void add_model_options(CLI::App& app, ModelOptions& options);
 
@@ -34,16 +35,20 @@ Engine load_engine(const ModelOptions& options, TerminalProgress& progress);
 
 struct PromptOptions {
   std::vector<std::string> images;
-  std::optional<std::string> prompt, raw_prompt, chat;
+  std::optional<std::string> prompt, raw_prompt;
+  std::vector<std::string> chats;
   std::string policy = "none";
   PluginOptions plugins;
 };
 void add_prompt_options(CLI::App& app, PromptOptions& options);  // all but the policy
 void add_policy_option(CLI::App& app, PromptOptions& options);
 
-// Reads the pictures.
-Prompt read_prompt(const PromptOptions& options);
+// Reads the pictures. --chat may have been given several times: a prompt each.
+std::vector<Prompt> read_prompts(const PromptOptions& options);
 // The same with the policy, which is checked first. Throws Error before a model is loaded.
+std::vector<Request> read_requests(const PromptOptions& options);
+// Of commands that take one prompt.
+Prompt read_prompt(const PromptOptions& options);
 Request read_request(const PromptOptions& options);
 
 // Cancels on Ctrl-C and draws progress.

@@ -91,6 +91,7 @@ std::string time_lines(const Stats& s) {
 
 std::string stats_text(const Stats& s) {
   std::string text = prompt_line(s);
+  if (s.reused_tokens > 0) text += line("found in the cache", count(s.reused_tokens) + " of the prompt's tokens");
   text += line("answer", count(s.new_tokens) + " tokens");
   text += line("tokens by layer", runs_of_layers(s.tokens_per_layer, count));
   if (!s.image_tokens.empty()) text += line("image tokens by layer", runs_of_layers(s.image_tokens_per_layer, counts));

@@ -31,8 +31,8 @@ at::Tensor cached_rows(const TokenLayout& layout, const at::Tensor& kept) {
 }
 
 bool reads_layer(const PolicyWalk& walk, int layer) {
-  return std::ranges::any_of(
-      walk.needs(), [&](const Signal& signal) { return std::ranges::count(layers_read(signal), layer) > 0; });
+  return std::ranges::any_of(walk.needs(),
+                             [&](const Signal& signal) { return std::ranges::count(layers_read(signal), layer) > 0; });
 }
 
 }  // namespace
@@ -281,9 +281,8 @@ void DecoderPass::note_prefix(Sequence& sequence, int layer) const {
 
 void DecoderPass::act(Site site, int layer) {
   const bool is_entry = site == Site::kBeforeLayer;
-  if (!any_acts(site, layer) && !(is_entry && std::ranges::any_of(sequences_, [&](const Sequence* s) {
-                                    return stands_at_boundary(*s, layer);
-                                  })))
+  if (!any_acts(site, layer) &&
+      !(is_entry && std::ranges::any_of(sequences_, [&](const Sequence* s) { return stands_at_boundary(*s, layer); })))
     return;
   selecting_.start();
   std::vector<Rotary> own;
@@ -419,9 +418,8 @@ std::pair<at::Tensor, at::Tensor> DecoderPass::attend_runs(int layer, const at::
     for (size_t s = 0; s < sequences_.size(); ++s) {
       const std::span<const KvRun> runs = sequences_[s]->kv.runs(layer);
       if (level + 1 >= runs.size()) continue;
-      const auto known = std::ranges::find_if(shared, [&](const KvRun& run) {
-        return run.begin == runs[level].begin && run.length == runs[level].length;
-      });
+      const auto known = std::ranges::find_if(
+          shared, [&](const KvRun& run) { return run.begin == runs[level].begin && run.length == runs[level].length; });
       if (known == shared.end()) {
         shared.push_back(runs[level]);
         readers.push_back({s});
@@ -440,9 +438,8 @@ std::pair<at::Tensor, at::Tensor> DecoderPass::attend_runs(int layer, const at::
     const auto of_readers = [&](const at::Tensor& x, int64_t dimension) {
       return is_everyone ? x : x.index_select(dimension, index);
     };
-    const auto [seen, seen_lse] =
-        attend(of_readers(query, 0), longs(rows_begin), shared, /*is_causal=*/false,
-               config_.sliding_window > 0 ? of_readers(position_id_, 0) : at::Tensor());
+    const auto [seen, seen_lse] = attend(of_readers(query, 0), longs(rows_begin), shared, /*is_causal=*/false,
+                                         config_.sliding_window > 0 ? of_readers(position_id_, 0) : at::Tensor());
     auto [merged, merged_lse] = ops::merge_states(of_readers(output, 0), of_readers(lse, 1), seen, seen_lse);
     output = is_everyone ? merged : output.index_copy(0, index, merged);
     lse = is_everyone ? merged_lse : lse.index_copy(1, index, merged_lse);
@@ -466,8 +463,7 @@ void DecoderPass::keep_traces(int layer, const QueryKeyValue& qkv, const at::Ten
 // Behind the last layer nobody reads any row but the last token's: there the others need keys and values, but neither
 // attention nor MLP.
 bool DecoderPass::only_last_rows_matter(int layer) const {
-  return is_prefill_ && layer + 1 == config_.num_layers &&
-         std::ranges::none_of(sequences_, [](const Sequence* s) {
+  return is_prefill_ && layer + 1 == config_.num_layers && std::ranges::none_of(sequences_, [](const Sequence* s) {
            return s->walk.next() != nullptr || (s->watcher && s->watcher->watches_layers());
          });
 }

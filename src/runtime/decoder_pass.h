@@ -24,8 +24,7 @@ class DecoderPass {
   // Prefill of encoded sequences, whose streams it takes.
   DecoderPass(const LoadedModel& model, KvArena& arena, std::vector<Sequence*> sequences);
   // One generated token for each of prefilled sequences.
-  DecoderPass(const LoadedModel& model, KvArena& arena, std::vector<Sequence*> sequences,
-              std::span<const int32_t> ids);
+  DecoderPass(const LoadedModel& model, KvArena& arena, std::vector<Sequence*> sequences, std::span<const int32_t> ids);
 
   // Layers from depth() to `layer` - 1.
   void run_to(int layer);

@@ -153,10 +153,8 @@ void Encoding::run_picture(size_t image) {
     if (watcher) watcher->on_pixels(pixels);
     return run_tower(model_, plan, pixels.to(model_.device), layers_to_run(), observe);
   };
-  const bool may_reuse =
-      !is_watched() && !(watcher && watcher->watches_pixels()) && !inputs_.pixel_values.defined();
-  const VisionFeatures features =
-      may_reuse ? features_once(prompt.images[image], plan, inputs_.cache, look) : look();
+  const bool may_reuse = !is_watched() && !(watcher && watcher->watches_pixels()) && !inputs_.pixel_values.defined();
+  const VisionFeatures features = may_reuse ? features_once(prompt.images[image], plan, inputs_.cache, look) : look();
   patches_.push_back(features.patches);
   if (features.classes.defined()) classes_.push_back(features.classes);
 }
@@ -194,8 +192,7 @@ void Encoding::embed(const at::Tensor& image_tokens) {
   const TokenLayout& layout = sequence_.walk.layout();
   if (image_tokens.defined()) {
     const at::Tensor is_text = layout.kind == static_cast<int64_t>(Segment::Kind::kText);
-    watcher->on_image_tokens(
-        sequence_.stream.hidden.index_select(0, is_text.logical_not().nonzero().squeeze(1)));
+    watcher->on_image_tokens(sequence_.stream.hidden.index_select(0, is_text.logical_not().nonzero().squeeze(1)));
   }
   watcher->on_embedded(layout, sequence_.stream.hidden);
 }

@@ -30,9 +30,10 @@ Engine::Impl::Impl(LoadedModel loaded, const EngineOptions& options)
           ScheduleOptions{.images = images.get(),
                           .prefix_cache_bytes = options.prefix_cache_bytes,
                           .make_graph = graphs_for(model, options),
-                          .on_done = [](const std::unique_ptr<RequestRun>& run) {
-                            std::static_pointer_cast<WaitingCall>(run->call)->end(*run);
-                          }},
+                          .on_done =
+                              [](const std::unique_ptr<RequestRun>& run) {
+                                std::static_pointer_cast<WaitingCall>(run->call)->end(*run);
+                              }},
           /*own_thread=*/true)) {}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -13,7 +13,7 @@ struct Engine::Impl {
   Impl(LoadedModel loaded, const EngineOptions& options);
 
   LoadedModel model;
-  std::unique_ptr<ImageCache> images;  // none without bytes for it
+  std::unique_ptr<ImageCache> images;      // none without bytes for it
   std::unique_ptr<ScheduleThread> thread;  // what generate() of any thread, and sessions, run on
 };
 

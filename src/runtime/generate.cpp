@@ -13,8 +13,7 @@ std::vector<Result> generate(const LoadedModel& model, std::span<const Request> 
   const auto call = std::make_shared<Call>(callbacks);
   std::vector<std::unique_ptr<RequestRun>> runs;
   for (size_t i = 0; i < requests.size(); ++i)
-    runs.push_back(
-        std::make_unique<RequestRun>(model, requests[i], i, call, extras.empty() ? RunExtras() : extras[i]));
+    runs.push_back(std::make_unique<RequestRun>(model, requests[i], i, call, extras.empty() ? RunExtras() : extras[i]));
   std::vector<Result> results(requests.size());
   std::exception_ptr error;
   Schedule schedule(model, {.images = images, .on_done = [&](std::unique_ptr<RequestRun> run) {
@@ -31,8 +30,7 @@ std::vector<Result> generate(const LoadedModel& model, std::span<const Request> 
   return results;
 }
 
-Result generate(const LoadedModel& model, const Request& request, const Callbacks& callbacks,
-                const RunExtras& extras) {
+Result generate(const LoadedModel& model, const Request& request, const Callbacks& callbacks, const RunExtras& extras) {
   return std::move(generate(model, std::span(&request, 1), callbacks, std::span(&extras, 1))[0]);
 }
 

@@ -6,8 +6,8 @@
 //   layer 0, 1   |text|image image image image|text|        length(0) == length(1) == n
 //   layer 2, …   |text|image|text|                          length(2) == n - dropped
 //
-// A run that others share (the demonstrations of a cached prefix) is never written again; each sequence goes on in a run
-// of its own behind it.
+// A run that others share (the demonstrations of a cached prefix) is never written again; each sequence goes on in a
+// run of its own behind it.
 #pragma once
 
 #include <ATen/core/Tensor.h>

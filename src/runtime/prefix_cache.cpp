@@ -27,7 +27,8 @@ bool serves(const CachedPrefix& prefix, const PrefixKey& key, const Sequence& se
 
 }  // namespace
 
-PrefixCache::PrefixCache(int64_t max_bytes, Hash hash) : max_bytes_(max_bytes), hash_(hash ? std::move(hash) : hash_of) {}
+PrefixCache::PrefixCache(int64_t max_bytes, Hash hash)
+    : max_bytes_(max_bytes), hash_(hash ? std::move(hash) : hash_of) {}
 
 PrefixPtr PrefixCache::find(const Sequence& sequence, std::span<const PrefixPtr> also) {
   const std::vector<int64_t> ends = example_begins(*sequence.prompt.layout);

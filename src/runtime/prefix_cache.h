@@ -37,10 +37,10 @@ struct PrefixKey {
 
 struct CachedPrefix {
   PrefixKey key;
-  int64_t end = 0;    // tokens of the unpruned prompt
-  int depth = 0;      // the layer that the states enter; the number of layers where no step looks at the request
-  SequenceKv kv{0};   // of layers 0 … depth - 1
-  Stream stream;      // states that enter layer `depth`; empty behind the last
+  int64_t end = 0;   // tokens of the unpruned prompt
+  int depth = 0;     // the layer that the states enter; the number of layers where no step looks at the request
+  SequenceKv kv{0};  // of layers 0 … depth - 1
+  Stream stream;     // states that enter layer `depth`; empty behind the last
   std::shared_ptr<const PrefixWalk> walk;
   std::vector<at::Tensor> image_of_tokens;  // [layer below depth]: image of each token that entered, -1 for text
   // A policy of the caller's own is known by its object and no other; kept, so that no other takes its address.

@@ -53,9 +53,9 @@ class RecordedSteps {
   const LoadedModel& model_;
   KvArena& arena_;
   MakeGraph make_graph_;
-  at::Tensor frequencies_;                               // of the rotation, on the device
-  std::vector<std::shared_ptr<const KvBlock>> nobody_;   // [layer]: the row that free slots write
-  std::list<Recording> recordings_;                      // last used first
+  at::Tensor frequencies_;                              // of the rotation, on the device
+  std::vector<std::shared_ptr<const KvBlock>> nobody_;  // [layer]: the row that free slots write
+  std::list<Recording> recordings_;                     // last used first
 };
 
 }  // namespace espalier

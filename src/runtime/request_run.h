@@ -65,7 +65,7 @@ struct RequestRun {
   Sampler sampler;
   Answer answer;
   std::optional<Encoding> encoding;
-  int64_t kv_bytes = 0;      // that prompt and answer may take
+  int64_t kv_bytes = 0;  // that prompt and answer may take
   // One of the two, when it has ended.
   std::optional<Result> result;
   std::exception_ptr error;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Looks over the shoulder of one request's run: recordings, dumps, fits, comparisons. Everything is left out by default,
-// and what nobody watches costs nothing.
+// Looks over the shoulder of one request's run: recordings, dumps, fits, comparisons. Everything is left out by
+// default, and what nobody watches costs nothing.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -17,8 +17,8 @@ namespace espalier {
 
 namespace {
 
-// Prompts that are prefilled together: reading the weights once for all of them pays, but those who run wait for a layer
-// of all.
+// Prompts that are prefilled together: reading the weights once for all of them pays, but those who run wait for a
+// layer of all.
 constexpr int64_t kTokensTogether = 16384;
 
 int64_t peak_memory(at::Device device) {
@@ -56,12 +56,12 @@ void Schedule::check_fits(const RequestRun& run) const {
 
 void Schedule::admit(std::unique_ptr<RequestRun> run) {
   waiting_.push_back(std::move(run));
+  ++num_waiting_;
 }
 
 Schedule::Load Schedule::load() const {
-  const int64_t in_prefill = prefill_ ? std::ssize(prefill_->runs) : 0;
-  return {.waiting = std::ssize(waiting_),
-          .running = std::ssize(gathered_) + in_prefill + std::ssize(decoding_),
+  return {.waiting = num_waiting_,
+          .running = num_running_,
           .kv_bytes_promised = kv_bytes_promised_,
           .prefixes = prefixes_.counts()};
 }
@@ -102,8 +102,8 @@ void Schedule::guarded(RequestRun& run, const Ask& ask) {
 }
 
 void Schedule::end(std::unique_ptr<RequestRun> run) {
-  kv_bytes_promised_ -= run->kv_bytes;
-  if (!run->error) guarded(*run, [&] {
+  if (!run->error)
+    guarded(*run, [&] {
       run->result = run->take_result();
       run->result->stats.peak_memory_bytes = peak_memory(model_.device);
       run->result->stats.kernels = kernels_ ? kernels_->list() : std::vector<std::pair<std::string, std::string>>();
@@ -111,6 +111,8 @@ void Schedule::end(std::unique_ptr<RequestRun> run) {
   run->sequence.kv = SequenceKv(0);
   run->sequence.traces.clear();
   run->sequence.stream = {};
+  kv_bytes_promised_ -= run->kv_bytes;
+  --num_running_;
   options_.on_done(std::move(run));
 }
 
@@ -159,15 +161,22 @@ void Schedule::show_progress(const Runs& runs, std::string_view stage, const Don
 
 // ---- those that came ----
 
-// Those that wait are not asked, only told.
+// Those that wait for others are not asked, only told.
 void Schedule::drop_cancelled_waiting() {
   for (auto& run : waiting_) {
     if (!run->call->is_cancelled()) continue;
     run->answer.cancel();
-    kv_bytes_promised_ += run->kv_bytes;  // as if it had started
+    count_started(*run);  // and at once at its end
     end(std::move(run));
   }
   std::erase(waiting_, nullptr);
+  const auto under_way = gathered_.end() - (is_encoding_ ? 1 : 0);
+  for (auto run = gathered_.begin(); run != under_way; ++run) {
+    if (!(*run)->call->is_cancelled()) continue;
+    (*run)->answer.cancel();
+    end(std::move(*run));
+  }
+  std::erase(gathered_, nullptr);
 }
 
 void Schedule::advance_newcomers() {
@@ -182,14 +191,21 @@ void Schedule::advance_newcomers() {
   if (!gathered_.empty()) start_prefill();
 }
 
+void Schedule::count_started(const RequestRun& run) {
+  --num_waiting_;
+  ++num_running_;
+  kv_bytes_promised_ += run.kv_bytes;
+}
+
 // From here on it runs: behind what is known of its beginning.
 void Schedule::start(RequestRun& run) {
-  kv_bytes_promised_ += run.kv_bytes;
+  count_started(run);
   is_encoding_ = true;
   Sequence& sequence = run.sequence;
   const int depth = run.uses_prefixes ? boundary_depth(sequence.walk, model_.config.decoder.num_layers) : 0;
   if (depth > 0) {
-    if (PrefixPtr found = prefixes_.find(sequence, std::span(&run.held, 1))) sequence.start_behind(model_, std::move(found));
+    if (PrefixPtr found = prefixes_.find(sequence, std::span(&run.held, 1)))
+      sequence.start_behind(model_, std::move(found));
     const std::vector<int64_t> begins = example_begins(*sequence.prompt.layout);
     if (!begins.empty() && (!sequence.prefix.found || sequence.prefix.found->end < begins.back())) {
       sequence.prefix.end = begins.back();
@@ -264,8 +280,8 @@ void Schedule::prefill_slice() {
     DecoderPass& pass = prefill_->pass;
     pass.run_to(pass.depth() + 1);
     for (auto& [sequence, error] : pass.take_failures()) {
-      const auto failed = std::ranges::find_if(
-          prefill_->runs, [&, s = sequence](const auto& run) { return &run->sequence == s; });
+      const auto failed =
+          std::ranges::find_if(prefill_->runs, [&, s = sequence](const auto& run) { return &run->sequence == s; });
       (*failed)->error = std::move(error);
       end(std::move(*failed));
       prefill_->runs.erase(failed);

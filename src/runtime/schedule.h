@@ -4,6 +4,7 @@
 // a layer for those who come, and whoever comes joins at the next slice. One thread at a time.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <functional>
@@ -49,6 +50,10 @@ class Schedule {
     PrefixCache::Counts prefixes;
   };
   Load load() const;
+  // From any thread.
+  int64_t num_waiting() const { return num_waiting_; }
+  int64_t num_running() const { return num_running_; }
+  int64_t kv_bytes_promised() const { return kv_bytes_promised_; }
 
  private:
   using Runs = std::vector<std::unique_ptr<RequestRun>>;
@@ -60,6 +65,7 @@ class Schedule {
   void advance_newcomers();
   bool may_start(const RequestRun& run) const;
   bool waits_for_beginning(const RequestRun& run) const;
+  void count_started(const RequestRun& run);
   void start(RequestRun& run);
   void keep_prefixes(const Runs& runs);
   void encode_slice();
@@ -89,8 +95,9 @@ class Schedule {
   bool is_encoding_ = false;
   std::optional<Prefill> prefill_;
   Runs decoding_;
-  int64_t kv_bytes_promised_ = 0;
-  kernels::ChosenKernels::Seen seen_kernels_;  // since it was idle
+  // What other threads may look at.
+  std::atomic<int64_t> num_waiting_ = 0, num_running_ = 0, kv_bytes_promised_ = 0;
+  kernels::ChosenKernels::Seen seen_kernels_;        // since it was idle
   const kernels::ChosenKernels* kernels_ = nullptr;  // the same and this step's, during a step
   std::chrono::steady_clock::time_point last_token_;
   std::chrono::steady_clock::duration token_time_{};

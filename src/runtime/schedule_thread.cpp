@@ -35,15 +35,16 @@ bool ScheduleThread::step() {
   const bool had_work = !schedule_.is_idle();
   schedule_.step();
   const std::scoped_lock lock(mutex_);
-  load_ = schedule_.load();
+  prefixes_ = schedule_.load().prefixes;
   return had_work;
 }
 
 Schedule::Load ScheduleThread::load() const {
   const std::scoped_lock lock(mutex_);
-  Schedule::Load load = load_;
-  load.waiting += std::ssize(arrived_);
-  return load;
+  return {.waiting = schedule_.num_waiting() + std::ssize(arrived_),
+          .running = schedule_.num_running(),
+          .kv_bytes_promised = schedule_.kv_bytes_promised(),
+          .prefixes = prefixes_};
 }
 
 void ScheduleThread::take_arrived() {

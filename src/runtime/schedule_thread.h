@@ -39,8 +39,8 @@ class ScheduleThread {
   Runs arrived_;
   int num_threads_ = 0;  // of the last who asked
   bool is_ending_ = false;
-  Schedule::Load load_;  // as of the last step
-  Schedule schedule_;    // of the thread that computes
+  PrefixCache::Counts prefixes_;  // as of the last step
+  Schedule schedule_;             // of the thread that computes
   bool has_own_thread_, caches_prefixes_;
   std::thread thread_;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One request on its way through the model: everything about it that changes, its rows of the cache among it. A batch is
-// a list of these.
+// One request on its way through the model: everything about it that changes, its rows of the cache among it. A batch
+// is a list of these.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -38,9 +38,9 @@ struct PrefixUse {
   int64_t end = 0;
   int example = 0;
   int depth = 0;
-  int64_t rows = -1;                // of the stream that are before `end`; -1: to be counted
-  std::vector<int64_t> lengths;     // [layer so far] rows before `end`, those of `found` among them
-  std::vector<at::Tensor> images;   // [layer so far] their images
+  int64_t rows = -1;               // of the stream that are before `end`; -1: to be counted
+  std::vector<int64_t> lengths;    // [layer so far] rows before `end`, those of `found` among them
+  std::vector<at::Tensor> images;  // [layer so far] their images
   PrefixPtr made;
 };
 

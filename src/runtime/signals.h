@@ -48,8 +48,8 @@ at::Tensor compute_signal(const Signal& signal, const VisionSignalSource& source
 // token has the keys of its patches behind each other, [rows, merge_size²·d_v].
 at::Tensor vision_keys(const VisionConfig& config, const VisionLayerTrace& trace);
 
-// Multiply-adds times two that a signal costs beyond the plain pass: of the decoder, without the look-ahead itself; of a
-// look at a layer that has not run yet; of the tower.
+// Multiply-adds times two that a signal costs beyond the plain pass: of the decoder, without the look-ahead itself; of
+// a look at a layer that has not run yet; of the tower.
 double signal_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout);
 double look_ahead_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout);
 double signal_flops(const Signal& signal, const VisionSignalSource& source);

@@ -16,8 +16,7 @@ at::Tensor take_rows(const at::Tensor& x, const Applied& cut) {
 void Stream::take(const Applied& cut) {
   if (cut.unchanged) return;
   hidden = take_rows(hidden, cut);
-  for (at::Tensor& rider : riders)
-    rider = ops::gather_rows(rider, cut.has_new_tokens ? cut.facts_from : cut.index);
+  for (at::Tensor& rider : riders) rider = ops::gather_rows(rider, cut.has_new_tokens ? cut.facts_from : cut.index);
 }
 
 void Stream::append(const Stream& behind) {

@@ -16,8 +16,8 @@ struct Stream {
   std::vector<at::Tensor> riders;  // each [n, …]
 
   int64_t size() const { return hidden.defined() ? hidden.size(0) : 0; }
-  // Rows as a cut leaves them: those that stay and, in the places of `cut.index` from n on, its new vectors. A rider has
-  // no new vectors: there it takes the row of the token whose facts the new one has.
+  // Rows as a cut leaves them: those that stay and, in the places of `cut.index` from n on, its new vectors. A rider
+  // has no new vectors: there it takes the row of the token whose facts the new one has.
   void take(const Applied& cut);
   // The rows of `behind` follow.
   void append(const Stream& behind);

@@ -8,7 +8,7 @@ namespace espalier {
 at::Tensor LanguageTask::loss(const Parameters& parameters, int64_t step) const {
   const TrainingBatch drawn = batch(step, /*is_evaluation=*/false);
   const TrainingPass pass = run_decoder(config_, bind_parameters(config_, parameters, options_.dtype), drawn,
-                                       {.share_layers = options_.share_layers});
+                                        {.share_layers = options_.share_layers});
   const at::Tensor answers = answer_loss(pass.logits, drawn);
   return pass.image_share.defined() ? answers + options_.share_weight * pass.image_share : answers;
 }

@@ -109,7 +109,9 @@ TEST(KvArena, HoldsEveryRowUnderRandomOrders) {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937 random(seed);
-    const auto draw = [&](int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(random); };
+    const auto draw = [&](int64_t low, int64_t high) {
+      return std::uniform_int_distribution<int64_t>(low, high)(random);
+    };
     {
       Model model(seed % 2 == 0 ? 0 : 16);
       std::vector<Model::Known> sequences;

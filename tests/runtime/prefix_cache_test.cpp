@@ -9,6 +9,7 @@
 
 #include <random>
 
+#include "espalier/error.h"
 #include "espalier/policies/table.h"
 #include "espalier/session.h"
 #include "runtime/generate.h"
@@ -37,7 +38,8 @@ Example demonstration(int i) {
 Chat prompt_of(const std::vector<int>& demonstrations, int query) {
   std::vector<Example> examples;
   for (const int i : demonstrations) examples.push_back(demonstration(i));
-  return in_context_chat(examples, picture(7 + query), "What is left of the tree number " + std::to_string(query) + "?");
+  return in_context_chat(examples, picture(7 + query),
+                         "What is left of the tree number " + std::to_string(query) + "?");
 }
 
 struct Answered {
@@ -45,14 +47,22 @@ struct Answered {
   at::Tensor logits;
 };
 
+std::string said_by(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+}
+
 // Requests one after the other through one schedule with a prefix cache.
 class Cached {
  public:
   explicit Cached(const LoadedModel& model, int64_t bytes = int64_t{1} << 30)
       : model_(model),
         schedule_(model, {.prefix_cache_bytes = bytes, .on_done = [this](std::unique_ptr<RequestRun> run) {
-                            if (run->error) std::rethrow_exception(run->error);
-                            results_[run->index] = std::move(*run->result);
+                            if (run->error) ADD_FAILURE() << said_by(run->error);
+                            if (run->result) results_[run->index] = std::move(*run->result);
                           }}) {}
 
   Answered ask(const Request& request) { return std::move(ask_together({request})[0]); }
@@ -134,8 +144,8 @@ bool can_run(const LoadedModel& model, const Request& request) {
     RequestRun(model, request, 0, std::make_shared<Call>(Callbacks()));
     return true;
   } catch (const Error&) {
-    return false;
   }
+  return false;
 }
 
 class PrefixCacheRun : public ::testing::TestWithParam<std::tuple<const char*, std::string>> {};
@@ -171,13 +181,15 @@ std::string name_of_case(const ::testing::TestParamInfo<std::tuple<const char*, 
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, PrefixCacheRun,
-                         ::testing::Combine(::testing::ValuesIn(kFamilies), ::testing::ValuesIn(specs())), name_of_case);
+                         ::testing::Combine(::testing::ValuesIn(kFamilies), ::testing::ValuesIn(specs())),
+                         name_of_case);
 
 // What is reused is what the policy's boundary allows: nothing of it runs again.
 TEST(PrefixCache, RunsWhatIsNew) {
   const LoadedModel& model = test::tiny_llava();
-  for (const auto& [spec, depth] : {std::pair("none", 8), std::pair("divprune:keep_ratio=1/3", 8),
-                                    std::pair("catp:keep_ratio=1/3,k=3", 3), std::pair("fastv:keep_ratio=1/3,layer=5", 5)}) {
+  for (const auto& [spec, depth] :
+       {std::pair("none", 8), std::pair("divprune:keep_ratio=1/3", 8), std::pair("catp:keep_ratio=1/3,k=3", 3),
+        std::pair("fastv:keep_ratio=1/3,layer=5", 5)}) {
     SCOPED_TRACE(spec);
     Cached cached(model);
     const Answered first = cached.ask(request_of(prompt_of({0, 1}, 0), spec, 1));
@@ -222,7 +234,8 @@ TEST(PrefixCache, AnEqualHashIsNotEnough) {
   std::get<ImagePart>(other_picture.messages[0].content[0]) = picture(4);  // of the same size
   std::get<ImagePart>(other_pin.messages[0].content[0]).pin_all = true;
   std::get<TextPart>(other_words.messages[0].content[1]).text = "What is the red dog doing?";
-  for (const Chat* other : {&other_picture, &other_pin, &other_words}) EXPECT_FALSE(cache.find(run_of(*other)->sequence));
+  for (const Chat* other : {&other_picture, &other_pin, &other_words})
+    EXPECT_FALSE(cache.find(run_of(*other)->sequence));
   EXPECT_FALSE(cache.find(run_of(prompt_of({1, 0}, 0))->sequence));
   EXPECT_FALSE(cache.find(run_of(known, "fastv:keep_ratio=1/2")->sequence));
   EXPECT_FALSE(cache.find(run_of(known, "none", "somebody else's")->sequence));
@@ -309,7 +322,8 @@ TEST_P(SessionRun, TurnsAreThoseOfTheWholeConversation) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, SessionRun,
-                         ::testing::Combine(::testing::ValuesIn(kFamilies), ::testing::ValuesIn(specs())), name_of_case);
+                         ::testing::Combine(::testing::ValuesIn(kFamilies), ::testing::ValuesIn(specs())),
+                         name_of_case);
 
 TEST(Session, ACancelledTurnLeavesItAsItWas) {
   const Engine engine = Engine::load(test::tiny_llava_folder(), {.dtype = ComputeDtype::kFloat32});
