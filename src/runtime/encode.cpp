@@ -11,8 +11,6 @@
 #include "espalier/error.h"
 #include "espalier/ops.h"
 #include "model/decoder.h"
-#include "model/qwen_vision.h"
-#include "runtime/pixels.h"
 #include "runtime/signals.h"
 
 namespace espalier {
@@ -21,14 +19,14 @@ namespace {
 
 at::Tensor pixels_for(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks, size_t image) {
   const PackedPrompt& prompt = sequence.prompt;
-  if (hooks.pixel_values.defined()) return pixels_in_batch(model.config, prompt.plans, hooks.pixel_values, image);
-  return pixels_of(model, prompt.plans[image], *prompt.images[image].image);
+  if (hooks.pixel_values.defined()) return model.front_end.pixels_in_batch(prompt.plans, hooks.pixel_values, image);
+  return model.front_end.pixels(prompt.plans[image], *prompt.images[image].image);
 }
 
 // Vision layers that the features and the policy's pending signals need.
 int vision_layers_to_run(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks) {
   if (hooks.on_vision_layer) return model.config.vision.num_layers;
-  int layers = model.config.last_vision_layer();
+  int layers = model.config.vision.feature_layers;
   for (const Signal& signal : sequence.walk.needs())
     for (const int layer : vision_layers_read(signal)) layers = std::max(layers, layer + 1);
   return layers;
@@ -37,18 +35,6 @@ int vision_layers_to_run(const LoadedModel& model, const Sequence& sequence, con
 bool reads_vision_layer(const Sequence& sequence, int layer) {
   return std::ranges::any_of(sequence.walk.needs(),
                              [&](const Signal& s) { return std::ranges::count(vision_layers_read(s), layer) > 0; });
-}
-
-// A row for each of the plan's tower rows, and the class rows of its crops where the tower has them.
-VisionFeatures run_tower(const LoadedModel& model, const ImagePlan& plan, const at::Tensor& pixels, int num_layers,
-                         const VisionObserver& observe) {
-  const VisionConfig& vision = model.config.vision;
-  if (model.config.family == Family::kQwen25Vl)
-    return {run_qwen_vision(vision, model.weights.qwen_vision, pixels, plan.shape.grid.rows * vision.merge_size,
-                            plan.shape.grid.cols * vision.merge_size, observe),
-            {}};
-  const VisionFeatures of_crops = run_vision_tower(model.config, model.weights.vision, pixels, num_layers, observe);
-  return {of_crops.patches.flatten(0, 1), of_crops.classes};
 }
 
 // What was seen of the picture before, by its handle or in the cache; else `look` looks, and the cache keeps it.
@@ -65,7 +51,7 @@ VisionFeatures features_once(const ImagePart& part, const ImagePlan& plan, Image
 }
 
 VisionState run_vision(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks) {
-  VisionState state{.config = model.config.vision, .traces = {}, .features = {}, .classes = {}, .tower_row = {}};
+  VisionState state{.facts = model.config.vision, .traces = {}, .features = {}, .classes = {}, .tower_row = {}};
   const int num_layers = vision_layers_to_run(model, sequence, hooks);
   std::vector<at::Tensor> patches, classes;
   const size_t images = sequence.prompt.images.size();
@@ -82,13 +68,13 @@ VisionState run_vision(const LoadedModel& model, const Sequence& sequence, const
     const auto look = [&] {
       const at::Tensor pixels = pixels_for(model, sequence, hooks, i);
       if (hooks.on_pixels) hooks.on_pixels(pixels);
-      return run_tower(model, plan, pixels.to(model.device), num_layers,
-                       is_watched ? VisionObserver(observe) : VisionObserver());
+      return model.front_end.tower(plan, pixels.to(model.device), num_layers,
+                                   is_watched ? VisionObserver(observe) : VisionObserver());
     };
     const bool may_reuse = !is_watched && !hooks.on_pixels && !hooks.pixel_values.defined();
     const VisionFeatures features =
         may_reuse ? features_once(sequence.prompt.images[i], plan, hooks.cache, look) : look();
-    patches.push_back(features.patches);
+    patches.push_back(features.patches.flatten(0, -2));
     if (features.classes.defined()) classes.push_back(features.classes);
     if (hooks.on_progress) hooks.on_progress("encode", static_cast<int64_t>(i) + 1, static_cast<int64_t>(images));
   }
@@ -129,24 +115,20 @@ at::Tensor merge_embeddings(const LoadedModel& model, const Sequence& sequence, 
   at::Tensor ids = at::empty({static_cast<int64_t>(sequence.prompt.ids.size())}, at::kLong);
   std::ranges::copy(sequence.prompt.ids, ids.data_ptr<int64_t>());
   ids = ids.to(model.device);
-  at::Tensor hidden = embed_tokens(model.weights.decoder, ids.index_select(0, layout.source_index.clamp_min(0)));
+  const at::Tensor hidden = embed_tokens(model.weights.decoder, ids.index_select(0, layout.source_index.clamp_min(0)));
   if (!image_tokens.defined()) return hidden;
-  const auto of_kind = [&](Segment::Kind kind) {
-    return (layout.kind == static_cast<int64_t>(kind)).nonzero().squeeze(1);
-  };
-  hidden = hidden.index_copy(0, of_kind(Segment::Kind::kPatches), image_tokens.to(hidden.scalar_type()));
-  if (!model.weights.image_newline.defined()) return hidden;
-  const at::Tensor row_breaks = of_kind(Segment::Kind::kRowBreak);
-  return hidden.index_copy(0, row_breaks, model.weights.image_newline.expand({row_breaks.size(0), -1}));
+  const at::Tensor is_text = layout.kind == static_cast<int64_t>(Segment::Kind::kText);
+  return hidden.index_copy(0, is_text.logical_not().nonzero().squeeze(1), image_tokens.to(hidden.scalar_type()));
 }
 
 }  // namespace
 
 std::shared_ptr<const ImageHandle> look_at(const LoadedModel& model, std::shared_ptr<const Image> image) {
   if (!image || image->width < 1 || image->height < 1) throw Error("look_at: the image has no pixels");
-  const ImagePlan plan = plan_image(model, image->width, image->height);
-  const at::Tensor pixels = pixels_of(model, plan, *image);
-  VisionFeatures features = run_tower(model, plan, pixels.to(model.device), model.config.last_vision_layer(), {});
+  const ImagePlan plan = model.front_end.plan(image->width, image->height);
+  const at::Tensor pixels = model.front_end.pixels(plan, *image);
+  VisionFeatures features =
+      model.front_end.tower(plan, pixels.to(model.device), model.config.vision.feature_layers, {});
   return std::make_shared<const ImageHandle>(model, std::move(image), plan.pixel_shape, std::move(features));
 }
 
@@ -177,7 +159,7 @@ void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hoo
     }
     selecting.stop();
     encoding.start();
-    image_tokens = project(model.config, model.weights.projector, features);
+    image_tokens = model.front_end.project(features, sequence.walk.layout());
   }
   sequence.hidden = merge_embeddings(model, sequence, image_tokens);
   if (hooks.on_image_tokens && image_tokens.defined()) {

@@ -6,7 +6,8 @@
 #include <functional>
 
 #include "espalier/generation.h"
-#include "model/vision_tower.h"
+#include "families/image_plan.h"
+#include "model/vision.h"
 #include "runtime/image_cache.h"
 #include "runtime/loaded_model.h"
 #include "runtime/sequence.h"
@@ -25,7 +26,7 @@ struct EncodeHooks {
   std::function<void(const PolicyWalk& walk)> on_acted = {};  // behind each act; its time counts in no stage
   // The decoder's input embedding, before a policy acts at projector_output.
   std::function<void(const TokenLayout& layout, const at::Tensor& hidden)> on_embedded;
-  std::function<void(const at::Tensor& pixels)> on_pixels;  // of each image, runtime/pixels.h
+  std::function<void(const at::Tensor& pixels)> on_pixels;  // of each image, as the front end makes them
   // [image tokens, d] as they enter the sequence, row breaks among them.
   std::function<void(const at::Tensor& image_tokens)> on_image_tokens;
   at::Tensor pixel_values = {};  // a batch in place of the pictures' own

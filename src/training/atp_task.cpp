@@ -152,11 +152,8 @@ double AtpTask::temperature(int64_t step) const {
 
 DecoderWeights AtpTask::decoder_of(const Parameters& parameters) const {
   if (!options_.train_decoder) return model_.weights.decoder;
-  return bind_weights(model_.config,
-                      [&](const std::string& name, at::IntArrayRef) {
-                        return parameters.has(name) ? parameters.at(name).to(model_.dtype) : at::Tensor();
-                      })
-      .decoder;
+  return bind_decoder(model_.config.decoder,
+                      [&](const std::string& name, at::IntArrayRef) { return parameters.at(name).to(model_.dtype); });
 }
 
 struct AtpTask::Parts {

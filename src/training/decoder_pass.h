@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "model/config.h"
+#include "families/llava/config.h"
 #include "model/weights.h"
 
 namespace espalier {
@@ -36,7 +36,7 @@ struct DecoderPass {
                            // rows, heads and share_layers; undefined without share_layers or images
 };
 
-DecoderPass run_decoder(const ModelConfig& config, const ModelWeights& weights, const TrainingBatch& batch,
+DecoderPass run_decoder(const LlavaConfig& config, const LlavaWeights& weights, const TrainingBatch& batch,
                         const DecoderPassOptions& options = {});
 
 }  // namespace espalier
