@@ -2,58 +2,39 @@
 // A policy as a plugin: before the decoder, what stands near the middle of each picture stays.
 //   espalier generate --policy-plugin keep_centre_policy.so --policy keep_centre:share=0.5 --image F --prompt T
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/tensor.h>
 
 #include <cstdlib>
-#include <memory>
 
 #include "espalier/error.h"
 #include "espalier/policy_plugin.h"
 
-namespace {
-
 using namespace espalier;
 
-class KeepCentre final : public PruningPolicy {
- public:
-  explicit KeepCentre(double share) : share_(share) {}
-  std::string spec() const override { return "keep_centre:share=" + std::to_string(share_); }
-
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout& prompt) const override {
-    if (prompt.images.empty() || share_ == 1.0) return {};
-    return {{Site::kProjectorOutput}};
+struct KeepCentre final : PruningPolicy {
+  explicit KeepCentre(double of_each_side) : share(of_each_side) {}
+  std::string spec() const override { return "keep_centre:share=" + std::to_string(share); }
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout& prompt) const override {
+    if (share == 1.0) return {};
+    const at::Tensor rows = prompt.grid_row.to(at::kDouble), cols = prompt.grid_col.to(at::kDouble);
+    at::Tensor off_centre =
+        rows * 0;  // of each token: distance from the middle, the larger of rows and columns, 0 to 1
+    for (size_t i = 0; i < prompt.images.size(); ++i) {
+      const auto [height, width] = prompt.images[i].grid;
+      const at::Tensor far = ((rows * 2 + 1) / height - 1).abs().maximum(((cols * 2 + 1) / width - 1).abs());
+      off_centre = far.where(prompt.image == static_cast<int64_t>(i), off_centre);
+    }
+    return {
+        {.at = {Site::kProjectorOutput}, .decide = [=, this](const TokenLayout& layout, std::span<const at::Tensor>) {
+           const at::Tensor far = off_centre.index_select(0, layout.source_index.index_select(0, layout.image_tokens));
+           return Verdict{.kept = indices_of(far <= share), .scores = (1 - far).to(at::kFloat)};
+         }}};
   }
-
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
-
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    // Distance from the middle of the crop, the larger of rows and columns, 0 to 1.
-    const PromptLayout& prompt = *layout.prompt;
-    std::vector<int64_t> rows, cols;
-    for (const ImageShape& image : prompt.images) rows.push_back(image.grid.rows), cols.push_back(image.grid.cols);
-    const at::Tensor source = layout.source_index.index_select(0, layout.image_tokens);
-    const auto off_centre = [&](const at::Tensor& place, const std::vector<int64_t>& sizes) {
-      const at::Tensor size = at::tensor(sizes, source.options()).index_select(0, prompt.image.index_select(0, source));
-      return ((place.index_select(0, source).to(at::kDouble) + 0.5) * 2.0 / size - 1.0).abs();
-    };
-    const at::Tensor distance = off_centre(prompt.grid_row, rows).maximum(off_centre(prompt.grid_col, cols));
-    return {.kept = (distance <= share_).nonzero().squeeze(1), .scores = (1.0 - distance).to(at::kFloat)};
-  }
-
- private:
-  double share_;  // of each side
+  double share;
 };
 
-PolicyPtr make(std::span<const PluginOption> options) {
-  double share = 0.5;
-  for (const auto& [name, value] : options) {
-    if (name != "share") throw Error("keep_centre: no option " + name + " (there is share)");
-    share = std::atof(value.c_str());
-    if (!(share > 0 && share <= 1)) throw Error("keep_centre: share=" + value + " is not in (0, 1]");
-  }
+ESPALIER_POLICY_PLUGIN("keep_centre", [](std::span<const PluginOption> options) -> PolicyPtr {
+  const double share = options.empty() ? 0.5 : std::atof(options[0].value.c_str());
+  if (options.size() > 1 || (!options.empty() && options[0].name != "share") || !(share > 0 && share <= 1))
+    throw Error("keep_centre: its one option is share, above 0 and at most 1");
   return std::make_shared<KeepCentre>(share);
-}
-
-}  // namespace
-
-ESPALIER_POLICY_PLUGIN("keep_centre", make)
+})

@@ -18,17 +18,19 @@ TORCH_LIBRARY(espalier, m) {
       "-> (Tensor, Tensor)");
   m.def(
       "attention_decode(Tensor query, Tensor key, Tensor value, Tensor key_begin, Tensor key_length, int max_length, "
-      "float scale, int window=0, Tensor? query_position=None, Tensor? key_position=None) -> Tensor");
+      "float scale, int window=0, Tensor? query_position=None, Tensor? key_position=None) -> (Tensor, Tensor)");
+  m.def("merge_states(Tensor output_a, Tensor lse_a, Tensor output_b, Tensor lse_b) -> (Tensor, Tensor)");
   m.def(
       "attention_probe(Tensor query, Tensor key, Tensor lse, Tensor rows, Tensor row_begin, Tensor columns, Tensor "
       "column_begin, "
-      "float scale, bool is_causal, str heads, bool reduce_rows, int window=0, Tensor? position=None) -> Tensor");
+      "float scale, bool is_causal, str heads, bool reduce_rows, int window=0, Tensor? position=None, Tensor? "
+      "own_key=None) -> Tensor");
   m.def(
       "attention_growth(Tensor query_lower, Tensor key_lower, Tensor lse_lower, Tensor query_upper, Tensor key_upper, "
       "Tensor lse_upper, Tensor rows, Tensor row_begin, Tensor columns, Tensor column_begin, float scale, bool "
       "relu_per_head, "
-      "int window=0, Tensor? position=None, Tensor? hidden=None, Tensor? direction=None, float cosine_weight=0.0) -> "
-      "Tensor");
+      "int window=0, Tensor? position=None, Tensor? hidden=None, Tensor? direction=None, float cosine_weight=0.0, "
+      "Tensor? own_key=None) -> Tensor");
   m.def("cosine_score(Tensor x, Tensor direction, Tensor? index=None) -> Tensor");
   m.def("pairwise_cosine(Tensor x, Tensor y) -> Tensor");
   m.def(

@@ -44,7 +44,8 @@ void report(OpBench& bench, at::ScalarType dtype, const Case& c, bool reads_leng
   const double scale = 1 / std::sqrt(static_cast<double>(c.d));
   const Tensor begin_there = key_begin.to(bench.device()), length_there = key_length.to(bench.device());
   const auto op = [&] {
-    if (reads_lengths) return espalier::ops::attention_decode(q, k, v, begin_there, length_there, c.keys, scale);
+    if (reads_lengths)
+      return std::get<0>(espalier::ops::attention_decode(q, k, v, begin_there, length_there, c.keys, scale));
     return std::get<0>(espalier::ops::attention(q, k, v, query_begin, key_begin, key_length, scale, c.is_causal));
   };
   // The library gets as many KV heads as query heads; its causality is aligned at the start, so decoding runs without.

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory-bound ops (rms_norm, rope, silu_mul, gather_rows, merge_tokens, compact_kv, topk_sorted) against copy
-// bandwidth, beside the same work in torch operators.
+// The memory-bound ops (rms_norm, rope, silu_mul, merge_states, gather_rows, merge_tokens, compact_kv, topk_sorted)
+// against copy bandwidth, beside the same work in torch operators.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/logaddexp.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/sort.h>
@@ -68,6 +69,16 @@ void elementwise(OpBench& bench, at::ScalarType dtype, int64_t n) {
   report(
       bench, "silu_mul", tokens(n, "of 11008"), dtype, 3 * size * static_cast<double>(gate.numel()),
       [&] { return ops::silu_mul(gate, up); }, [&] { return at::silu(gate) * up; });
+  const Tensor others = bench.randn({n, 32, 128}, dtype);
+  const Tensor lse_a = bench.randn({32, n}, at::kFloat), lse_b = bench.randn({32, n}, at::kFloat);
+  report(
+      bench, "merge_states", tokens(n, "32 heads of 128"), dtype, 3 * size * numel,
+      [&] { return std::get<0>(ops::merge_states(heads, lse_a, others, lse_b)); },
+      [&] {
+        const Tensor lse = at::logaddexp(lse_a, lse_b);
+        const auto share = [&](const Tensor& part) { return (part - lse).exp().t().unsqueeze(-1); };
+        return (heads * share(lse_a) + others * share(lse_b)).to(dtype);
+      });
 }
 
 void rows(OpBench& bench, at::ScalarType dtype, int64_t n) {

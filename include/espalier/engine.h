@@ -24,14 +24,17 @@ struct EngineOptions {
   // the largest of its row.
   bool int8_weights = false;
   DeviceKind device = DeviceKind::kCpu;
-  // On CUDA the steps of decoding are recorded once, as a CUDA graph, and replayed without gaps between their launches;
-  // the engine then keeps the KV buffers of the last answers for others of about their length (four at most, in an
-  // eighth of the device's memory; one in any case). False: launches one by one.
+  // On CUDA the steps of decoding are recorded once, as a CUDA graph, and replayed without gaps between their launches.
+  // False: launches one by one.
   bool decode_graphs = true;
   int threads = 0;  // 0: as many as the library chooses
   // Bytes for what the vision tower made of recent pictures, known by their pixels: asked about again, under any policy
   // or prompt, they are not sent through it again. 0: nothing is kept.
   int64_t image_cache_bytes = 0;
+  // Bytes for beginnings of prompts (demonstrations, earlier turns): what their tokens came to below the first step of
+  // the policy that looks at the question is used again by requests that begin alike. Answers are the same with and
+  // without it. 0: nothing is kept beyond what sessions hold.
+  int64_t prefix_cache_bytes = 0;
   Progress on_progress = {};
 };
 
@@ -54,7 +57,9 @@ class Engine {
 
   // Throws Error for a request that cannot be served (before any work where that is possible).
   Result generate(const Request& request, const Callbacks& callbacks = {}) const;
-  // All requests in one packed prefill and one decode loop; each ends by itself. Results are those of each alone.
+  // All requests join the running ones together; each ends by itself. Results are those of each alone. Calls of several
+  // threads share one schedule and so the cores; callbacks run on its thread. Throws what the first request to fail
+  // throws, and gives up the others of the call.
   std::vector<Result> generate(std::span<const Request> requests, const Callbacks& callbacks = {}) const;
 
   // Prepares a picture and runs the vision tower on it once, for all prompts whose ImagePart carries the handle.

@@ -37,6 +37,7 @@ struct Request {
   std::string policy = "none";                  // a spec string, or
   std::shared_ptr<const PruningPolicy> custom;  // a policy of the caller's own, which then wins
   GenerationOptions options;
+  std::string salt = {};  // beginnings are used again only among requests of equal salt
   bool trace = false;  // fill all of Result::points (costs copies from the device)
 };
 
@@ -48,6 +49,7 @@ struct Stats {
   std::vector<std::vector<int64_t>> image_tokens_per_layer;  // [layer][image] entering each decoder layer
   std::vector<int64_t> tokens_per_layer;                     // entering each decoder layer in prefill, text included
   std::vector<int64_t> kv_tokens_per_layer;                  // cached after prefill
+  int64_t reused_tokens = 0;                                 // of the prompt, found in the prefix cache
   int64_t new_tokens = 0;
   // Milliseconds of wall clock. They do not overlap; the first three add up to the time to the first token.
   double encode_ms = 0;               // bytes to decoder input: pictures, tokenizer, vision tower, projector

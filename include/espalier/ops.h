@@ -46,6 +46,8 @@ Tensor silu_mul(const Tensor& gate, const Tensor& up);
 // Softmax attention of packed sequences, never holding an n x n matrix.
 //   query [nq, h, d]; key, value [nk, g, d]. Sequence s: query rows query_begin[s] .. query_begin[s+1], keys
 //   key_begin[s] .. key_begin[s] + key_length[s] (int64 [b] each, on the CPU; rows between sequences are not read).
+//   A sequence may have fewer query rows than keys (those behind a cached prefix, a decode step), and several may read
+//   the same keys. Rows of several streams against one shared run of keys are one sequence, not causal.
 //   is_causal: aligned at the end, so the last query row of a sequence sees all of its keys.
 //   window > 0: key j is seen by query i only if position(i) - window < position(j); needs query_position [nq],
 //   key_position [nk] (int64). key_weight float32 [nk]: weight of each key inside the softmax, exp(s_ij)·w_j / sum (a
@@ -63,38 +65,50 @@ std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, con
 // `attention` of single rows; but key_begin and key_length (int64 [b]) lie on query's device and are read there, so
 // that launches once recorded (a CUDA graph) stay right while the sequences grow. No length is above max_length, which
 // decides how much is launched; on the CPU the values are checked, on a GPU they are trusted. query [b, h, d]; key,
-// value [nk, g, d]; window, query_position [b] and key_position [nk] as in `attention`. Not differentiable. -> [b, h,
-// d].
-Tensor attention_decode(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& key_begin,
-                        const Tensor& key_length, int64_t max_length, double scale, int64_t window = 0,
-                        const OptionalTensor& query_position = {}, const OptionalTensor& key_position = {});
+// value [nk, g, d]; window, query_position [b] and key_position [nk] as in `attention`. Not differentiable.
+// -> output [b, h, d] and log-sum-exp float32 [h, b], as `attention` gives them.
+std::tuple<Tensor, Tensor> attention_decode(const Tensor& query, const Tensor& key, const Tensor& value,
+                                            const Tensor& key_begin, const Tensor& key_length, int64_t max_length,
+                                            double scale, int64_t window = 0, const OptionalTensor& query_position = {},
+                                            const OptionalTensor& key_position = {});
+
+// Joins attention of the same rows over two disjoint sets of keys into attention over both (FlashInfer's merge_state):
+// output = (e^lse_a · output_a + e^lse_b · output_b) / (e^lse_a + e^lse_b), lse = log(e^lse_a + e^lse_b).
+//   output_a, output_b [n, h, d] of one dtype; lse_a, lse_b float32 [h, n], as `attention` gives them.
+// A part whose lse is -inf counts nothing, whatever its output holds; both -inf: output 0, lse -inf. Beside a part that
+// counts nothing the other keeps its bits. Arithmetic in float32. Differentiable.
+// -> output [n, h, d] in the parts' dtype, lse [h, n].
+std::tuple<Tensor, Tensor> merge_states(const Tensor& output_a, const Tensor& lse_a, const Tensor& output_b,
+                                        const Tensor& lse_b);
 
 // ---- attention by-products: the probabilities of chosen rows and columns, recomputed as exp(scale·q·k - lse) ----
 
 enum class HeadReduction : uint8_t { kMean, kMax, kEach };
 
-// query [n, h, d], key [n, g, d], lse [h, n] as `attention` gave it for the same n tokens (packed). Group i: rows
-// row_begin[i] .. row_begin[i+1] of `rows` (int64 [r], token indices) against columns column_begin[i] ..
-// column_begin[i+1] of `columns` (int64 [c]); a group's rows and columns are of one sequence. is_causal: a column
-// behind its row has probability 0. window > 0 as in `attention`, with position int64 [n]. Heads are reduced first,
-// then (reduce_rows) the mean over the group's rows is taken.
+// query [nq, h, d], key [nk, g, d], lse [h, nq] as `attention` gave it for these queries. Group i: rows row_begin[i] ..
+// row_begin[i+1] of `rows` (int64 [r], which query) against columns column_begin[i] .. column_begin[i+1] of `columns`
+// (int64 [c], which key); a group's rows and columns are of one sequence. Keys may be part of a larger buffer.
+//   own_key int64 [nq]: the key of the query's own token. Without it query i's is key i, which nq = nk tokens have.
+//   is_causal: a column behind the row's own key has probability 0. window > 0: so has one whose position is not above
+//   that of the own key - window; position int64 [nk]. Neither: own_key is not asked for.
+// Heads are reduced first, then (reduce_rows) the mean over the group's rows is taken.
 // -> float32. reduce_rows: [c], or [h, c] for kEach. Not reduce_rows (one group only): [r, c], or [h, r, c] for kEach.
 // A group without rows gives 0. Differentiable in query, key and lse.
 Tensor attention_probe(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
                        const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
                        bool is_causal, HeadReduction heads, bool reduce_rows, int64_t window = 0,
-                       const OptionalTensor& position = {});
+                       const OptionalTensor& position = {}, const OptionalTensor& own_key = {});
 
-// max(0, A_upper - A_lower) of two layers over the same tokens, for groups as in attention_probe (rows averaged,
-// causal). relu_per_head: the difference is clipped in each head before the mean over heads and rows; else means first
-// (CATP eq. 8). With `hidden` [n, w] and `direction` [groups, w]: + cosine_weight · cos(hidden[c], direction[group])
-// (CATP eq. 9). -> float32 [c].
+// max(0, A_upper - A_lower) of two layers over the same tokens, for groups and own_key as in attention_probe (rows
+// averaged, causal). relu_per_head: the difference is clipped in each head before the mean over heads and rows; else
+// means first (CATP eq. 8). With `hidden` [nk, w] and `direction` [groups, w]: + cosine_weight · cos(hidden[c],
+// direction[group]) (CATP eq. 9). -> float32 [c].
 Tensor attention_growth(const Tensor& query_lower, const Tensor& key_lower, const Tensor& lse_lower,
                         const Tensor& query_upper, const Tensor& key_upper, const Tensor& lse_upper, const Tensor& rows,
                         const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
                         bool relu_per_head, int64_t window = 0, const OptionalTensor& position = {},
                         const OptionalTensor& hidden = {}, const OptionalTensor& direction = {},
-                        double cosine_weight = 0.0);
+                        double cosine_weight = 0.0, const OptionalTensor& own_key = {});
 
 // ---- scores and selections ----
 

@@ -62,6 +62,12 @@ TEST_P(PolicyConformance, WorksWithTiles) {
 TEST_P(PolicyConformance, WorksWithEqualTokens) {
   EXPECT_EQ(conformance::works_with_equal_tokens(GetParam()), "");
 }
+TEST_P(PolicyConformance, KeepsToItsScope) {
+  EXPECT_EQ(conformance::keeps_to_its_scope(GetParam()), "");
+}
+TEST_P(PolicyConformance, KeepsNestedSets) {
+  EXPECT_EQ(conformance::keeps_nested_sets(GetParam()), "");
+}
 TEST_P(PolicyConformance, RepeatsItself) {
   EXPECT_EQ(conformance::repeats_itself(GetParam()), "");
 }

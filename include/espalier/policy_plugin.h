@@ -20,7 +20,7 @@
 #include "espalier/pruning.h"
 
 // Raised whenever pruning.h or token_layout.h changes in a way that a built plugin would not survive.
-#define ESPALIER_POLICY_INTERFACE "1"
+#define ESPALIER_POLICY_INTERFACE "2"
 
 namespace espalier {
 
@@ -52,6 +52,11 @@ class PolicyPlugin {
   explicit PolicyPlugin(std::shared_ptr<const Library> library) : library_(std::move(library)) {}
   std::shared_ptr<const Library> library_;
 };
+
+// make_policy with policies of plugins beside those of the table, also as parts of pipelines; a plugin's name goes
+// before one of the table.
+PolicyPtr make_policy(std::string_view spec, std::span<const PolicyPlugin> plugins);
+PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files, std::span<const PolicyPlugin> plugins);
 
 }  // namespace espalier
 

@@ -42,7 +42,11 @@ std::string works_with_one_token(const ConformingPolicy& policy);
 std::string works_with_sixteen_images(const ConformingPolicy& policy);
 std::string works_with_tiles(const ConformingPolicy& policy);         // any-resolution crops and row breaks
 std::string works_with_equal_tokens(const ConformingPolicy& policy);  // all alike; all zero
-std::string repeats_itself(const ConformingPolicy& policy);           // alone, again, and in turn with another sequence
+// A step with a scope narrower than the request: its verdict about a token stays when all changes that lies outside.
+std::string keeps_to_its_scope(const ConformingPolicy& policy);
+// A step that says so: what a smaller budget keeps is part of what a larger one keeps.
+std::string keeps_nested_sets(const ConformingPolicy& policy);
+std::string repeats_itself(const ConformingPolicy& policy);  // alone, again, and in turn with another sequence
 // Nothing on a machine without a GPU.
 std::optional<std::string> agrees_on_cuda(const ConformingPolicy& policy);
 

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The policy interface: where visual tokens may be removed, which signals a policy may ask for, and what it may answer.
-// A policy never runs the model and never touches a cache: the runtime computes what was asked for as a by-product of
-// fast attention, applies the verdict and owns its consequences (hidden states, position ids, per-layer KV lengths,
-// statistics).
+// A policy says in steps where it acts, what it reads and how much stays; it ranks tokens, and the engine makes the
+// cut: amounts, pools, pins, floors, rounding, ties and row breaks are its own. A policy never runs the model and never
+// touches a cache.
 //
-// A policy is const and is shared between requests and threads; what one sequence carries from point to point lives in
-// its State. include/espalier/policy_needs.md tables what each published method asks of this interface.
+// A policy is const and is shared between requests and threads. What the steps of one request share is what their
+// closures hold: steps() makes it anew for each request. include/espalier/policy_needs.md tables what each published
+// method asks of this interface.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <compare>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,6 +23,7 @@
 #include <variant>
 #include <vector>
 
+#include "espalier/policies/amount.h"
 #include "espalier/token_layout.h"
 
 namespace espalier {
@@ -37,10 +41,16 @@ struct ActPoint {
   Site site = Site::kProjectorOutput;
   int layer = 0;  // for the last three
   bool operator==(const ActPoint&) const = default;
+  // Along the data: before layer L, after its attention, its cache, before layer L + 1.
+  std::strong_ordering operator<=>(const ActPoint& other) const {
+    const auto place = [](const ActPoint& p) { return std::pair(p.site < Site::kBeforeLayer ? -1 : p.layer, p.site); };
+    return place(*this) <=> place(other);
+  }
 };
 
-// "before_layer" …, as in files and messages.
+// "before_layer" …, as in files and messages; a point with its layer where it has one.
 std::string_view name_of(Site site);
+std::string to_string(const ActPoint& point);
 
 // What a policy may know of the model.
 struct ModelFacts {
@@ -110,7 +120,7 @@ struct Tap {
     kFinalNorm,     // [n, d] the same after the model's final norm
     kKey,           // [n, g, d_h] keys of decoder `layer` after RoPE; at kBeforeLayer L: layer < L
     kVisionOutput,  // [m, d_v] what the projector reads, patches in sequence order
-    kVisionClass,   // [c, d_v] class rows that go with it, crops in order
+    kVisionClass,   // [c, d_v] class rows that go with it, crops in order; of the pictures that are there
     kVisionKey,     // [m, d_v] keys of vision `layer`, heads concatenated
     kClipImage,     // [m, d_c] CLIP embeddings of the patches
     kClipText,      // [t, d_c] CLIP embeddings of the question's text segments
@@ -133,29 +143,98 @@ struct NewTokens {
   };
   Where where = Where::kInPlace;
   at::Tensor vectors;  // [r, d]: at kVisionOutput of the tower's width, else of the decoder's
-  at::Tensor
-      stands_at;  // int64 [r] ordinal into image_tokens of the token each stands at; -1: none. kInPlace needs one
-  at::Tensor position_from;  // int64 [r] ordinal of the token whose position id, image, crop and example each takes
+  // int64 [r]: the token each stands at, an ordinal of image_tokens; -1 for one without a place (a class row, a rest).
+  at::Tensor stands_at;
+  // int64 [r]: the token whose position id, image and crop it takes, an ordinal of image_tokens.
+  at::Tensor position_from;
 };
 
-// Numbers of a decision that are not scores (thresholds, masses), for traces only.
+// Numbers of a decision beside scores (thresholds, masses), for `espalier inspect`.
 struct Note {
   std::string name;
-  at::Tensor values;  // float32 [any]
+  at::Tensor values;
 };
 
+// Tokens that compete with each other. The engine makes pools from a step's budget.
+struct Pools {
+  at::Tensor tokens;              // int64 [c] ordinals of image_tokens, pool by pool, ascending in each
+  std::vector<int64_t> begin;     // [pools + 1] into `tokens`
+  std::vector<int64_t> num_kept;  // [pools] what stays of each; never more than there is
+  at::Tensor always;              // bool [c]: these stay (pins, floors, Verdict::always) and count
+  int64_t size(size_t pool) const { return begin[pool + 1] - begin[pool]; }
+};
+
+// What is made of pools.
+struct Choice {
+  at::Tensor kept;  // int64 [k] ordinals of image_tokens that stay as they are, in any order
+  std::vector<NewTokens> added = {};
+  bool crop_by_crop = false;  // as in Verdict
+};
+
+// A ranking (`scores`, or `choose`), which the engine cuts; or a kept set, which it takes as it is.
 struct Verdict {
-  // Ascending ordinals into TokenLayout::image_tokens that stay as they are, int64 [k]; at kCache [g, k] for a choice
-  // per KV head, or [k].
-  at::Tensor kept;
-  std::vector<NewTokens> added = {};  // not at kCache
+  at::Tensor kept = {};               // int64 [k] ordinals of image_tokens, ascending; at kCache [k] or [KV heads, k]
+  std::vector<NewTokens> added = {};  // with `kept`; not at kCache
   // Image tokens leave the point image by image and crop by crop, and row breaks leave altogether: the order in which
   // merged tokens of an any-resolution image enter the decoder. False: what stays keeps the order of the sequence.
   bool crop_by_crop = false;
-  // For traces and replay results only; both on ordinals of image_tokens.
-  at::Tensor scores = {};  // float32 [m]
-  at::Tensor judged = {};  // bool [m]; undefined: all
+
+  // float32 [m]: the larger, the longer it stays, ties to the lower ordinal; at kCache also [KV heads, m]. Beside
+  // `kept` or `choose`: for traces and replay results only.
+  at::Tensor scores = {};
+  at::Tensor judged = {};  // bool [m], beside `kept`: the tokens that `scores` are about; undefined: all
   std::vector<Note> notes = {};
+
+  // A choice that needs to know how many stay: a greedy order, which ends there; or one that merges what leaves.
+  std::function<Choice(const Pools&)> choose = {};
+  at::Tensor always = {};              // bool [m]: these stay and count, whatever their rank
+  std::vector<int64_t> num_kept = {};  // with an adaptive budget, one for each pool; none: as many as `always` has
+};
+
+// ---- steps ----
+
+// What a verdict about a token may depend on, beside the token itself. A prefix cache trusts it, so the conformance kit
+// proves it: change all that lies outside, the verdict stays.
+enum class Scope : uint8_t {
+  kCrop,     // its crop (and, where min_per_image divides a floor, the image's other crops)
+  kImage,    // its image
+  kExample,  // its image and the text of its example
+  kPrefix,   // everything up to the end of its example
+  kRequest,  // all of the request: a question behind it
+};
+
+// How much stays of each pool.
+struct Budget {
+  enum class Pool : uint8_t { kCrop, kImage, kRequest };
+  Pool pool = Pool::kRequest;        // no wider than the step's scope
+  Amount amount = {};                // of the unpruned pool; or
+  std::vector<int64_t> counts = {};  // of each pool of the unpruned request, where a method counts in its own way; or
+  bool is_adaptive = false;          // the data decide: Verdict::num_kept, always or kept
+  Rounding rounding = Rounding::kNearestEven;
+  bool at_least_one = false;  // a ratio leaves one token of a pool that has any
+  // Only tokens of these images are judged, all others stay; none: of all. `counts` then has one number for the pool of
+  // kRequest, and one for each image of the request for kImage.
+  std::vector<int64_t> images = {};
+  bool is_interim = false;  // a later step of the policy comes to its amount: pipelines do not compare this one
+};
+
+struct Step {
+  ActPoint at = {};
+  Scope scope = Scope::kRequest;
+  Budget budget = {};
+  // Asked right after the previous step, when the layout that this one will see is final. None: it reads nothing.
+  std::function<std::vector<Signal>(const TokenLayout&)> needs = {};
+  // `signals` in the order of needs(). Must not wait for a GPU unless the number kept depends on the data.
+  std::function<Verdict(const TokenLayout&, std::span<const at::Tensor> signals)> decide = {};
+  // Training: the same decision as a differentiable weight in (0, 1) for each image token, float32 [m]; nothing is
+  // removed, decoder layers from here on take it as a weight per key. None: the policy cannot be trained.
+  std::function<at::Tensor(const TokenLayout&, std::span<const at::Tensor> signals)> soft_mask = {};
+
+  bool is_nested = true;     // what a smaller budget keeps is part of what a larger one keeps
+  bool always_acts = false;  // it changes tokens even where its budget lets all of them stay
+  bool adds_on_top = false;  // new tokens come beside the budget
+  bool only_reads = false;   // for a later step of the policy, and not visited unless that one is; drops nothing
+  std::string policy = {};   // spec of the policy whose step it is; the engine fills it in
 };
 
 // ---- policies ----
@@ -165,22 +244,20 @@ enum class Positions : uint8_t {
   kCompact,  // ids are renumbered 0, 1, … at each point; decoding continues from the current length
 };
 
-// Rules that hold for every policy; the runtime hands them to decide() as part of the layout (pinned) and here.
+// Rules that hold for every policy.
 struct CommonOptions {
   Positions positions = Positions::kKeep;
   int64_t min_per_image = 0;  // tokens that stay of each image
   int64_t min_tokens = 0;     // below this many image tokens in the request nothing is dropped
+  bool operator==(const CommonOptions&) const = default;
 };
 
 class PruningPolicy {
  public:
-  struct State {
-    virtual ~State() = default;
-  };
   virtual ~PruningPolicy() = default;
 
-  virtual std::string spec()
-      const = 0;  // as it would be written on the command line, all options that differ from defaults
+  // As it would be written on the command line: all options that differ from their defaults.
+  virtual std::string spec() const = 0;
   virtual CommonOptions common() const { return {}; }
   // True: row breaks (newline tokens of any-resolution images) are image tokens like the rest. False: one stays while a
   // patch of its row does.
@@ -189,25 +266,33 @@ class PruningPolicy {
   // Asked for each image before its pixels are prepared: `shape` is what the model would make of the picture, the
   // answer what the policy wants (resize): as many rows and columns or fewer, as many tiles or fewer. Only grid and
   // tiling count.
-  virtual ImageShape wanted_shape(const ModelFacts& model, const ImageShape& shape) const { return shape; }
-  // Where the policy acts for this request, in the order of the data. Throws Error when the model or the request cannot
-  // serve it.
-  virtual std::vector<ActPoint> points(const ModelFacts& model, const PromptLayout& prompt) const = 0;
-  virtual std::unique_ptr<State> begin_sequence(const ModelFacts& model, const PromptLayout& prompt) const {
-    return nullptr;
-  }
-  // Asked right after the previous act point, when the layout that this point will see is final.
-  virtual std::vector<Signal> needs(const ActPoint& point, const TokenLayout& layout, const State* state) const = 0;
-  // `signals` in the order of needs(). Must not wait for a GPU unless the number kept depends on the data.
-  virtual Verdict decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                         State* state) const = 0;
-  // Training: the same decision as a differentiable weight in (0, 1) for each image token, float32 [m]; nothing is
-  // removed, decoder layers from here on take it as a weight per key. Policies that cannot be trained throw Error.
-  virtual at::Tensor soft_mask(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                               State* state) const;
+  virtual ImageShape wanted_shape(const ModelFacts&, const ImageShape& shape) const { return shape; }
+  // What the policy does for this request, in the order of the data. The engine leaves out steps whose budget lets all
+  // tokens stay, and all of them where the request has no image tokens, or fewer than min_tokens. Throws Error when the
+  // model or the request cannot serve the policy.
+  virtual std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const = 0;
 };
 
 using PolicyPtr = std::shared_ptr<const PruningPolicy>;
+
+// Policies in sequence, each seeing what the one before left: their steps behind each other. Every amount refers to the
+// unpruned pool; one above what an earlier policy leaves, or steps out of the data's order, are refused when a request
+// comes. Throws Error when there is none or when their common options differ.
+PolicyPtr chain(std::vector<PolicyPtr> policies);
+
+// ---- for deciding ----
+
+// The pools of a layout, without num_kept and always (which are empty and undefined).
+Pools pools_of(const TokenLayout& layout, Budget::Pool pool);
+// Index of each image token among the patches alone, as the vision tower's signals count; int64 [m]. What a row break
+// gets means nothing.
+at::Tensor patch_index(const TokenLayout& layout);
+// The best of each pool, int64 ordinals of image_tokens, ascending in each pool. scores float32 [m].
+at::Tensor best_of(const Pools& pools, const at::Tensor& scores);
+// int64 [values] on the CPU.
+at::Tensor int64_tensor(std::span<const int64_t> values);
+// Ascending indices of the true entries. With their number given, a device is not waited for.
+at::Tensor indices_of(const at::Tensor& mask, std::optional<int64_t> count = std::nullopt);
 
 struct AtpWeights;      // policies/atp.h
 struct FitpruneRecipe;  // policies/fitprune.h

@@ -38,8 +38,8 @@ struct Segment {
 };
 
 struct ImageShape {
-  GridSize grid;                   // of one whole crop
-  std::optional<GridSize> tiling;  // tiles of an any-resolution image
+  GridSize grid = {};                   // of one whole crop
+  std::optional<GridSize> tiling = {};  // tiles of an any-resolution image
   // What each crop shows, in pixels of the original picture; a padded crop reaches over its edges. Empty in a layout
   // that was read from a file without them.
   std::vector<PixelBox> crop_boxes = {};
@@ -74,6 +74,17 @@ struct PromptLayout {
   std::optional<PixelBox> pixel_box(int64_t source_index) const;
 };
 
+// One crop of a prompt, before any pruning.
+struct CropFacts {
+  int image = 0;
+  int crop = 0;
+  int64_t size = 0;  // patches that are there; what un-padding cut away is not
+  int64_t pinned = 0;
+  int64_t class_row = 0;  // of Tap::kVisionClass, which has rows of crops that un-padding cut away, too
+};
+// Images in order, crops of each in order.
+std::vector<CropFacts> crops_of(const PromptLayout& prompt);
+
 // The tokens that are there now. All tensors int64 on the model's device, one entry a token unless said otherwise.
 struct TokenLayout {
   std::shared_ptr<const PromptLayout> prompt;
@@ -86,8 +97,15 @@ struct TokenLayout {
   at::Tensor pinned;        // bool [n]
   at::Tensor image_tokens;  // [m] indices of the tokens that may be dropped, ascending: the columns of every signal
 
+  bool row_breaks_compete = false;  // whether image_tokens has row breaks beside patches
+  bool is_whole = false;            // nothing has left of the tokens from `begin` on, and nothing entered
+  int64_t begin = 0;  // source index of the first token that this is about: behind a cached prefix above 0
+  // [images] image tokens of each; empty where the host does not know (tokens_per_image() then asks the device).
+  std::vector<int64_t> known_per_image = {};
+
   int64_t num_tokens() const { return source_index.size(0); }
   int64_t num_image_tokens() const { return image_tokens.size(0); }
+  std::vector<int64_t> tokens_per_image() const;
 };
 
 }  // namespace espalier

@@ -11,7 +11,7 @@ thread_local ChosenKernels* collecting = nullptr;
 
 }  // namespace
 
-ChosenKernels::ChosenKernels() : outer_(collecting) {
+ChosenKernels::ChosenKernels(Seen before) : seen_(std::move(before)), outer_(collecting) {
   collecting = this;
 }
 

@@ -17,18 +17,22 @@ namespace espalier::kernels {
 // do not see each other's.
 class ChosenKernels {
  public:
-  ChosenKernels();
+  using Seen = std::vector<std::pair<std::string_view, std::string_view>>;  // (op, kernel), in the order of their first use
+
+  ChosenKernels() : ChosenKernels(Seen()) {}
+  explicit ChosenKernels(Seen before);  // goes on collecting
   ~ChosenKernels();
   ChosenKernels(const ChosenKernels&) = delete;
   ChosenKernels& operator=(const ChosenKernels&) = delete;
 
   // (op, kernel), sorted by op; the kernels of an op that used several are joined by " + ".
   std::vector<std::pair<std::string, std::string>> list() const;
+  const Seen& seen() const { return seen_; }
 
  private:
   friend void note_kernel(std::string_view op, std::string_view kernel);
 
-  std::vector<std::pair<std::string_view, std::string_view>> seen_;
+  Seen seen_;
   ChosenKernels* outer_;
 };
 

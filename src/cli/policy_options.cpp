@@ -2,7 +2,7 @@
 #include "cli/policy_options.h"
 
 #include <CLI/App.hpp>
-#include <string_view>
+#include <vector>
 
 #include "espalier/policy_plugin.h"
 
@@ -16,12 +16,9 @@ void add_plugin_option(CLI::App& app, PluginOptions& options) {
 }
 
 PolicyPtr read_policy(const PluginOptions& options, const std::string& spec) {
-  const std::string_view name = std::string_view(spec).substr(0, spec.find_first_of(": "));
-  for (const std::string& file : options.files) {
-    const PolicyPlugin plugin = PolicyPlugin::load(file);
-    if (plugin.name() == name) return plugin.make(spec);
-  }
-  return make_policy(spec);
+  std::vector<PolicyPlugin> plugins;
+  for (const std::string& file : options.files) plugins.push_back(PolicyPlugin::load(file));
+  return make_policy(spec, plugins);
 }
 
 }  // namespace espalier::cli

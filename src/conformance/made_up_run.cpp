@@ -7,78 +7,28 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
 
+#include <algorithm>
 #include <limits>
-#include <utility>
 
-#include "layout/cut.h"
+#include "layout/layout_builder.h"
 
 namespace espalier {
 
 namespace {
 
-class LayoutWriter {
- public:
-  void text(int64_t length, int example) {
-    Segment segment;
-    segment.example = example;
-    add(segment, length);
+std::shared_ptr<const PromptLayout> layout_of(const MadeUpPrompt& prompt, at::Device device) {
+  LayoutBuilder builder;
+  builder.text(MadeUpPrompt::kSystemTokens, -1);
+  for (int i = 0; i < static_cast<int>(prompt.images.size()); ++i) {
+    const GridSize grid = prompt.images[static_cast<size_t>(i)];
+    if (prompt.has_tiles)
+      builder.tiled_image(grid, {1, 2}, i);
+    else
+      builder.image(grid, i);
+    builder.text(MadeUpPrompt::kTextTokens, i);
   }
-  void patches(int image, int crop, GridSize grid, GridSize origin) {
-    Segment segment;
-    segment.kind = Segment::Kind::kPatches;
-    segment.image = segment.example = image;
-    segment.crop = crop;
-    segment.grid = grid;
-    segment.origin = origin;
-    add(segment, grid.rows * grid.cols);
-  }
-  void row_break(int image) {
-    Segment segment;
-    segment.kind = Segment::Kind::kRowBreak;
-    segment.image = segment.example = image;
-    add(segment, 1);
-  }
-  void image(GridSize grid, bool has_tiles) {
-    const int number = static_cast<int>(layout.images.size());
-    ImageShape shape;
-    shape.grid = grid;
-    if (has_tiles) shape.tiling = GridSize{1, 2};
-    layout.images.push_back(shape);
-    patches(number, 0, grid, {0, 0});
-    if (!has_tiles) return;
-    for (int64_t row = 0; row < grid.rows; ++row) {
-      for (const int tile : {1, 2}) patches(number, tile, {1, grid.cols}, {row, 0});
-      row_break(number);
-    }
-  }
-
-  PromptLayout layout;
-
- private:
-  void add(Segment segment, int64_t length) {
-    segment.begin = end_;
-    segment.end = end_ += length;
-    layout.segments.push_back(segment);
-  }
-  int64_t end_ = 0;
-};
-
-PromptLayout layout_of(const MadeUpPrompt& prompt, at::Device device) {
-  LayoutWriter writer;
-  writer.text(MadeUpPrompt::kSystemTokens, -1);
-  for (size_t i = 0; i < prompt.images.size(); ++i) {
-    writer.image(prompt.images[i], prompt.has_tiles);
-    writer.text(MadeUpPrompt::kTextTokens, static_cast<int>(i));
-  }
-  if (prompt.images.empty()) writer.text(MadeUpPrompt::kTextTokens, 0);
-  PromptLayout& layout = writer.layout;
-  layout.query_example = prompt.images.empty() ? 0 : static_cast<int>(prompt.images.size()) - 1;
-  finish_prompt_layout(layout, device);
-  for (const int64_t t : prompt.pinned) {
-    layout.pinned[t] = true;
-    ++layout.pinned_per_image[layout.image[t].item<int64_t>()];
-  }
-  return std::move(layout);
+  if (prompt.images.empty()) builder.text(MadeUpPrompt::kTextTokens, 0);
+  return builder.pin(prompt.pinned).build(std::max(0, static_cast<int>(prompt.images.size()) - 1), device);
 }
 
 // Attention that rows pay to columns up to themselves.
@@ -90,7 +40,7 @@ at::Tensor causal(const at::Tensor& logits) {
 }  // namespace
 
 MadeUpRun make_up_run(const ModelFacts& model, const MadeUpPrompt& prompt, uint64_t seed, at::Device device) {
-  MadeUpRun run{.prompt = std::make_shared<const PromptLayout>(layout_of(prompt, device)), .arrays = {}};
+  MadeUpRun run{.prompt = layout_of(prompt, device), .arrays = {}};
   const int64_t n = run.prompt->num_tokens, m = run.prompt->num_image_tokens(false);
   const int64_t crops = static_cast<int64_t>(prompt.images.size()) * (prompt.has_tiles ? 3 : 1);
   at::Generator random = at::detail::createCPUGenerator(seed);
@@ -115,6 +65,53 @@ MadeUpRun make_up_run(const ModelFacts& model, const MadeUpPrompt& prompt, uint6
   put("clip.image", draw({m, model.vision_hidden_size}));
   put("clip.text", draw({2, model.vision_hidden_size}));
   return run;
+}
+
+MadeUpRun redrawn(const MadeUpRun& run, const ModelFacts& model, const MadeUpPrompt& prompt, uint64_t seed,
+                  const std::vector<bool>& is_outside) {
+  MadeUpRun other = make_up_run(model, prompt, seed);
+  std::vector<int64_t> inside, patches, crops;
+  int64_t patch = 0;
+  for (const Segment& s : run.prompt->segments)
+    for (int64_t t = s.begin; t < s.end; ++t) {
+      const bool is_patch = s.kind == Segment::Kind::kPatches;
+      if (!is_outside[static_cast<size_t>(t)]) {
+        inside.push_back(t);
+        if (is_patch) patches.push_back(patch);
+      }
+      patch += is_patch ? 1 : 0;
+    }
+  for (const CropFacts& crop : crops_of(*run.prompt))
+    for (const Segment& s : run.prompt->segments)
+      if (s.image == crop.image && s.crop == crop.crop && !is_outside[static_cast<size_t>(s.begin)]) {
+        crops.push_back(crop.class_row);
+        break;
+      }
+  const auto index = [](const std::vector<int64_t>& list) { return at::tensor(list, at::kLong); };
+  // Along `dimension`, the rows of `list` are the old ones.
+  const auto keep = [](at::Tensor& to, const at::Tensor& from, int64_t dimension, const at::Tensor& list) {
+    to = to.index_copy(dimension, list, from.index_select(dimension, list));
+  };
+  for (auto& [name, array] : other.arrays) {
+    const at::Tensor& old = run.arrays.at(name);
+    if (name.starts_with("hidden.") || name.starts_with("final_norm.")) {
+      keep(array, old, 0, index(inside));
+    } else if (name.starts_with("query.") || name.starts_with("key.")) {
+      keep(array, old, 1, index(inside));
+    } else if (name.starts_with("attention.")) {
+      const at::Tensor own = index(inside);
+      at::Tensor rows = array.index_select(1, own);
+      keep(rows, old.index_select(1, own), 2, own);
+      array = array.index_copy(1, own, rows);
+    } else if (name.starts_with("vision.cls_attention.")) {
+      keep(array, old, 1, index(patches));
+    } else if (name == "vision.cls_output") {
+      keep(array, old, 0, index(crops));
+    } else if (name != "clip.text") {
+      keep(array, old, 0, index(patches));
+    }
+  }
+  return other;
 }
 
 MadeUpRun moved(const MadeUpRun& run, const std::vector<int64_t>& where) {

@@ -32,6 +32,11 @@ struct MadeUpPrompt {
 
 MadeUpRun make_up_run(const ModelFacts& model, const MadeUpPrompt& prompt, uint64_t seed, at::Device device = at::kCPU);
 
+// What is said of the tokens at which `is_outside` is true becomes what another draw says of them. Class rows are those
+// of crops; a crop of which no patch is inside is outside.
+MadeUpRun redrawn(const MadeUpRun& run, const ModelFacts& model, const MadeUpPrompt& prompt, uint64_t seed,
+                  const std::vector<bool>& is_outside);
+
 // The same run with tokens moved: what was said of token t is said of where[t]. Only for prompts whose layout stays
 // what it is (images of one shape that change places, without tiles).
 MadeUpRun moved(const MadeUpRun& run, const std::vector<int64_t>& where);

@@ -2,9 +2,11 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/isin.h>
 #include <ATen/ops/ones_like.h>
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <numeric>
 #include <utility>
@@ -70,6 +72,33 @@ class Walk {
     }
     return *this;
   }
+  // Of the next step: whether budgets below its own keep parts of what it keeps.
+  std::string check_nested() const {
+    const ActPoint* point = walk_.next();
+    if (!point) return "";
+    PlannedStep planned = walk_.steps()[walk_.trace(false).size()];
+    if (!planned.step.is_nested || planned.step.only_reads) return "";
+    std::vector<at::Tensor> answers;
+    for (const Signal& signal : walk_.needs()) answers.push_back(signals_.compute(signal, *point, walk_.layout()));
+    Verdict verdict = planned.step.decide(walk_.layout(), answers);
+    if (verdict.kept.defined()) return "";  // a set, not a ranking
+    if (planned.counts.empty()) planned.counts = verdict.num_kept;
+    if (planned.counts.empty()) return "";  // what the data let through
+    verdict.num_kept = {};
+    at::Tensor larger = cut_of(walk_.layout(), planned, verdict, 0).kept;
+    while (std::ranges::any_of(planned.counts, [](int64_t n) { return n > 0; })) {
+      for (int64_t& n : planned.counts) n = std::max<int64_t>(0, n - 1);
+      const at::Tensor smaller = cut_of(walk_.layout(), planned, verdict, 0).kept;
+      const auto heads = [](const at::Tensor& kept) { return kept.dim() == 2 ? kept.unbind() : std::vector{kept}; };
+      const auto few = heads(smaller), many = heads(larger);
+      for (size_t h = 0; h < few.size(); ++h)
+        if (!at::isin(few[h], many[h]).all().item<bool>())
+          return to_string(*point) + ": with a smaller budget it keeps tokens that a larger one drops";
+      larger = smaller;
+    }
+    return "";
+  }
+  const PolicyWalk& walk() const { return walk_; }
   const TokenLayout& layout() const { return walk_.layout(); }
   std::vector<PointTrace> trace() const { return walk_.trace(false); }
   // Source indices of the image tokens at the end; those of a cache are not counted, they stay in the stream.
@@ -79,6 +108,71 @@ class Walk {
   PolicyWalk walk_;
   RecordedSignals signals_;
 };
+
+// What a scope names, of the image (or, where `crop` is 0 or more, the crop) that is looked at.
+struct Inside {
+  Scope scope;
+  int image, crop;
+  std::vector<bool> is_outside;  // by token
+  bool has(const PromptLayout& prompt, int64_t source) const {
+    return source >= 0 && prompt.image[source].item<int64_t>() == image &&
+           (crop < 0 || prompt.crop[source].item<int64_t>() == crop);
+  }
+};
+
+std::vector<Inside> insides_of(const PromptLayout& prompt) {
+  std::vector<Inside> all;
+  for (const CropFacts& crop : crops_of(prompt))
+    for (const Scope scope : {Scope::kCrop, Scope::kImage, Scope::kExample, Scope::kPrefix}) {
+      if (scope != Scope::kCrop && crop.crop > 0) continue;
+      Inside inside{scope, crop.image, scope == Scope::kCrop ? crop.crop : -1, {}};
+      const int example = prompt.example_of_image(crop.image);
+      for (const Segment& s : prompt.segments) {
+        const bool is_inside = scope == Scope::kCrop      ? s.image == crop.image && s.crop == crop.crop
+                               : scope == Scope::kImage   ? s.image == crop.image
+                               : scope == Scope::kExample ? s.example == example
+                                                          : s.example <= example;
+        inside.is_outside.insert(inside.is_outside.end(), static_cast<size_t>(s.end - s.begin), !is_inside);
+      }
+      all.push_back(std::move(inside));
+    }
+  return all;
+}
+
+// Kept tokens and scores of what is looked at, step by step while the steps so far have no wider scope.
+std::string compare_inside(Walk& walked, Walk& changed, const Inside& inside) {
+  Scope widest = Scope::kCrop;
+  for (size_t i = 0; i < walked.walk().boundary(); ++i) {
+    widest = std::max(widest, walked.walk().steps()[i].step.scope);
+    walked.step();
+    changed.step();
+    if (widest > inside.scope) return "";
+    const PointTrace a = walked.walk().last_point(), b = changed.walk().last_point();
+    const PromptLayout& prompt = *walked.layout().prompt;
+    const auto own = [&](const Tokens& tokens) {
+      Tokens list;
+      for (const int64_t t : tokens)
+        if (inside.has(prompt, t)) list.push_back(t);
+      return list;
+    };
+    const std::string where =
+        site_of(a) + ": image " + std::to_string(inside.image) + ", of which nothing changed within the scope, ";
+    if (own(a.kept) != own(b.kept)) return where + "kept " + text_of(own(a.kept)) + ", then " + text_of(own(b.kept));
+    for (size_t t = 0; t < a.scores.size() && t < b.scores.size(); ++t)
+      if (inside.has(prompt, a.candidates[t]) && std::abs(a.scores[t] - b.scores[t]) > 1e-5F)
+        return where + "got other scores";
+    const auto merged = walked.walk().merged(i), merged_then = changed.walk().merged(i);
+    if (!merged || !merged_then) continue;
+    const int64_t n = merged->before.num_tokens();
+    for (int64_t t = 0; t < merged->index.size(0); ++t) {
+      const int64_t row = merged->index[t].item<int64_t>(), then = merged_then->index[t].item<int64_t>();
+      if (row < n || then < n || !inside.has(prompt, merged->position_from[t].item<int64_t>())) continue;
+      if (!merged->vectors[row - n].allclose(merged_then->vectors[then - n], 1e-4, 1e-5))
+        return where + "got other vectors";
+    }
+  }
+  return "";
+}
 
 Walk walk(const ConformingPolicy& policy, Fraction ratio, const MadeUpRun& run) {
   return {policy.make(ratio), policy.model, run};
@@ -280,6 +374,39 @@ std::string works_with_equal_tokens(const ConformingPolicy& policy) {
       }
       if (std::string wrong = check_walk(policy, kHalf, run); !wrong.empty()) return wrong;
     }
+    return std::string();
+  });
+}
+
+std::string keeps_to_its_scope(const ConformingPolicy& policy) {
+  return answer([&] {
+    const std::vector<MadeUpPrompt> prompts = {{.images = {{4, 4}, {2, 6}, {4, 2}}},
+                                               {.images = {{4, 4}, {4, 4}}, .has_tiles = true}};
+    for (const MadeUpPrompt& prompt : prompts)
+      for (const Fraction ratio : {kHalf, kOne}) {
+        const PolicyPtr made = policy.make(ratio);
+        const MadeUpRun run = make_up_run(policy.model, prompt, 11);
+        for (const Inside& inside : insides_of(*run.prompt)) {
+          Walk walked(made, policy.model, run),
+              changed(made, policy.model, redrawn(run, policy.model, prompt, 12, inside.is_outside));
+          const std::string wrong = compare_inside(walked, changed, inside);
+          if (!wrong.empty()) return wrong;
+        }
+      }
+    return std::string();
+  });
+}
+
+std::string keeps_nested_sets(const ConformingPolicy& policy) {
+  return answer([&] {
+    for (const MadeUpPrompt& prompt : {MadeUpPrompt{.images = {{4, 4}, {2, 6}, {6, 2}}},
+                                       MadeUpPrompt{.images = {{4, 4}, {4, 4}}, .has_tiles = true}})
+      for (const Fraction ratio : {kTwoThirds, kHalf}) {
+        Walk walked = walk(policy, ratio, make_up_run(policy.model, prompt, 13));
+        do {
+          if (std::string wrong = walked.check_nested(); !wrong.empty()) return wrong;
+        } while (walked.step());
+      }
     return std::string();
   });
 }

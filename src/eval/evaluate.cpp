@@ -253,17 +253,16 @@ class Examiner {
       texts[i] += piece;
       return posed[i].item->query().answer.starts_with(trimmed(texts[i])) ? Continue::kGo : Continue::kStop;
     };
-    RunHooks hooks;
-    at::Tensor logits;
-    hooks.encode.cache = &seen_;
-    hooks.prefill.on_logits = [&](const at::Tensor& rows) { logits = rows.to(at::kCPU, at::kFloat); };
-    const std::vector<Result> results = generate_batch(engine_.impl().model, requests, callbacks, hooks);
+    std::vector<LogitsWatcher> watchers(posed.size());
+    std::vector<RunExtras> extras;
+    for (LogitsWatcher& watcher : watchers) extras.push_back({.watcher = &watcher});
+    const std::vector<Result> results = generate(engine_.impl().model, requests, callbacks, extras, &seen_);
     std::vector<Reply> replies;
     for (size_t i = 0; i < results.size(); ++i) {
       if (results[i].finish_reason == FinishReason::kCancelled) throw Cancelled();
       replies.push_back({.is_correct = trimmed(texts[i]) == posed[i].item->query().answer,
                          .is_chosen_correctly = is_chosen(engine_.tokenizer(), results[i].prompt, *posed[i].item,
-                                                          logits[static_cast<int64_t>(i)]),
+                                                          watchers[i].logits),
                          .stats = results[i].stats});
     }
     return replies;

@@ -7,8 +7,7 @@
 #include <utility>
 
 #include "espalier/error.h"
-#include "pruning/policy_spec.h"
-#include "pruning/selection.h"
+#include "pruning/option_set.h"
 
 namespace espalier::eval {
 
@@ -16,52 +15,51 @@ namespace {
 
 using synth::Cover;
 
-constexpr ValueNames<bool, 2> kKnowledge = {{{"question", true}, {"scene", false}}};
+const OptionSet<OracleOptions>& options() {
+  static const OptionSet<OracleOptions> set = {
+      keep_ratio(&OracleOptions::amount, "of each image"),
+      num_kept(&OracleOptions::amount, "of each image"),
+      {"knows", &OracleOptions::knows_question, {{"question", true}, {"scene", false}}, "question, or scene"}};
+  return set;
+}
 
 class Oracle final : public PruningPolicy {
  public:
   Oracle(const OracleOptions& options, std::shared_ptr<const synth::Item> item)
       : options_(options), item_(std::move(item)) {}
 
-  std::string spec() const override {
-    return SpecWriter("oracle")
-        .amount(options_.amount)
-        .choice("knows", options_.knows_question, OracleOptions().knows_question, kKnowledge)
-        .text();
-  }
+  std::string spec() const override { return spec_of("oracle", options(), options_); }
 
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout& prompt) const override {
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout& prompt) const override {
     const bool is_plain = std::ranges::none_of(prompt.images, [](const ImageShape& s) { return s.tiling.has_value(); });
     if (!is_plain) throw Error("oracle: works on images of one crop");
     if (prompt.images.size() != item_->turns.size())
       throw Error("oracle: the request has " + std::to_string(prompt.images.size()) + " images, the item " +
                   std::to_string(item_->turns.size()));
-    return {{Site::kProjectorOutput}};
+    return {{.at = {Site::kProjectorOutput},
+             .budget = {.pool = Budget::Pool::kImage, .amount = options_.amount},
+             .decide = [this](const TokenLayout& layout, std::span<const at::Tensor>) { return rank(*layout.prompt); },
+             .always_acts = true}};
   }
 
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
-
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    const PromptLayout& prompt = *layout.prompt;
-    const std::vector<int64_t> wanted = kept_per_image({.policy = "oracle", .amount = options_.amount}, prompt);
-    std::vector<int64_t> kept;
-    int64_t first = 0;  // ordinal of the image's first token
+ private:
+  // The sooner needed, the higher; image by image in the order of the sequence.
+  Verdict rank(const PromptLayout& prompt) const {
+    std::vector<float> scores;
     for (size_t i = 0; i < prompt.images.size(); ++i) {
       const GridSize grid = prompt.images[i].grid;
       synth::Turn turn = item_->turns[i];
       if (!options_.knows_question) turn.asked.reset();
-      const std::vector<Cover> covers =
-          synth::patch_covers(synth::draw(turn.scene), static_cast<int>(grid.rows), static_cast<int>(grid.cols));
-      std::vector<int> patches = by_need(covers, turn);
-      patches.resize(static_cast<size_t>(wanted[i]));
-      std::ranges::sort(patches);
-      for (const int patch : patches) kept.push_back(first + patch);
-      first += grid.rows * grid.cols;
+      const std::vector<int> order = by_need(
+          synth::patch_covers(synth::draw(turn.scene), static_cast<int>(grid.rows), static_cast<int>(grid.cols)), turn);
+      const size_t first = scores.size();
+      scores.resize(first + order.size());
+      for (size_t rank = 0; rank < order.size(); ++rank)
+        scores[first + static_cast<size_t>(order[rank])] = -static_cast<float>(rank);
     }
-    return {.kept = at::tensor(kept, at::kLong).to(layout.image_tokens.device())};
+    return {.scores = at::tensor(scores).to(prompt.kind.device())};
   }
 
- private:
   OracleOptions options_;
   std::shared_ptr<const synth::Item> item_;
 };
@@ -98,14 +96,9 @@ std::vector<int> by_need(std::span<const Cover> covers, const synth::Turn& turn)
 std::optional<OracleOptions> parse_oracle(std::string_view text) {
   const std::vector<PolicySpec> specs = parse_policy_spec(text);
   if (specs.size() != 1 || specs[0].name != "oracle") return std::nullopt;
-  static constexpr PolicyOption kOptions[] = {
-      {"keep_ratio", "", "of each image"}, {"num_kept", "", "of each image"}, {"knows", "question", "or scene"}};
-  static constexpr PolicyEntry kEntry{
-      .name = "oracle", .paper = "", .summary = "", .options = kOptions, .sites = {}, .needs = "", .refusal = nullptr};
-  const OptionReader reader(specs[0], kEntry);
-  const OracleOptions options{.amount = reader.amount(), .knows_question = reader.choice("knows", true, kKnowledge)};
-  check_amount("oracle", options.amount);
-  return options;
+  const auto asked = read_options(specs[0], options());
+  options().check("oracle", asked);
+  return asked;
 }
 
 PolicyPtr make_oracle(const OracleOptions& options, std::shared_ptr<const synth::Item> item) {

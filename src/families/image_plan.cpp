@@ -45,7 +45,7 @@ void ImagePlan::set_tower_rows(int64_t crops) {
   std::ranges::copy(rows, tower_row.data_ptr<int64_t>());
 }
 
-at::Tensor tower_rows(const std::vector<ImagePlan>& plans) {
+at::Tensor tower_rows(std::span<const ImagePlan> plans) {
   std::vector<at::Tensor> rows;
   bool as_they_come = true;
   int64_t begin = 0;

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "espalier/token_layout.h"
@@ -32,7 +33,7 @@ struct ImagePlan {
   void set_tower_rows(int64_t crops);
 };
 
-// The rows of all images' tower output, behind each other, in sequence order: int64 [m]; undefined: as they come.
-at::Tensor tower_rows(const std::vector<ImagePlan>& plans);
+// The rows of the images' tower output, behind each other, in sequence order: int64 [m]; undefined: as they come.
+at::Tensor tower_rows(std::span<const ImagePlan> plans);
 
 }  // namespace espalier

@@ -24,9 +24,7 @@ namespace {
 using Kind = Segment::Kind;
 
 at::Tensor to_tensor(const std::vector<int64_t>& values, at::Device device) {
-  at::Tensor t = at::empty({static_cast<int64_t>(values.size())}, at::kLong);
-  std::copy(values.begin(), values.end(), t.data_ptr<int64_t>());
-  return t.to(device);
+  return int64_tensor(values).to(device);
 }
 
 void check_segment(const PromptLayout& layout, const Segment& s, int64_t expected_begin) {
@@ -87,12 +85,12 @@ std::vector<bool> orphaned_row_breaks(const TokenLayout& layout, const std::vect
 }
 
 // Ascending indices of the tokens that stay.
-at::Tensor surviving(const TokenLayout& layout, const at::Tensor& kept, bool crop_by_crop, bool row_breaks_compete) {
+at::Tensor surviving(const TokenLayout& layout, const at::Tensor& kept, bool crop_by_crop) {
   const int64_t n = layout.num_tokens();
   const auto longs = layout.image_tokens.options();
   bool has_row_breaks = false;
   for (const Segment& s : layout.prompt->segments) has_row_breaks |= s.kind == Kind::kRowBreak;
-  const bool has_following_breaks = has_row_breaks && !row_breaks_compete;
+  const bool has_following_breaks = has_row_breaks && !layout.row_breaks_compete;
   at::Tensor mask = at::ones({n}, longs.dtype(at::kBool));
   mask.index_fill_(0, layout.image_tokens, false);
   mask.index_fill_(0, layout.image_tokens.index_select(0, kept), true);
@@ -294,38 +292,108 @@ void finish_prompt_layout(PromptLayout& layout, at::Device device) {
   layout.pinned_per_image.resize(layout.images.size(), 0);
 }
 
-TokenLayout full_layout(std::shared_ptr<const PromptLayout> prompt, bool row_breaks_compete) {
+std::vector<CropFacts> crops_of(const PromptLayout& prompt) {
+  std::map<std::pair<int, int>, CropFacts> crops;
+  for (const Segment& s : prompt.segments) {
+    if (s.kind != Kind::kPatches) continue;
+    CropFacts& crop = crops[{s.image, s.crop}];
+    crop.image = s.image;
+    crop.crop = s.crop;
+    crop.size += s.end - s.begin;
+  }
+  if (std::ranges::any_of(prompt.pinned_per_image, [](int64_t n) { return n > 0; })) {
+    const at::Tensor pinned = prompt.pinned.cpu().contiguous();  // a request with pins waits for the device
+    for (const Segment& s : prompt.segments)
+      for (int64_t t = s.begin; s.kind == Kind::kPatches && t < s.end; ++t)
+        crops[{s.image, s.crop}].pinned += pinned.const_data_ptr<bool>()[t] ? 1 : 0;
+  }
+  std::vector<int64_t> first_row = {0};  // of each image
+  for (const ImageShape& image : prompt.images)
+    first_row.push_back(first_row.back() + 1 + (image.tiling ? image.tiling->rows * image.tiling->cols : 0));
+  std::vector<CropFacts> in_order;
+  for (auto& [place, crop] : crops) {
+    crop.class_row = first_row[static_cast<size_t>(crop.image)] + crop.crop;
+    in_order.push_back(crop);
+  }
+  return in_order;
+}
+
+TokenLayout full_layout(std::shared_ptr<const PromptLayout> prompt, bool row_breaks_compete, int64_t begin) {
+  const auto from_begin = [&](const at::Tensor& fact) {
+    return begin == 0 ? fact : fact.slice(-1, begin, prompt->num_tokens);
+  };
   TokenLayout layout;
-  layout.source_index = at::arange(prompt->num_tokens, prompt->kind.options());
-  layout.position_id = prompt->position_id;
-  layout.kind = prompt->kind;
-  layout.image = prompt->image;
-  layout.crop = prompt->crop;
-  layout.example = prompt->example;
-  layout.pinned = prompt->pinned;
-  layout.image_tokens = competing(prompt->kind, row_breaks_compete);
+  layout.source_index = at::arange(begin, prompt->num_tokens, prompt->kind.options());
+  layout.position_id = from_begin(prompt->position_id);
+  layout.kind = from_begin(prompt->kind);
+  layout.image = from_begin(prompt->image);
+  layout.crop = from_begin(prompt->crop);
+  layout.example = from_begin(prompt->example);
+  layout.pinned = from_begin(prompt->pinned);
+  layout.image_tokens = competing(layout.kind, row_breaks_compete);
+  layout.row_breaks_compete = row_breaks_compete;
+  layout.is_whole = true;
+  layout.begin = begin;
+  layout.known_per_image.resize(prompt->images.size());
+  for (const Segment& s : prompt->segments)
+    if (s.begin >= begin && is_image_token(s.kind, row_breaks_compete))
+      layout.known_per_image[static_cast<size_t>(s.image)] += s.end - s.begin;
   layout.prompt = std::move(prompt);
   return layout;
 }
 
-Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positions positions, bool row_breaks_compete,
-                      std::string_view who) {
-  check_kept(verdict.kept, layout.num_image_tokens(), who);
+TokenLayout front_of(const TokenLayout& layout, int example) {
+  const int64_t n = (layout.example < example).sum().item<int64_t>();
+  const auto front = [&](const at::Tensor& fact) { return fact.slice(-1, 0, n); };
+  TokenLayout f = layout;
+  f.source_index = front(layout.source_index);
+  f.position_id = front(layout.position_id);
+  f.kind = front(layout.kind);
+  f.image = front(layout.image);
+  f.crop = front(layout.crop);
+  f.example = front(layout.example);
+  f.pinned = front(layout.pinned);
+  f.image_tokens = layout.image_tokens.slice(0, 0, (layout.image_tokens < n).sum().item<int64_t>());
+  f.known_per_image = {};
+  return f;
+}
+
+TokenLayout joined(const TokenLayout& front, const TokenLayout& back) {
+  const auto both = [&](at::Tensor TokenLayout::*fact) { return at::cat({front.*fact, back.*fact}, -1); };
+  TokenLayout layout;
+  layout.prompt = back.prompt;
+  layout.source_index = both(&TokenLayout::source_index);
+  layout.position_id = both(&TokenLayout::position_id);
+  layout.kind = both(&TokenLayout::kind);
+  layout.image = both(&TokenLayout::image);
+  layout.crop = both(&TokenLayout::crop);
+  layout.example = both(&TokenLayout::example);
+  layout.pinned = both(&TokenLayout::pinned);
+  layout.image_tokens = at::cat({front.image_tokens, back.image_tokens + front.num_tokens()});
+  layout.row_breaks_compete = back.row_breaks_compete;
+  layout.is_whole = front.is_whole && back.is_whole;
+  layout.begin = front.begin;
+  return layout;
+}
+
+Applied apply_cut(const TokenLayout& layout, const Cut& cut, Positions positions, std::string_view who,
+                  int64_t first_position, bool renumbers) {
+  check_kept(cut.kept, layout.num_image_tokens(), who);
   Applied applied;
-  if (verdict.added.empty() && !verdict.crop_by_crop && verdict.kept.size(0) == layout.num_image_tokens()) {
+  if (cut.added.empty() && !cut.crop_by_crop && cut.kept.size(0) == layout.num_image_tokens() &&
+      !(renumbers && positions == Positions::kCompact)) {
     applied.layout = layout;
     applied.unchanged = true;
     return applied;
   }
-  const at::Tensor places = places_of(layout, verdict.crop_by_crop);
-  at::Tensor index = surviving(layout, verdict.kept, verdict.crop_by_crop, row_breaks_compete);
-  if (verdict.crop_by_crop)
-    index = index.index_select(0, places.index_select(0, index).argsort(/*stable=*/true, 0, false));
+  const at::Tensor places = places_of(layout, cut.crop_by_crop);
+  at::Tensor index = surviving(layout, cut.kept, cut.crop_by_crop);
+  if (cut.crop_by_crop) index = index.index_select(0, places.index_select(0, index).argsort(/*stable=*/true, 0, false));
   at::Tensor fact_index = index;  // whose facts each token of the new sequence takes
   at::Tensor source = layout.source_index.index_select(0, index);
   at::Tensor is_new;
-  if (!verdict.added.empty()) {
-    const Entering entering = entering_tokens(layout, places, verdict.added, who);
+  if (!cut.added.empty()) {
+    const Entering entering = entering_tokens(layout, places, cut.added, who);
     const int64_t r = entering.vectors.size(0), n = layout.num_tokens(), stayed = index.size(0);
     const at::Tensor order =
         at::cat({places.index_select(0, index) * 3 + 1, entering.sort_key}).argsort(/*stable=*/true, 0, false);
@@ -338,6 +406,9 @@ Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positio
   }
   TokenLayout& next = applied.layout;
   next.prompt = layout.prompt;
+  next.row_breaks_compete = layout.row_breaks_compete;
+  next.begin = layout.begin;
+  next.known_per_image = cut.known_per_image;
   next.source_index = source;
   next.position_id = select_positions(layout.position_id, fact_index);
   next.kind = layout.kind.index_select(0, fact_index);
@@ -349,7 +420,7 @@ Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positio
   if (positions == Positions::kCompact) {
     if (next.position_id.dim() != 1)
       throw Error(std::string(who) + ": positions=compact is not possible with three-part position ids");
-    next.position_id = at::arange(index.size(0), index.options());
+    next.position_id = at::arange(first_position, first_position + index.size(0), index.options());
   }
   // Image tokens are those that competed and stayed, and what entered; without asking the device how many they are.
   at::Tensor competes = at::zeros({layout.num_tokens()}, index.options().dtype(at::kBool));
@@ -361,7 +432,7 @@ Applied apply_verdict(const TokenLayout& layout, const Verdict& verdict, Positio
   } else {
     const int64_t n = index.size(0);
     const at::Tensor rank = at::arange(n, index.options()) + competes_next.logical_not().to(at::kLong) * n;
-    next.image_tokens = std::get<0>(rank.sort()).slice(0, 0, verdict.kept.size(0));
+    next.image_tokens = std::get<0>(rank.sort()).slice(0, 0, cut.kept.size(0));
   }
   applied.index = index;
   applied.facts_from = fact_index;

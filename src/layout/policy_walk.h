@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// One policy's way through one sequence: which point comes next, what it needs, and what its verdict makes of the
+// One policy's way through one sequence: which step comes next, what it needs, and what its verdict makes of the
 // layout. The same code serves a live run and a replay of recorded signals; only where the signals come from differs.
+//
+// Behind a cached prefix a walk takes the new tokens alone through the steps below the boundary, whose verdicts do not
+// depend on what stands behind them; join() then puts the prefix in front, and the other steps see all tokens.
 #pragma once
 
 #include <memory>
@@ -8,19 +11,32 @@
 #include <span>
 #include <vector>
 
-#include "espalier/generation.h"
 #include "espalier/pruning.h"
 #include "layout/cut.h"
+#include "layout/plan.h"
+#include "layout/walk_record.h"
 
 namespace espalier {
 
+// A walk's tokens before source index `end`, as they stand at the boundary. Immutable; shared by walks and threads.
+struct PrefixWalk {
+  int64_t end = 0;                             // where an example begins, never inside an image
+  std::shared_ptr<const PromptLayout> prompt;  // of the walk it was taken from; equal to another's up to `end`
+  TokenLayout layout;
+  std::vector<WalkRecord> records;  // one for each step below the boundary
+  std::string spec;
+};
+
 class PolicyWalk {
  public:
-  // Asks for the points and checks them: known sites, layers of the model, in the order of the data. Throws Error
-  // naming the policy.
+  // Asks for the steps and checks them (plan.h). Throws Error naming the policy.
   PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt);
+  // The same for the tokens behind `prefix`. Throws Error unless it fits().
+  PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt,
+             std::shared_ptr<const PrefixWalk> prefix);
 
-  const ActPoint* next() const;  // nullptr after the last
+  // nullptr after the last; with a prefix, also at the boundary until join().
+  const ActPoint* next() const;
   bool is_next(Site site, int layer = 0) const;
   const std::vector<Signal>& needs() const { return needs_; }  // of next()
   // The first decoder layer that had not run when needs() were asked for: a signal may read none before it. -1 before
@@ -38,50 +54,51 @@ class PolicyWalk {
   const TokenLayout& layout() const { return layout_; }
   const PruningPolicy& policy() const { return *policy_; }
   Positions positions() const { return positions_; }
+  const std::vector<PlannedStep>& steps() const { return steps_; }  // all that this request visits
+  std::vector<ActPoint> points() const;
+
+  // ---- prefixes ----
+  // Number of steps below the first whose verdict may depend on all of the request (or that cuts a cache): what they
+  // decide about a prefix holds whatever stands behind it. 0 where min_tokens counts all of the request.
+  size_t boundary() const { return boundary_; }
+  // Where join() is due: the point of the step at the boundary; nullptr: behind the last layer.
+  const ActPoint* boundary_point() const { return boundary_ < steps_.size() ? &steps_[boundary_].step.at : nullptr; }
+  bool is_at_boundary() const { return next_ == boundary_; }
+  // Of a walk that stands at its boundary. `end`: source index where an example begins. Throws Error for another place.
+  // Waits for the device.
+  PrefixWalk snapshot(int64_t end) const;
+  // Whether this walk, not begun yet, would take the prefix's tokens through the same steps to the same place.
+  bool fits(const PrefixWalk& prefix) const;
+  bool has_joined() const { return !prefix_ || has_joined_; }
+  // Once, at the boundary of a walk behind a prefix: layout() and everything below are then those of the whole prompt.
+  void join();
 
   // Everything that happened so far, copied to the host.
   std::vector<PointTrace> trace(bool in_full) const;
   PointTrace last_point() const;  // of the last act, in full
   std::vector<int64_t> kept_sources() const;
-  // What left a point that brought new vectors: for each image token behind it, in the new order, its row among the
-  // tokens before the point or, from n on, n + the number of a new vector; the new vectors; the source index each token
-  // stands at, -1 for none; and that of the token whose position id, image and crop it has. Nothing when point i added
-  // none.
-  struct Merged {
-    at::Tensor index, vectors, source, position_from;
-    TokenLayout before;
-  };
+  using Merged = MergedTokens;
+  // Nothing when point i added none.
   std::optional<Merged> merged(size_t i) const { return records_[i].merged; }
 
  private:
-  struct Record {  // on the device until trace() is asked for
-    ActPoint point;
-    at::Tensor sources;        // [m] of the image tokens before
-    at::Tensor kept_sources;   // [k] after, or [g, k]
-    at::Tensor kept_per_head;  // at the cache: Outcome's
-    at::Tensor scores, judged;
-    std::vector<Note> notes;
-    std::optional<Merged> merged;
-    TokenLayout after;
-  };
-  static PointTrace trace_of(const Record& record, bool in_full);
   void ask_needs();
+  bool waits_for_prefix() const { return !has_joined() && next_ == boundary_; }
 
   PolicyPtr policy_;
   ModelFacts model_;
+  std::string spec_;
+  CommonOptions common_;
   Positions positions_;
-  bool row_breaks_compete_;
-  std::unique_ptr<PruningPolicy::State> state_;
+  std::vector<PlannedStep> steps_;
+  size_t boundary_ = 0;
+  std::shared_ptr<const PrefixWalk> prefix_;  // none: the walk is of the whole prompt
+  bool has_joined_ = false;
   TokenLayout layout_;
-  std::vector<ActPoint> points_;
   size_t next_ = 0;
   std::vector<Signal> needs_;
   int first_readable_layer_ = -1;
-  std::vector<Record> records_;
+  std::vector<WalkRecord> records_;
 };
-
-// Throws Error naming policy and signal when the model lacks what is asked for or the point comes too early for it.
-void check_signal(const Signal& signal, const ActPoint& point, const ModelFacts& model, int first_readable_layer,
-                  std::string_view policy);
 
 }  // namespace espalier

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "pruning/selection.h"
-
 namespace espalier {
 
 namespace {
@@ -75,9 +73,7 @@ void count_stage2(const CatpOptions& options, const PromptLayout& prompt, const 
   budget.context = std::min(counter.with_pins(context, budget.context_images), context_left);
   budget.query = std::min(counter.with_pins(query, budget.query_images), query_left);
   budget.prunes_context = budget.context < context_left;
-  // Without an image in the context the query is compared with text; without that too, there is nothing to compare
-  // with.
-  budget.prunes_query = budget.query < query_left && (context_size > 0 || has_text_of_examples(prompt));
+  budget.can_compare_query = context_size > 0 || has_text_of_examples(prompt);
 }
 
 }  // namespace

@@ -17,7 +17,10 @@ struct CatpBudget {
   std::vector<int64_t> context_per_image;  // [images] left by the context step under ranking=per_image, else empty
   int64_t context = 0;                     // left by the context step, all examples together
   int64_t query = 0;                       // left by the query step
-  bool prunes_stage1 = false, prunes_context = false, prunes_query = false;
+  bool prunes_stage1 = false, prunes_context = false;
+  // Without an image in the context the query is compared with text; without that too, there is nothing to compare
+  // with.
+  bool can_compare_query = false;
 
   int64_t after_stage1(const std::vector<int64_t>& images) const;
 };

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// CDPruner (arXiv 2506.10967), as specs/cdpruner.md reads it.
-// Symbols: F -> image tokens of `hidden` at the projector's output, E and T -> kClipImage and kClipText (embedding: F
-// and the mean input embedding of the query example's text), c -> mean cosine over the text segments, rel -> sign · c,
-// r -> relevance, L -> ops::greedy_dpp's kernel, t -> num_kept of the crop. Differences from the released code:
-// relevance is normalised over the crops of one image and not over a batch; where it is the same everywhere, or there
-// is no text, all tokens count alike; the choice ends where nothing is left to gain and fills up by relevance (the code
-// gives NaN); a token without a direction adds nothing; pinned tokens are the first picks; positions are kept unless
-// positions=compact says otherwise.
+// CDPruner (arXiv 2506.10967), as docs/specs/cdpruner.md reads it.
+//   F     image tokens of `hidden` at the projector's output
+//   E, T  kClipImage and kClipText (embedding: F and the mean input embedding of the query example's text)
+//   c     mean cosine over the text segments
+//   rel   sign · c
+//   r     relevance
+//   L     ops::greedy_dpp's kernel
+//   t     num_kept of the crop
+// Differences from the released code:
+//   - relevance is normalised over the crops of one image and not over a batch; where it is the same everywhere, or
+//     there is no text, all tokens count alike;
+//   - the choice ends where nothing is left to gain and fills up by relevance (the code gives NaN); a token without a
+//     direction adds nothing;
+//   - pinned tokens are the first picks; positions are kept unless positions=compact says otherwise.
 #include "espalier/policies/cdpruner.h"
 
 #include <ATen/TensorOperators.h>
@@ -16,27 +22,22 @@
 #include <ATen/ops/scatter_reduce.h>
 #include <ATen/ops/where.h>
 
-#include <algorithm>
 #include <limits>
-#include <numeric>
 
 #include "espalier/error.h"
 #include "espalier/ops.h"
 #include "pruning/built_in.h"
-#include "pruning/crop_pools.h"
-#include "pruning/selection.h"
+#include "pruning/prompt_text.h"
 
 namespace espalier {
 
 namespace {
 
-using Relevance = CdprunerOptions::Relevance;
+using O = CdprunerOptions;
+using Relevance = O::Relevance;
 
 constexpr double kOffset = 1e-6;  // the least relevant token keeps a trace; smaller ranges count as none
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-constexpr ValueNames<Relevance, 3> kRelevances = {
-    {{"clip", Relevance::kClip}, {"embedding", Relevance::kEmbedding}, {"none", Relevance::kNone}}};
 
 // r = (rel - min + 1e-6) / (max - min) over each image, float32 [m].
 at::Tensor normalised(const at::Tensor& relevance, const at::Tensor& image, int64_t num_images) {
@@ -48,119 +49,85 @@ at::Tensor normalised(const at::Tensor& relevance, const at::Tensor& image, int6
   return at::where(range < kOffset, at::ones_like(range), (relevance - low + kOffset) / range.clamp_min(kOffset));
 }
 
-struct CdprunerState final : PruningPolicy::State {
-  Relevance relevance = Relevance::kNone;
-};
-
-class Cdpruner final : public PlannedPolicy {
- public:
-  explicit Cdpruner(const CdprunerOptions& options)
-      : PlannedPolicy("cdpruner", options.common, false), options_(options) {
-    check_amount("cdpruner", options.amount);
-    if (options.sign && *options.sign != 1 && *options.sign != -1)
-      throw Error("cdpruner: sign=" + std::to_string(*options.sign) + " is not 1 or -1");
+// r of each image token, float32 [m].
+at::Tensor relevance_of(const TokenLayout& layout, std::span<const at::Tensor> signals, Relevance kind, int sign) {
+  const PromptLayout& prompt = *layout.prompt;
+  at::Tensor cosine;
+  if (kind == Relevance::kNone)
+    return at::ones({layout.num_image_tokens()}, layout.image_tokens.options().dtype(at::kFloat));
+  if (kind == Relevance::kClip) {
+    // CLIP's rows are all patches of the unpruned request.
+    const at::Tensor rank = (prompt.kind == static_cast<int64_t>(Segment::Kind::kPatches)).to(at::kLong).cumsum(0) - 1;
+    const at::Tensor source = layout.source_index.index_select(0, layout.image_tokens).clamp_min(0);
+    cosine = ops::cosine_score(signals[1], signals[2].to(at::kFloat), rank.index_select(0, source)).mean(0);
+  } else {
+    const at::Tensor text =
+        signals[0].index_select(0, text_tokens_at(layout, text_of_example(prompt, prompt.query_example)));
+    cosine = ops::cosine_score(signals[0], text.to(at::kFloat).mean(0, true), layout.image_tokens)[0];
   }
+  return normalised(cosine * sign, layout.image.index_select(0, layout.image_tokens),
+                    static_cast<int64_t>(prompt.images.size()));
+}
 
-  std::string spec() const override {
-    SpecWriter writer("cdpruner");
-    writer.amount(options_.amount);
-    for (const auto& [word, relevance] : kRelevances)
-      if (options_.relevance == relevance) writer.add("relevance", word);
-    if (options_.sign) writer.add("sign", std::to_string(*options_.sign));
-    return writer.common(common()).text();
-  }
+std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
+  if (o.relevance == Relevance::kClip && !model.has_text_tower)
+    throw Error("cdpruner: relevance=clip needs CLIP's text tower, which this model does not have");
+  Relevance kind = o.relevance.value_or(model.has_text_tower ? Relevance::kClip : Relevance::kEmbedding);
+  if (kind == Relevance::kEmbedding && text_of_example(prompt, prompt.query_example).empty()) kind = Relevance::kNone;
+  const int sign = o.sign.value_or(kind == Relevance::kClip ? -1 : 1);
+  return {{.at = {Site::kProjectorOutput},
+           .scope = kind == Relevance::kNone ? Scope::kCrop : Scope::kRequest,
+           .budget = {.pool = Budget::Pool::kCrop, .amount = o.amount},
+           .needs = [kind](const TokenLayout&) -> std::vector<Signal> {
+             if (kind != Relevance::kClip) return {Tap{Tap::What::kHidden}};
+             return {Tap{Tap::What::kHidden}, Tap{Tap::What::kClipImage}, Tap{Tap::What::kClipText}};
+           },
+           .decide =
+               [kind, sign](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                 const at::Tensor relevance = relevance_of(layout, signals, kind, sign);
+                 const auto choose = [hidden = signals[0], columns = layout.image_tokens,
+                                      relevance](const Pools& crops) {
+                   const at::Tensor picks =
+                       ops::greedy_dpp(ops::gather_rows(hidden, columns.index_select(0, crops.tokens)),
+                                       relevance.index_select(0, crops.tokens), int64_tensor(crops.begin),
+                                       int64_tensor(crops.num_kept), crops.always);
+                   return Choice{crops.tokens.index_select(0, picks)};
+                 };
+                 return Verdict{.scores = relevance, .choose = choose};
+               }}};
+}
 
-  std::vector<PlannedPoint> plan(const ModelFacts& model, const PromptLayout& prompt) const override {
-    if (options_.relevance == Relevance::kClip && !model.has_text_tower)
-      throw Error("cdpruner: relevance=clip needs CLIP's text tower, which this model does not have");
-    const auto pools = crop_pools(prompt);
-    const std::vector<int64_t> kept = sum_per_image(num_kept(pools), pools, prompt.images.size());
-    const int64_t left = std::accumulate(kept.begin(), kept.end(), int64_t{0});
-    return {{{Site::kProjectorOutput}, left, kept, left < prompt.num_image_tokens(false)}};
-  }
-
-  std::unique_ptr<State> begin_sequence(const ModelFacts& model, const PromptLayout& prompt) const override {
-    auto state = std::make_unique<CdprunerState>();
-    state->relevance = options_.relevance.value_or(model.has_text_tower ? Relevance::kClip : Relevance::kEmbedding);
-    if (state->relevance == Relevance::kEmbedding && query_text(prompt) == 0) state->relevance = Relevance::kNone;
-    return state;
-  }
-
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State* state) const override {
-    if (dynamic_cast<const CdprunerState&>(*state).relevance != Relevance::kClip) return {Tap{Tap::What::kHidden}};
-    return {Tap{Tap::What::kHidden}, Tap{Tap::What::kClipImage}, Tap{Tap::What::kClipText}};
-  }
-
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State* state) const override {
-    const auto pools = crop_pools(*layout.prompt);
-    const auto crops = crop_tokens(layout, pools, false);
-    std::vector<int64_t> begin{0}, kept = num_kept(pools);
-    for (size_t i = 0; i < crops.size(); ++i) {
-      const auto size = static_cast<int64_t>(crops[i].ordinals.size());
-      begin.push_back(begin.back() + size);
-      kept[i] = std::min(kept[i], size);
-    }
-    const at::Tensor order = joined(crops, &CropTokens::ordinals, layout);
-    const at::Tensor tokens = layout.image_tokens.index_select(0, order);
-    const at::Tensor relevance = relevance_of(layout, signals, dynamic_cast<const CdprunerState&>(*state).relevance);
-    const at::Tensor picks =
-        ops::greedy_dpp(ops::gather_rows(signals[0], tokens), relevance.index_select(0, order), int64_tensor(begin),
-                        int64_tensor(kept), layout.pinned.index_select(0, tokens));
-    return {.kept = std::get<0>(order.index_select(0, picks).sort()), .scores = relevance};
-  }
-
- private:
-  std::vector<int64_t> num_kept(const std::vector<CropPool>& pools) const {
-    return kept_per_crop({"cdpruner", options_.amount, common().min_per_image}, pools);
-  }
-
-  static int64_t query_text(const PromptLayout& prompt) {
-    int64_t count = 0;
-    for (const Segment& s : prompt.segments)
-      if (s.kind == Segment::Kind::kText && s.example == prompt.query_example) count += s.end - s.begin;
-    return count;
-  }
-
-  // r of each image token, float32 [m].
-  at::Tensor relevance_of(const TokenLayout& layout, std::span<const at::Tensor> signals, Relevance kind) const {
-    const PromptLayout& prompt = *layout.prompt;
-    at::Tensor cosine;
-    if (kind == Relevance::kNone)
-      return at::ones({layout.num_image_tokens()}, layout.image_tokens.options().dtype(at::kFloat));
-    if (kind == Relevance::kClip) {
-      // CLIP's rows are all patches of the unpruned request.
-      const at::Tensor rank =
-          (prompt.kind == static_cast<int64_t>(Segment::Kind::kPatches)).to(at::kLong).cumsum(0) - 1;
-      const at::Tensor source = layout.source_index.index_select(0, layout.image_tokens).clamp_min(0);
-      cosine = ops::cosine_score(signals[1], signals[2].to(at::kFloat), rank.index_select(0, source)).mean(0);
-    } else {
-      const at::Tensor is_text =
-          (layout.kind == static_cast<int64_t>(Segment::Kind::kText)) & (layout.example == prompt.query_example);
-      const at::Tensor text = signals[0].index_select(0, indices_of(is_text, query_text(prompt)));
-      cosine = ops::cosine_score(signals[0], text.to(at::kFloat).mean(0, true), layout.image_tokens)[0];
-    }
-    const int sign = options_.sign.value_or(kind == Relevance::kClip ? -1 : 1);
-    return normalised(cosine * sign, layout.image.index_select(0, layout.image_tokens),
-                      static_cast<int64_t>(prompt.images.size()));
-  }
-
-  CdprunerOptions options_;
-};
+const Method<O>& method() {
+  static const Method<O> method = {
+      .name = "cdpruner",
+      .options = {keep_ratio(&O::amount),
+                  num_kept(&O::amount),
+                  {"relevance",
+                   &O::relevance,
+                   {{"clip", Relevance::kClip}, {"embedding", Relevance::kEmbedding}, {"none", Relevance::kNone}},
+                   "clip; embedding, against the query's text; none; clip where there is a text tower, else embedding"},
+                  {"sign", &O::sign, "of the relevance, 1 or -1; -1 for clip, else 1"}},
+      .steps = steps,
+      .check = [](const O& o) {
+        if (o.sign && *o.sign != 1 && *o.sign != -1)
+          throw Error("cdpruner: sign=" + std::to_string(*o.sign) + " is not 1 or -1");
+      }};
+  return method;
+}
 
 }  // namespace
 
 PolicyPtr make_cdpruner(const CdprunerOptions& options) {
-  return std::make_shared<Cdpruner>(options);
+  return make(method(), options);
 }
 
-PlannedPolicyPtr cdpruner_from(const OptionReader& reader) {
-  CdprunerOptions options;
-  options.amount = reader.amount();
-  if (reader.text("relevance")) options.relevance = reader.choice("relevance", Relevance::kNone, kRelevances);
-  if (reader.text("sign")) options.sign = static_cast<int>(reader.integer("sign", 1, -1, 1));
-  options.common = reader.common();
-  return std::make_shared<Cdpruner>(options);
+PolicyRow cdpruner_row() {
+  return row(method(), {.paper = "arXiv 2506.10967",
+                        .summary = "each crop keeps tokens that differ and matter to the question",
+                        .sites = {Site::kProjectorOutput},
+                        .needs = "projected tokens and embeddings, or CLIP's",
+                        .refusal = any_model,
+                        .examples = {{"cdpruner:keep_ratio=1/4"}, {"cdpruner:keep_ratio=1/5,relevance=none"}}});
 }
 
 }  // namespace espalier

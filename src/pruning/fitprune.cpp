@@ -1,27 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // FitPrune: "Fit and Prune: Fast and Training-free Visual Token Pruning for Multi-modal Large Language Models" (arXiv
-// 2409.10197), as specs/fitprune.md reads it. Symbols: delete[l] -> recipe.deleted (l is 0-based), N_0 ->
-// recipe.num_visual, N -> image tokens of the request, M -> the probe's maximum over heads, cross and self -> its means
-// over the text behind the last image and over the image tokens, s -> scores, their product. A token that leaves in
-// layer l took part in the layer's attention and stays in its cache. Differences from the released code: all images of
-// the request are one pool (the code knows one span); ties keep the lower position; positions are kept there as here.
-// Pinned tokens and floors stay, and a count that would take them is cut.
+// 2409.10197), as docs/specs/fitprune.md reads it.
+//   delete[l]    recipe.deleted, l is 0-based
+//   N_0          recipe.num_visual
+//   N            image tokens of the request
+//   M            the probe's maximum over heads
+//   cross, self  its means over the text behind the last image and over the image tokens
+//   s            scores, their product
+// A token that leaves in layer l took part in the layer's attention and stays in its cache. Differences from the
+// released code:
+//   - all images of the request are one pool (the code knows one span);
+//   - ties keep the lower position; positions are kept there as here;
+//   - pinned tokens and floors stay, and a count that would take them is cut.
 #include "espalier/policies/fitprune.h"
 
 #include <ATen/TensorOperators.h>
 
 #include <algorithm>
 #include <array>
-#include <numeric>
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
 #include "pruning/prompt_text.h"
-#include "pruning/selection.h"
 
 namespace espalier {
 
 namespace {
+
+using O = FitpruneOptions;
 
 struct Published {
   std::string_view name;
@@ -61,87 +67,70 @@ bool is_published(std::string_view name) {
   return std::ranges::any_of(kPublished, [&](const Published& recipe) { return recipe.name == name; });
 }
 
-class Fitprune final : public PlannedPolicy {
- public:
-  explicit Fitprune(const FitpruneOptions& options)
-      : PlannedPolicy("fitprune", options.common, options.row_breaks_compete), options_(options) {
-    const FitpruneRecipe& recipe = options.recipe;
-    if (recipe.deleted.empty() || recipe.num_visual < 1) throw Error("fitprune: recipe is needed");
-    int64_t sum = 0;
-    for (const int64_t number : recipe.deleted) {
-      if (number < 0 || number > recipe.num_visual)
-        throw Error("fitprune: recipe " + recipe.name + " deletes " + std::to_string(number) + " of " +
-                    std::to_string(recipe.num_visual) + " tokens in a layer");
-      sum += number;
-    }
-    if (sum > recipe.num_visual)
-      throw Error("fitprune: recipe " + recipe.name + " deletes " + std::to_string(sum) + " of " +
-                  std::to_string(recipe.num_visual) + " tokens");
+void check_recipe(const O& o) {
+  const FitpruneRecipe& recipe = o.recipe;
+  if (recipe.deleted.empty() || recipe.num_visual < 1) throw Error("fitprune: recipe is needed");
+  int64_t sum = 0;
+  for (const int64_t number : recipe.deleted) {
+    if (number < 0 || number > recipe.num_visual)
+      throw Error("fitprune: recipe " + recipe.name + " deletes " + std::to_string(number) + " of " +
+                  std::to_string(recipe.num_visual) + " tokens in a layer");
+    sum += number;
   }
+  if (sum > recipe.num_visual)
+    throw Error("fitprune: recipe " + recipe.name + " deletes " + std::to_string(sum) + " of " +
+                std::to_string(recipe.num_visual) + " tokens");
+}
 
-  std::string spec() const override {
-    return SpecWriter("fitprune")
-        .add("recipe", options_.recipe.name)
-        .row_breaks(options_.row_breaks_compete, FitpruneOptions().row_breaks_compete)
-        .common(common())
-        .text();
+std::vector<Signal> needs(int layer, const TokenLayout& layout) {
+  AttentionProbe probe{.layer = layer, .rows = AttentionProbe::Rows::kGiven, .heads = AttentionProbe::Heads::kMax};
+  probe.groups.push_back({.rows = text_tokens_at(layout, text_behind_last_image(*layout.prompt))});
+  probe.groups.push_back({.rows = layout.image_tokens});
+  return {probe};
+}
+
+std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
+  const FitpruneRecipe& recipe = o.recipe;
+  if (std::ssize(recipe.deleted) != model.num_layers)
+    throw Error("fitprune: recipe " + recipe.name + " is for " + std::to_string(recipe.deleted.size()) +
+                " layers, but the model has " + std::to_string(model.num_layers));
+  const bool drops = std::ranges::any_of(recipe.deleted, [](int64_t number) { return number > 0; });
+  if (drops && text_behind_last_image(prompt).empty())
+    throw Error("fitprune: no text stands behind the last image to rate its tokens");
+  const int64_t pool = prompt.num_image_tokens(o.row_breaks_compete);
+  int64_t left = pool;
+  std::vector<Step> steps;
+  for (int layer = 0; layer < model.num_layers; ++layer) {
+    left -= rounded_share({recipe.deleted[static_cast<size_t>(layer)], recipe.num_visual}, pool, Rounding::kFloor);
+    steps.push_back({.at = {Site::kAfterAttention, layer},
+                     .budget = {.counts = {left}},
+                     .needs = [layer](const TokenLayout& layout) { return needs(layer, layout); },
+                     .decide =
+                         [](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                           const int64_t m = layout.num_image_tokens();
+                           return Verdict{.scores = signals[0].slice(0, 0, m) * signals[0].slice(0, m, 2 * m)};
+                         }});
   }
+  return steps;
+}
 
-  std::vector<PlannedPoint> plan(const ModelFacts& model, const PromptLayout& prompt) const override {
-    const auto layers = std::ssize(options_.recipe.deleted);
-    if (layers != model.num_layers)
-      throw Error("fitprune: recipe " + options_.recipe.name + " is for " + std::to_string(layers) +
-                  " layers, but the model has " + std::to_string(model.num_layers));
-    int64_t before = prompt.num_image_tokens(row_breaks_compete());
-    std::vector<PlannedPoint> points;
-    bool drops = false;
-    for (int layer = 0; layer < model.num_layers; ++layer) {
-      const int64_t left = left_after(layer, prompt);
-      if (left < before) points.push_back({{Site::kAfterAttention, layer}, left, {}, true});
-      drops |= left < before;
-      before = left;
-    }
-    if (drops && text_behind_last_image(prompt).empty())
-      throw Error("fitprune: no text stands behind the last image to rate its tokens");
-    return points;
-  }
-
-  std::vector<Signal> needs(const ActPoint& point, const TokenLayout& layout, const State*) const override {
-    AttentionProbe probe{
-        .layer = point.layer, .rows = AttentionProbe::Rows::kGiven, .heads = AttentionProbe::Heads::kMax};
-    probe.groups.push_back({.rows = text_tokens_at(layout, text_behind_last_image(*layout.prompt))});
-    probe.groups.push_back({.rows = layout.image_tokens});
-    return {probe};
-  }
-
-  Verdict decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State*) const override {
-    const int64_t m = layout.num_image_tokens();
-    const at::Tensor scores = signals[0].slice(0, 0, m) * signals[0].slice(0, m, 2 * m);
-    std::vector<int64_t> stay, sizes;
-    if (common().min_per_image > 0) {
-      stay = protected_per_image(*layout.prompt, row_breaks_compete(), common().min_per_image);
-      sizes = tokens_per_image(layout, row_breaks_compete());
-    }
-    const at::Tensor pinned = layout.pinned.index_select(0, layout.image_tokens);
-    const int64_t kept = std::min(left_after(point.layer, *layout.prompt), m);
-    return {.kept = keep_best(scores, pinned, {{m}, {kept}}, stay, sizes), .scores = scores};
-  }
-
- private:
-  // Image tokens of an unpruned request that the recipe leaves behind this layer.
-  int64_t left_after(int layer, const PromptLayout& prompt) const {
-    const FitpruneRecipe& recipe = options_.recipe;
-    const int64_t pool = prompt.num_image_tokens(row_breaks_compete());
-    const std::vector<int64_t> stay = protected_per_image(prompt, row_breaks_compete(), common().min_per_image);
-    int64_t left = pool;
-    for (int l = 0; l <= layer; ++l)
-      left -= rounded_share({recipe.deleted[l], recipe.num_visual}, pool, Rounding::kFloor);
-    return std::max(left, std::accumulate(stay.begin(), stay.end(), int64_t{0}));
-  }
-
-  FitpruneOptions options_;
-};
+const Method<O>& method() {
+  static const Method<O> method = {
+      .name = "fitprune",
+      .options = {{"recipe",
+                   "how many tokens leave in each layer: llava15-7b-10, -20, -30, -40, -50, -55, -60, -70, -80, -90, "
+                   "llavanext-7b-40, -60, or a file that espalier fit wrote; needed",
+                   [](O& o, std::string_view name, const ReadContext& context) {
+                     o.recipe = is_published(name) ? published_fitprune_recipe(name)
+                                                   : context.get_files().fitprune_recipe(std::string(name));
+                     return std::string();
+                   },
+                   [](const O& o) { return o.recipe.name; }},
+                  row_breaks(&O::row_breaks_compete)},
+      .steps = steps,
+      .check = check_recipe};
+  return method;
+}
 
 }  // namespace
 
@@ -156,18 +145,22 @@ FitpruneRecipe published_fitprune_recipe(std::string_view name) {
 }
 
 PolicyPtr make_fitprune(const FitpruneOptions& options) {
-  return std::make_shared<Fitprune>(options);
+  return make(method(), options);
 }
 
-PlannedPolicyPtr fitprune_from(const OptionReader& reader) {
-  FitpruneOptions options;
-  const auto name = reader.text("recipe");
-  if (!name) throw Error("fitprune: recipe is needed");
-  options.recipe =
-      is_published(*name) ? published_fitprune_recipe(*name) : reader.files().fitprune_recipe(std::string(*name));
-  options.row_breaks_compete = reader.row_breaks_compete(options.row_breaks_compete);
-  options.common = reader.common();
-  return std::make_shared<Fitprune>(options);
+PolicyRow fitprune_row() {
+  return row(method(), {.paper = "arXiv 2409.10197",
+                        .summary = "a fitted number of tokens leaves inside each layer",
+                        .sites = {Site::kAfterAttention},
+                        .needs = "attention of all rows behind the first image in most layers; a recipe for the depth",
+                        .refusal =
+                            [](const ModelFacts& model) {
+                              return model.num_layers == 32
+                                         ? std::string()
+                                         : "the published recipes are for 32 layers, the model has " +
+                                               std::to_string(model.num_layers) + "; espalier fit makes others";
+                            },
+                        .examples = {{"fitprune:recipe=recipe.json"}}});
 }
 
 }  // namespace espalier

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // HiRED: "Attention-Guided Token Dropping for Efficient Inference of High-Resolution VLMs" (arXiv 2408.10945), as
-// specs/hired.md reads it. Symbols: rate -> keep_ratio, N_total -> budget of the image, N_0 and N_i -> budgets of its
-// crops, l_init and l_final -> layer_init and layer_final, a_l -> the class probe (mean over heads where the paper
-// sums; all that is used of it is order and proportion), T_i -> region of tile i. Differences from the released code:
-// tiles get budgets by attention mass on their region (allocation=count_strips: by marks in strips, as the code does);
-// what un-padding cuts away is absent before the choice; every image has a budget of its own. Row breaks leave whenever
-// the policy acts, as released. Pinned tokens stay, beyond their crop's budget if they must.
+// docs/specs/hired.md reads it.
+//   rate             keep_ratio
+//   N_total          budget of the image
+//   N_0, N_i         budgets of its crops
+//   l_init, l_final  layer_init, layer_final
+//   a_l              the class probe: mean over heads where the paper sums; only order and proportion are used
+//   T_i              region of tile i
+// Differences from the released code:
+//   - tiles get budgets by attention mass on their region (allocation=count_strips: by marks in strips, as the code);
+//   - what un-padding cuts away is absent before the choice; every image has a budget of its own;
+//   - row breaks leave whenever the policy acts, as released;
+//   - pinned tokens stay, beyond their crop's budget if they must.
 #include "espalier/policies/hired.h"
 
-#include <ATen/ops/zeros.h>
+#include <ATen/TensorOperators.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,17 +22,14 @@
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
-#include "pruning/crop_pools.h"
-#include "pruning/selection.h"
 
 namespace espalier {
 
 namespace {
 
-using Allocation = HiredOptions::Allocation;
-
-constexpr ValueNames<Allocation, 2> kAllocations = {
-    {{"mass", Allocation::kMass}, {"count_strips", Allocation::kCountStrips}}};
+using O = HiredOptions;
+using Allocation = O::Allocation;
+using Numbers = std::vector<int64_t>;
 
 // Weight of each tile, from the class attention on the full view, row by row.
 std::vector<double> tile_weights(const std::vector<double>& attention, GridSize grid, GridSize tiling,
@@ -49,149 +52,128 @@ std::vector<double> tile_weights(const std::vector<double>& attention, GridSize 
   return weights;
 }
 
-class Hired final : public PlannedPolicy {
- public:
-  // Row breaks compete, so that they can leave.
-  explicit Hired(const HiredOptions& options) : PlannedPolicy("hired", options.common, true), options_(options) {
-    check_amount("hired", options.amount);
-    if (options.alpha.den <= 0 || options.alpha.num < 0 || options.alpha.num > options.alpha.den)
-      throw Error("hired: alpha=" + to_string(options.alpha) + " is not from 0 to 1");
-  }
+// Tokens of all crops of an image, were they whole.
+int64_t whole_image(const std::vector<CropFacts>& crops, const PromptLayout& prompt, int64_t image) {
+  const GridSize grid = prompt.images[static_cast<size_t>(image)].grid;
+  return std::ranges::count(crops, image, &CropFacts::image) * grid.rows * grid.cols;
+}
 
-  std::string spec() const override {
-    const HiredOptions defaults;
-    SpecWriter writer("hired");
-    writer.amount(options_.amount)
-        .add("alpha", options_.alpha, defaults.alpha)
-        .choice("allocation", options_.allocation, defaults.allocation, kAllocations)
-        .add("layer_init", int64_t{options_.layer_init}, defaults.layer_init);
-    if (options_.layer_final) writer.add("layer_final", std::to_string(*options_.layer_final));
-    return writer.common(common()).text();
-  }
+// N_total.
+int64_t budget_of(const O& o, const std::vector<CropFacts>& crops, const PromptLayout& prompt, int64_t image) {
+  return with_protected("hired", kept_of(o.amount, whole_image(crops, prompt, image), Rounding::kFloor), {&image, 1},
+                        prompt, protected_per_image(prompt, false, o.common.min_per_image));
+}
 
-  std::vector<PlannedPoint> plan(const ModelFacts& model, const PromptLayout& prompt) const override {
-    if (!model.has_class_token) throw Error("hired: the vision tower has no class token");
-    for (const int layer : {options_.layer_init, layer_final(model)})
-      if (layer < 0 || layer >= model.vision_layers)
-        throw Error("hired: vision layer " + std::to_string(layer) + ", but the tower has " +
-                    std::to_string(model.vision_layers));
-    const auto pools = crop_pools(prompt);
-    PlannedPoint point{{Site::kVisionOutput}, 0, {}, false};
-    for (int image = 0; image < static_cast<int>(prompt.images.size()); ++image) {
-      const int64_t whole = whole_image(pools, prompt, image), left = budget(pools, prompt, image);
-      point.may_drop |= left < whole;
-      point.tokens_left_per_image.push_back(left);
-      *point.tokens_left += left;
+// N_0, N_1, … of each image. looks: layer_init's attention on the full view of each image with tiles.
+Numbers crop_budgets(const O& o, const PromptLayout& prompt, const std::vector<std::vector<double>>& looks) {
+  const std::vector<CropFacts> crops = crops_of(prompt);
+  Numbers budgets;
+  for (size_t first = 0, last = 0; first < crops.size(); first = last) {
+    const int image = crops[first].image;
+    while (last < crops.size() && crops[last].image == image) ++last;
+    const ImageShape& shape = prompt.images[static_cast<size_t>(image)];
+    const int64_t n = shape.grid.rows * shape.grid.cols, total = budget_of(o, crops, prompt, image);
+    if (last - first == 1) {
+      budgets.push_back(std::min(total, crops[first].size));
+      continue;
     }
-    if (!point.may_drop) return {{{Site::kVisionOutput}, prompt.num_image_tokens(true), {}, false}};
-    if (has_tiles(pools)) return {{{Site::kVisionOutput}, {}, {}, true}};  // floors of shares: the data decide
-    return {point};
+    const int64_t full_view = std::min(rounded_share(o.alpha, total, Rounding::kFloor), n);
+    const int64_t of_tiles = std::min(total - full_view, static_cast<int64_t>(last - first - 1) * n);
+    const std::vector<double> weights = tile_weights(looks[static_cast<size_t>(image)], shape.grid,
+                                                     shape.tiling.value_or(GridSize{1, 1}), o.allocation, o.alpha);
+    const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+    budgets.push_back(full_view);
+    for (size_t i = first + 1; i < last; ++i) {
+      const double share = sum > 0 ? weights.at(static_cast<size_t>(crops[i].crop - 1)) / sum
+                                   : 1.0 / static_cast<double>(weights.size());
+      budgets.push_back(std::min(static_cast<int64_t>(std::floor(static_cast<double>(of_tiles) * share + 1e-9)), n));
+    }
   }
+  for (size_t i = 0; i < crops.size(); ++i) budgets[i] = std::clamp(budgets[i], crops[i].pinned, crops[i].size);
+  return budgets;
+}
 
-  std::unique_ptr<State> begin_sequence(const ModelFacts& model, const PromptLayout&) const override {
-    auto state = std::make_unique<HiredState>();
-    state->layer_final = layer_final(model);
-    return state;
-  }
+// Attention on the full view of each image that is there, on the host.
+std::vector<std::vector<double>> looks_of(const TokenLayout& layout, const at::Tensor& attention) {
+  const Pools pools = pools_of(layout, Budget::Pool::kCrop);
+  const at::Tensor looks =
+      attention.index_select(0, patch_index(layout).index_select(0, pools.tokens)).to(at::kFloat).cpu().contiguous();
+  const std::vector<CropFacts> crops = crops_of(*layout.prompt);
+  std::vector<std::vector<double>> of_images(layout.prompt->images.size());
+  for (size_t i = 0; i < crops.size(); ++i)
+    if (crops[i].crop == 0) {
+      const float* of_crop = looks.const_data_ptr<float>();
+      of_images[static_cast<size_t>(crops[i].image)].assign(of_crop + pools.begin[i], of_crop + pools.begin[i + 1]);
+    }
+  return of_images;
+}
 
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout& layout, const State* state) const override {
-    const auto of_class = [](int layer) {
-      return AttentionProbe{.layer = layer, .rows = AttentionProbe::Rows::kClass};
-    };
-    std::vector<Signal> signals = {of_class(dynamic_cast<const HiredState&>(*state).layer_final)};
-    if (has_tiles(crop_pools(*layout.prompt))) signals.emplace_back(of_class(options_.layer_init));
+Verdict rank(const O& o, const TokenLayout& layout, std::span<const at::Tensor> signals) {
+  const at::Tensor kind = layout.kind.index_select(0, layout.image_tokens);
+  const at::Tensor scores = signals[0]
+                                .index_select(0, patch_index(layout))
+                                .masked_fill(kind == static_cast<int64_t>(Segment::Kind::kRowBreak), 0);
+  if (signals.size() == 1) return {.scores = scores};
+  return {.scores = scores, .num_kept = crop_budgets(o, *layout.prompt, looks_of(layout, signals[1]))};
+}
+
+std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
+  const int layer_final = o.layer_final.value_or(model.vision_feature_layer);
+  for (const int layer : {o.layer_init, layer_final}) check_vision_layer("hired", layer, model);
+  const std::vector<CropFacts> crops = crops_of(prompt);
+  bool drops = false;
+  for (int64_t image = 0; image < std::ssize(prompt.images); ++image)
+    drops |= budget_of(o, crops, prompt, image) < whole_image(crops, prompt, image);
+  if (!drops) return {};
+  // Floors of shares between tiles: then the data decide.
+  const bool has_tiles = std::ranges::any_of(crops, [](const CropFacts& crop) { return crop.crop > 0; });
+  Step step{.at = {Site::kVisionOutput},
+            .scope = Scope::kImage,
+            .budget = {.pool = Budget::Pool::kCrop, .is_adaptive = has_tiles},
+            .decide = [o](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+              return rank(o, layout, signals);
+            }};
+  if (!has_tiles) step.budget.counts = crop_budgets(o, prompt, {});
+  step.needs = [layer_final, layer_init = o.layer_init, has_tiles](const TokenLayout&) {
+    std::vector<Signal> signals = {AttentionProbe{.layer = layer_final, .rows = AttentionProbe::Rows::kClass}};
+    if (has_tiles) signals.emplace_back(AttentionProbe{.layer = layer_init, .rows = AttentionProbe::Rows::kClass});
     return signals;
-  }
-
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State*) const override {
-    const PromptLayout& prompt = *layout.prompt;
-    const auto pools = crop_pools(prompt);
-    const auto crops = crop_tokens(layout, pools, true);
-    Blocks blocks;
-    for (const CropPool& pool : pools) blocks.sizes.push_back(pool.size);
-    blocks.num_kept = crop_budgets(prompt, pools, crops, signals.size() > 1 ? signals[1].cpu() : at::Tensor());
-    const at::Tensor ordinals = joined(crops, &CropTokens::ordinals, layout);
-    const at::Tensor ranked = signals[0].index_select(0, joined(crops, &CropTokens::patches, layout));
-    const at::Tensor pinned = layout.pinned.index_select(0, layout.image_tokens.index_select(0, ordinals));
-    const at::Tensor best = keep_best(ranked, pinned, blocks);
-    return {.kept = std::get<0>(ordinals.index_select(0, best).sort()),
-            .scores = at::zeros({layout.num_image_tokens()}, ranked.options()).index_copy(0, ordinals, ranked)};
-  }
-
- private:
-  struct HiredState final : State {
-    int layer_final = 0;
   };
+  return {step};
+}
 
-  int layer_final(const ModelFacts& model) const { return options_.layer_final.value_or(model.vision_feature_layer); }
-
-  static bool has_tiles(const std::vector<CropPool>& pools) {
-    return std::ranges::any_of(pools, [](const CropPool& pool) { return pool.crop > 0; });
-  }
-
-  // Tokens of all crops of an image, were they whole.
-  static int64_t whole_image(const std::vector<CropPool>& pools, const PromptLayout& prompt, int image) {
-    const GridSize grid = prompt.images[image].grid;
-    return std::ranges::count(pools, image, &CropPool::image) * grid.rows * grid.cols;
-  }
-
-  // N_total.
-  int64_t budget(const std::vector<CropPool>& pools, const PromptLayout& prompt, int image) const {
-    const int64_t of_image = image;
-    return with_protected("hired", kept_of(options_.amount, whole_image(pools, prompt, image), Rounding::kFloor),
-                          {&of_image, 1}, prompt, protected_per_image(prompt, false, common().min_per_image));
-  }
-
-  // N_0, N_1, … of each image. attention: layer_init's on all patches, on the CPU; undefined where no image has tiles.
-  std::vector<int64_t> crop_budgets(const PromptLayout& prompt, const std::vector<CropPool>& pools,
-                                    const std::vector<CropTokens>& crops, const at::Tensor& attention) const {
-    std::vector<int64_t> budgets;
-    for (size_t first = 0, last = 0; first < pools.size(); first = last) {
-      const int image = pools[first].image;
-      while (last < pools.size() && pools[last].image == image) ++last;
-      const ImageShape& shape = prompt.images[image];
-      const int64_t n = shape.grid.rows * shape.grid.cols, total = budget(pools, prompt, image);
-      if (last - first == 1) {
-        budgets.push_back(std::min(total, pools[first].size));
-        continue;
-      }
-      const int64_t full_view = std::min(rounded_share(options_.alpha, total, Rounding::kFloor), n);
-      const int64_t of_tiles = std::min(total - full_view, static_cast<int64_t>(last - first - 1) * n);
-      std::vector<double> looks;
-      for (const int64_t patch : crops[first].patches) looks.push_back(attention.const_data_ptr<float>()[patch]);
-      const std::vector<double> weights =
-          tile_weights(looks, shape.grid, shape.tiling.value_or(GridSize{1, 1}), options_.allocation, options_.alpha);
-      const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
-      budgets.push_back(full_view);
-      for (size_t i = first + 1; i < last; ++i) {
-        const double share = sum > 0 ? weights.at(pools[i].crop - 1) / sum : 1.0 / static_cast<double>(weights.size());
-        budgets.push_back(std::min(static_cast<int64_t>(std::floor(static_cast<double>(of_tiles) * share + 1e-9)), n));
-      }
-    }
-    for (size_t i = 0; i < pools.size(); ++i) budgets[i] = std::clamp(budgets[i], pools[i].pinned, pools[i].size);
-    raise_to_floor(budgets, pools, common().min_per_image);
-    return budgets;
-  }
-
-  HiredOptions options_;
-};
+const Method<O>& method() {
+  static const Method<O> method = {
+      .name = "hired",
+      .options = {keep_ratio(&O::amount),
+                  num_kept(&O::amount, "of each image, all its crops together; this or keep_ratio"),
+                  {"alpha", &O::alpha, "part of an image's budget that its full view gets", kShare},
+                  {"allocation",
+                   &O::allocation,
+                   {{"mass", Allocation::kMass}, {"count_strips", Allocation::kCountStrips}},
+                   "budget of a tile: mass, the attention on its region; count_strips, as the released code does"},
+                  {"layer_init", &O::layer_init, "vision layer whose class attention divides the budget", at_least(0)},
+                  {"layer_final", &O::layer_final,
+                   "vision layer whose class attention ranks; the one the projector reads", at_least(0)}},
+      .steps = steps,
+      .row_breaks_compete = true};  // so that they can leave
+  return method;
+}
 
 }  // namespace
 
 PolicyPtr make_hired(const HiredOptions& options) {
-  return std::make_shared<Hired>(options);
+  return make(method(), options);
 }
 
-PlannedPolicyPtr hired_from(const OptionReader& reader) {
-  HiredOptions options;
-  options.amount = reader.amount();
-  options.alpha = reader.fraction("alpha", options.alpha);
-  options.allocation = reader.choice("allocation", options.allocation, kAllocations);
-  options.layer_init = static_cast<int>(reader.integer("layer_init", options.layer_init, 0, 1 << 20));
-  if (reader.text("layer_final")) options.layer_final = static_cast<int>(reader.integer("layer_final", 0, 0, 1 << 20));
-  options.common = reader.common();
-  return std::make_shared<Hired>(options);
+PolicyRow hired_row() {
+  return row(method(),
+             {.paper = "arXiv 2408.10945",
+              .summary = "a budget over full view and tiles, spent on what the class token looks at",
+              .sites = {Site::kVisionOutput},
+              .needs = "class attention of one or two vision layers",
+              .refusal = needs_class_token,
+              .examples = {{"hired:keep_ratio=1/4"}, {"hired:keep_ratio=1/10,allocation=count_strips,alpha=1/5"}}});
 }
 
 }  // namespace espalier

@@ -53,7 +53,7 @@ std::string_view PolicyPlugin::name() const {
 PolicyPtr PolicyPlugin::make(std::string_view spec) const {
   const std::vector<PolicySpec> parts = parse_policy_spec(spec);
   if (parts.size() != 1)
-    throw Error(library_->name + ": a policy of a plugin stands alone, it cannot be part of a pipeline");
+    throw Error(library_->name + ": a plugin makes one policy; pipelines of several are chain()'s");
   if (parts.front().name != library_->name)
     throw Error(std::string(spec) + ": the plugin " + library_->file + " has the policy " + library_->name);
   std::vector<PluginOption> options;

@@ -3,7 +3,7 @@
 
 #include <ATen/TensorOperators.h>
 
-#include "pruning/selection.h"
+#include "espalier/pruning.h"
 
 namespace espalier {
 
@@ -14,9 +14,10 @@ constexpr auto kText = Segment::Kind::kText;
 // Calls visit(segment, first ordinal, end) for each run of text, and visit(segment, …) with an empty range for the
 // rest.
 template <typename Visit>
-void for_each_segment(const PromptLayout& prompt, Visit&& visit) {
+void for_each_segment(const PromptLayout& prompt, Visit&& visit, int64_t begin = 0) {
   int64_t ordinal = 0;
   for (const Segment& s : prompt.segments) {
+    if (s.begin < begin) continue;
     const int64_t end = ordinal + (s.kind == kText ? s.end - s.begin : 0);
     visit(s, ordinal, end);
     ordinal = end;
@@ -29,17 +30,20 @@ void append(std::vector<int64_t>& ordinals, int64_t begin, int64_t end) {
 
 }  // namespace
 
-std::vector<std::vector<int64_t>> text_of_each_image(const PromptLayout& prompt) {
+std::vector<std::vector<int64_t>> text_of_each_image(const PromptLayout& prompt, int64_t begin) {
   std::vector<std::vector<int64_t>> texts(prompt.images.size());
   int image = -1, example = -1;
-  for_each_segment(prompt, [&](const Segment& s, int64_t begin, int64_t end) {
-    if (s.kind != kText) {
-      if (s.image != image) example = prompt.example_of_image(s.image);
-      image = s.image;
-    } else if (image >= 0 && s.example == example) {
-      append(texts[image], begin, end);
-    }
-  });
+  for_each_segment(
+      prompt,
+      [&](const Segment& s, int64_t first, int64_t last) {
+        if (s.kind != kText) {
+          if (s.image != image) example = prompt.example_of_image(s.image);
+          image = s.image;
+        } else if (image >= 0 && s.example == example) {
+          append(texts[image], first, last);
+        }
+      },
+      begin);
   return texts;
 }
 
@@ -72,7 +76,7 @@ std::vector<int64_t> text_of_example(const PromptLayout& prompt, int example) {
 at::Tensor text_tokens_at(const TokenLayout& layout, std::span<const int64_t> ordinals) {
   int64_t total = 0;
   for (const Segment& s : layout.prompt->segments)
-    if (s.kind == kText) total += s.end - s.begin;
+    if (s.kind == kText && s.begin >= layout.begin) total += s.end - s.begin;
   const at::Tensor text = indices_of(layout.kind == static_cast<int64_t>(kText), total);
   return text.index_select(0, int64_tensor(ordinals).to(text.device()));
 }

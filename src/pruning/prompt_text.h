@@ -13,9 +13,10 @@
 
 namespace espalier {
 
-// Ordinals among the request's text tokens, ascending.
+// Ordinals among the request's text tokens from source index `begin` on (TokenLayout::begin), ascending. What stands
+// before it belongs to a cached prefix and is left out.
 // For each image: text behind it, before the next image, of the same example.
-std::vector<std::vector<int64_t>> text_of_each_image(const PromptLayout& prompt);
+std::vector<std::vector<int64_t>> text_of_each_image(const PromptLayout& prompt, int64_t begin = 0);
 // For each image: all text behind it, of whatever example.
 std::vector<std::vector<int64_t>> text_behind_each_image(const PromptLayout& prompt);
 std::vector<int64_t> text_behind_last_image(const PromptLayout& prompt);

@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // LLaVA-PruMerge: "Adaptive Token Reduction for Efficient Large Multimodal Models" (arXiv 2403.15388), as
-// specs/prumerge.md reads it. Symbols: a -> attention (class row, heads as one vector), K -> keys of the same layer, x
-// -> kVisionOutput, F -> fence, O -> outliers, S -> chosen, NN(i) -> the neighbours of i, y -> merged, e -> extra
-// token. Differences from the released code: exactly |O| stay and at least one; survivors stand in the order of the
-// picture; neighbours come from all others, as released (the paper: from the pruned ones); each crop has a fence of its
-// own, and crops enter the decoder one behind the other, without row breaks; positions are those of the patches that
-// survivors stand at. Which patches stay is decided on the host: a GPU is waited for once.
+// docs/specs/prumerge.md reads it.
+//   a      attention: class row, heads as one vector
+//   K      keys of the same layer
+//   x      kVisionOutput
+//   F, O   fence, outliers
+//   S      chosen
+//   NN(i)  the neighbours of i
+//   y, e   merged, extra token
+// Differences from the released code:
+//   - exactly |O| stay and at least one; survivors stand in the order of the picture;
+//   - neighbours come from all others, as released (the paper: from the pruned ones);
+//   - each crop has a fence of its own, and crops enter the decoder one behind the other, without row breaks;
+//   - positions are those of the patches that survivors stand at.
+// Which patches stay is decided on the host: a GPU is waited for once.
 #include "espalier/policies/prumerge.h"
 
 #include <ATen/TensorOperators.h>
@@ -21,13 +29,12 @@
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
-#include "pruning/crop_pools.h"
-#include "pruning/selection.h"
 
 namespace espalier {
 
 namespace {
 
+using O = PrumergeOptions;
 using Places = std::vector<int64_t>;  // within a crop, ascending
 
 // The q-quantile of ascending values, between two of them linearly.
@@ -105,167 +112,159 @@ Merged merge(const at::Tensor& x, const at::Tensor& key, const at::Tensor& atten
   return merged;
 }
 
-class Prumerge final : public PlannedPolicy {
- public:
-  explicit Prumerge(const PrumergeOptions& options)
-      : PlannedPolicy(name_of(options), options.common, false), options_(options) {
-    if (!is_adaptive()) check_amount(name(), options.amount);
-    if (options.neighbours < 0)
-      throw Error(std::string(name()) + ": neighbours=" + std::to_string(options.neighbours) + " is below 0");
-  }
+std::string_view name_of(const O& o) {
+  return o.plus ? "prumerge+" : "prumerge";
+}
 
-  std::string spec() const override {
-    const PrumergeOptions defaults;
-    SpecWriter writer(name());
-    writer.amount(options_.amount)
-        .add("neighbours", options_.neighbours, defaults.neighbours)
-        .add("extra_token", options_.extra_token, defaults.extra_token);
-    if (options_.layer_attention) writer.add("layer_attention", std::to_string(*options_.layer_attention));
-    return writer.common(common()).text();
-  }
+bool is_adaptive(const O& o) {
+  return !o.amount.keep_ratio && !o.amount.num_kept;
+}
 
-  std::vector<PlannedPoint> plan(const ModelFacts& model, const PromptLayout& prompt) const override {
-    if (!model.has_class_token) throw Error(std::string(name()) + ": the vision tower has no class token");
-    const int layer = layer_of(model);
-    if (layer < 0 || layer >= model.vision_layers)
-      throw Error(std::string(name()) + ": vision layer " + std::to_string(layer) + ", but the tower has " +
-                  std::to_string(model.vision_layers));
-    const auto pools = crop_pools(prompt);
-    if (is_adaptive()) return {{{Site::kVisionOutput}, {}, {}, !pools.empty()}};
-    const std::vector<int64_t> budgets = budgets_of(pools);
-    for (size_t i = 0; i < pools.size(); ++i)
-      if (patches_of(budgets[i]) < pools[i].pinned)
-        throw Error(std::string(name()) + ": " + std::to_string(budgets[i]) + " tokens of a crop leave no room for " +
-                    std::to_string(pools[i].pinned) + " pinned ones" + (options_.extra_token ? " and the rest" : ""));
-    const std::vector<int64_t> left = sum_per_image(budgets, pools, prompt.images.size());
-    return {{{Site::kVisionOutput}, std::accumulate(left.begin(), left.end(), int64_t{0}), left, !pools.empty()}};
-  }
+int64_t patches_of(const O& o, int64_t budget) {
+  return o.extra_token ? std::max<int64_t>(0, budget - 1) : budget;
+}
 
-  std::unique_ptr<State> begin_sequence(const ModelFacts& model, const PromptLayout&) const override {
-    auto state = std::make_unique<PrumergeState>();
-    state->layer = layer_of(model);
-    return state;
-  }
-
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State* state) const override {
-    const int layer = dynamic_cast<const PrumergeState&>(*state).layer;
-    return {
-        AttentionProbe{.layer = layer, .rows = AttentionProbe::Rows::kClass, .heads = AttentionProbe::Heads::kJoint},
-        Tap{Tap::What::kVisionKey, layer}, Tap{Tap::What::kVisionOutput}};
-  }
-
-  Verdict decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State* state) const override;
-
- private:
-  struct PrumergeState final : State {
-    int layer = 0;
-  };
-
-  static std::string_view name_of(const PrumergeOptions& options) { return options.plus ? "prumerge+" : "prumerge"; }
-  std::string_view name() const { return name_of(options_); }
-  bool is_adaptive() const { return !options_.amount.keep_ratio && !options_.amount.num_kept; }
-  int layer_of(const ModelFacts& model) const { return options_.layer_attention.value_or(model.vision_layers - 1); }
-  std::vector<int64_t> budgets_of(const std::vector<CropPool>& pools) const {
-    return kept_per_crop({name(), options_.amount, common().min_per_image}, pools);
-  }
-  int64_t patches_of(int64_t budget) const { return options_.extra_token ? std::max<int64_t>(0, budget - 1) : budget; }
-
-  std::vector<Places> choose(const std::vector<CropPool>& pools, const std::vector<CropTokens>& crops,
-                             const at::Tensor& attention, const at::Tensor& pinned) const;
-
-  PrumergeOptions options_;
+// attention [patches], key [patches, d_k], output [patches, d_v].
+struct Tower {
+  at::Tensor attention, key, output;
 };
 
-// S of each crop. attention float32 [patches], pinned bool [m], both on the CPU.
-std::vector<Places> Prumerge::choose(const std::vector<CropPool>& pools, const std::vector<CropTokens>& crops,
-                                     const at::Tensor& attention, const at::Tensor& pinned) const {
-  std::vector<std::vector<double>> looks(crops.size());
-  std::vector<std::vector<bool>> pins(crops.size());
-  for (size_t i = 0; i < crops.size(); ++i)
-    for (size_t j = 0; j < crops[i].patches.size(); ++j) {
-      looks[i].push_back(attention.const_data_ptr<float>()[crops[i].patches[j]]);
-      pins[i].push_back(pinned.const_data_ptr<bool>()[crops[i].ordinals[j]]);
-    }
-  std::vector<Places> chosen;
-  if (!is_adaptive()) {
-    const std::vector<int64_t> budgets = budgets_of(pools);
-    for (size_t i = 0; i < crops.size(); ++i)
-      chosen.push_back(fixed_choice(looks[i], pins[i], patches_of(budgets[i]), options_.plus));
-    return chosen;
-  }
-  std::vector<int64_t> numbers;
-  for (size_t i = 0; i < crops.size(); ++i) {
-    chosen.push_back(looks[i].empty() ? Places{} : adaptive_choice(looks[i], pins[i], options_.plus));
-    numbers.push_back(std::ssize(chosen[i]));
-  }
-  raise_to_floor(numbers, pools, common().min_per_image);
-  for (size_t i = 0; i < crops.size(); ++i) {  // the best of what was not chosen fill up to the floor
-    if (numbers[i] == std::ssize(chosen[i])) continue;
-    std::vector<bool> first(looks[i].size(), false);
-    for (const int64_t place : chosen[i]) first[place] = true;
-    const Places order = ranked(looks[i], first);
-    chosen[i].assign(order.begin(), order.begin() + numbers[i]);
-    std::ranges::sort(chosen[i]);
-  }
+// S of a crop with `number` of them (adaptive: of the outliers, raised to it). attention float32, pinned bool, host.
+Places choose(const O& o, const at::Tensor& attention, const at::Tensor& pinned, int64_t number) {
+  const std::vector<double> looks(attention.const_data_ptr<float>(),
+                                  attention.const_data_ptr<float>() + attention.numel());
+  const std::vector<bool> pins(pinned.const_data_ptr<bool>(), pinned.const_data_ptr<bool>() + pinned.numel());
+  if (!is_adaptive(o)) return fixed_choice(looks, pins, patches_of(o, number), o.plus);
+  Places chosen = adaptive_choice(looks, pins, o.plus);
+  if (number <= std::ssize(chosen)) return chosen;
+  std::vector<bool> first(looks.size(), false);  // the best of what was not chosen fill up to the floor
+  for (const int64_t place : chosen) first[static_cast<size_t>(place)] = true;
+  const Places order = ranked(looks, first);
+  chosen.assign(order.begin(), order.begin() + number);
+  std::ranges::sort(chosen);
   return chosen;
 }
 
-Verdict Prumerge::decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                         State*) const {
-  const auto pools = crop_pools(*layout.prompt);
-  const auto crops = crop_tokens(layout, pools, false);
-  const at::Tensor pinned = layout.pinned.index_select(0, layout.image_tokens).cpu().contiguous();
-  const at::Tensor attention = signals[0].to(at::kFloat);
-  const std::vector<Places> chosen = choose(pools, crops, attention.cpu().contiguous(), pinned);
-  const std::vector<int64_t> budgets = is_adaptive() ? std::vector<int64_t>(pools.size(), 1) : budgets_of(pools);
-  const auto on_device = [&](const std::vector<int64_t>& v) { return int64_tensor(v).to(attention.device()); };
-  std::vector<at::Tensor> survivors, extras;
-  std::vector<int64_t> places, last;
-  for (size_t i = 0; i < crops.size(); ++i) {
-    if (crops[i].patches.empty() || budgets[i] == 0) continue;
-    const at::Tensor patches = on_device(crops[i].patches);
-    const Merged merged =
-        merge(signals[2].index_select(0, patches).to(at::kFloat), signals[1].index_select(0, patches).to(at::kFloat),
-              attention.index_select(0, patches), on_device(chosen[i]), options_.neighbours);
-    survivors.push_back(merged.survivors);
-    for (const int64_t place : chosen[i]) places.push_back(crops[i].ordinals[place]);
-    extras.push_back(merged.extra);
-    last.push_back(crops[i].ordinals.back());
+// How many stand out in each crop that is there: what floors add to.
+std::vector<int64_t> outliers_of(const O& o, const Tower& tower, const TokenLayout& layout) {
+  const Pools crops = pools_of(layout, Budget::Pool::kCrop);
+  const at::Tensor looks = tower.attention.index_select(0, crops.tokens).cpu().contiguous();
+  const at::Tensor pinned =
+      layout.pinned.index_select(0, layout.image_tokens.index_select(0, crops.tokens)).cpu().contiguous();
+  std::vector<int64_t> numbers;
+  for (size_t i = 0; i + 1 < crops.begin.size(); ++i) {
+    const auto own = [&, i](const at::Tensor& t) { return t.slice(0, crops.begin[i], crops.begin[i + 1]); };
+    numbers.push_back(crops.size(i) == 0 ? 0 : std::ssize(choose(o, own(looks), own(pinned), 0)));
   }
-  Verdict verdict{.kept = on_device({}), .added = {}, .crop_by_crop = true};
-  if (survivors.empty()) return verdict;
-  verdict.added.push_back({NewTokens::Where::kInPlace, at::cat(survivors), on_device(places), on_device(places)});
-  if (options_.extra_token)
-    verdict.added.push_back({NewTokens::Where::kBehind, at::cat(extras),
-                             on_device(std::vector<int64_t>(last.size(), -1)), on_device(last)});
-  return verdict;
+  return numbers;
 }
 
-PlannedPolicyPtr prumerge_with(const OptionReader& reader, bool plus) {
-  PrumergeOptions options;
-  options.plus = plus;
-  options.amount = reader.amount();
-  options.neighbours = reader.integer("neighbours", options.neighbours, 0);
-  options.extra_token = reader.boolean("extra_token", options.extra_token);
-  if (reader.text("layer_attention"))
-    options.layer_attention = static_cast<int>(reader.integer("layer_attention", 0, 0, 1 << 20));
-  options.common = reader.common();
-  return std::make_shared<Prumerge>(options);
+Choice merge_crops(const O& o, const Tower& tower, const Pools& crops) {
+  const auto on_device = [&](const std::vector<int64_t>& v) { return int64_tensor(v).to(crops.tokens.device()); };
+  const at::Tensor looks = tower.attention.index_select(0, crops.tokens).cpu().contiguous();
+  const at::Tensor pinned = crops.always.cpu().contiguous();
+  std::vector<at::Tensor> survivors, extras, places, last;
+  for (size_t i = 0; i + 1 < crops.begin.size(); ++i) {
+    if (crops.size(i) == 0 || (!is_adaptive(o) && crops.num_kept[i] == 0)) continue;
+    const auto own = [&, i](const at::Tensor& t) { return t.slice(0, crops.begin[i], crops.begin[i + 1]); };
+    const at::Tensor patches = own(crops.tokens);
+    const at::Tensor chosen = on_device(choose(o, own(looks), own(pinned), crops.num_kept[i]));
+    const Merged merged =
+        merge(tower.output.index_select(0, patches).to(at::kFloat), tower.key.index_select(0, patches).to(at::kFloat),
+              tower.attention.index_select(0, patches), chosen, o.neighbours);
+    survivors.push_back(merged.survivors);
+    places.push_back(patches.index_select(0, chosen));
+    extras.push_back(merged.extra);
+    last.push_back(patches.slice(0, patches.size(0) - 1));
+  }
+  Choice choice{.kept = on_device({}), .added = {}, .crop_by_crop = true};
+  if (survivors.empty()) return choice;
+  const at::Tensor stands_at = at::cat(places), lasts = at::cat(last);
+  choice.added.push_back({NewTokens::Where::kInPlace, at::cat(survivors), stands_at, stands_at});
+  if (o.extra_token) choice.added.push_back({NewTokens::Where::kBehind, at::cat(extras), lasts * 0 - 1, lasts});
+  return choice;
+}
+
+std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
+  const std::string name(name_of(o));
+  const int layer = o.layer_attention.value_or(model.vision_layers - 1);
+  check_vision_layer(name, layer, model);
+  const std::vector<CropFacts> crops = crops_of(prompt);
+  for (const CropFacts& crop : crops) {
+    if (is_adaptive(o)) break;
+    const int64_t budget = kept_of(o.amount, crop.size, Rounding::kNearestEven);
+    if (patches_of(o, budget) < crop.pinned)
+      throw Error(name + ": " + std::to_string(budget) + " tokens of a crop leave no room for " +
+                  std::to_string(crop.pinned) + " pinned ones" + (o.extra_token ? " and the rest" : ""));
+  }
+  return {{.at = {Site::kVisionOutput},
+           .scope = Scope::kCrop,
+           .budget = {.pool = Budget::Pool::kCrop, .amount = o.amount, .is_adaptive = is_adaptive(o)},
+           .needs = [layer](const TokenLayout&) -> std::vector<Signal> {
+             return {AttentionProbe{
+                         .layer = layer, .rows = AttentionProbe::Rows::kClass, .heads = AttentionProbe::Heads::kJoint},
+                     Tap{Tap::What::kVisionKey, layer}, Tap{Tap::What::kVisionOutput}};
+           },
+           .decide =
+               [o](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                 const Tower tower{signals[0].to(at::kFloat), signals[1], signals[2]};
+                 Verdict verdict{.choose = [o, tower](const Pools& pools) { return merge_crops(o, tower, pools); }};
+                 if (is_adaptive(o)) verdict.num_kept = outliers_of(o, tower, layout);
+                 return verdict;
+               },
+           .is_nested = false,
+           .always_acts = true}};
+}
+
+OptionSet<O> options() {
+  Option<O> ratio =
+      keep_ratio(&O::amount, "part of each crop, extra token counted; without an amount the number adapts");
+  ratio.check = {};  // without one the number adapts
+  return {std::move(ratio),
+          num_kept(&O::amount, "number of each crop, extra token counted; without an amount the number adapts"),
+          {"neighbours", &O::neighbours, "patches folded into each that stays", at_least(0)},
+          {"extra_token", &O::extra_token, "the weighted rest is the crop's last token"},
+          {"layer_attention", &O::layer_attention, "vision layer of class attention and keys; the last", at_least(0)}};
+}
+
+const Method<O>& method(bool plus) {
+  const auto check = [](const O& o) {
+    if (!is_adaptive(o)) check_amount(name_of(o), o.amount);
+  };
+  static const Method<O> plain = {.name = "prumerge", .options = options(), .steps = steps, .check = check};
+  static const Method<O> with_grid = {.name = "prumerge+", .options = options(), .steps = steps, .check = check};
+  return plus ? with_grid : plain;
+}
+
+PolicyRow row_of(bool plus, std::string_view summary, std::vector<PolicyExample> examples) {
+  PolicyRow made = row(method(plus), {.paper = "arXiv 2403.15388",
+                                      .summary = summary,
+                                      .sites = {Site::kVisionOutput},
+                                      .needs = "class attention and keys of one vision layer",
+                                      .refusal = needs_class_token,
+                                      .examples = std::move(examples)});
+  made.make = [plus](const PolicySpec& spec, const PolicyFiles& files) {
+    O o = read_options(spec, method(plus).options, &files);
+    o.plus = plus;
+    return make_prumerge(o);
+  };
+  return made;
 }
 
 }  // namespace
 
 PolicyPtr make_prumerge(const PrumergeOptions& options) {
-  return std::make_shared<Prumerge>(options);
+  return make(method(options.plus), options);
 }
 
-PlannedPolicyPtr prumerge_from(const OptionReader& reader) {
-  return prumerge_with(reader, false);
+PolicyRow prumerge_row() {
+  return row_of(false, "each crop keeps what stands out, merged with what is like it",
+                {{"prumerge", /*keeps_tokens=*/false}, {"prumerge:num_kept=3", /*keeps_tokens=*/false}});
 }
 
-PlannedPolicyPtr prumerge_plus_from(const OptionReader& reader) {
-  return prumerge_with(reader, true);
+PolicyRow prumerge_plus_row() {
+  return row_of(true, "prumerge with a regular grid of other patches",
+                {{"prumerge+:num_kept=5", /*keeps_tokens=*/false}, {"prumerge+", /*keeps_tokens=*/false}});
 }
 
 }  // namespace espalier

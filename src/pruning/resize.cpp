@@ -9,7 +9,6 @@
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
-#include "pruning/selection.h"
 
 namespace espalier {
 
@@ -40,65 +39,58 @@ GridSize shrunk(GridSize grid, int64_t wanted) {
   return best;
 }
 
-class Resize final : public PlannedPolicy {
- public:
-  explicit Resize(const ResizeOptions& options)
-      : PlannedPolicy("resize", options.common, options.row_breaks_compete), options_(options) {
-    check_amount("resize", options.amount);
-    if (options.amount.num_kept == 0) throw Error("resize: a picture cannot have num_kept=0 tokens");
-  }
+using O = ResizeOptions;
 
-  std::string spec() const override {
-    return SpecWriter("resize")
-        .amount(options_.amount)
-        .row_breaks(row_breaks_compete(), ResizeOptions().row_breaks_compete)
-        .common(common())
-        .text();
+ImageShape wanted_shape(const O& o, const ImageShape& shape) {
+  ImageShape wanted = shape;
+  const int64_t whole = area(shape.grid), tokens = whole * crops_of(shape.tiling);
+  const int64_t number = std::max(
+      {kept_of(o.amount, tokens, Rounding::kNearestEven), std::min(o.common.min_per_image, tokens), int64_t{1}});
+  if (shape.tiling) {
+    int64_t fewest = crops_of(shape.tiling);
+    const auto take_if_fewer = [&](const std::optional<GridSize>& tiling) {
+      if (crops_of(tiling) >= fewest || crops_of(tiling) * whole < number) return;
+      fewest = crops_of(tiling);
+      wanted.tiling = tiling;
+    };
+    for (int64_t rows = shape.tiling->rows; rows >= 1; --rows)
+      for (int64_t cols = shape.tiling->cols; cols >= 1; --cols) take_if_fewer(GridSize{rows, cols});
+    take_if_fewer(std::nullopt);
   }
+  const int64_t crops = crops_of(wanted.tiling);
+  wanted.grid = shrunk(shape.grid, (2 * number + crops) / (2 * crops));
+  return wanted;
+}
 
-  std::vector<PlannedPoint> plan(const ModelFacts&, const PromptLayout&) const override { return {}; }
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
-  Verdict decide(const ActPoint&, const TokenLayout&, std::span<const at::Tensor>, State*) const override {
-    throw Error("resize: it acts on pictures, at no point of the model");
-  }
-
-  ImageShape wanted_shape(const ModelFacts&, const ImageShape& shape) const override {
-    ImageShape wanted = shape;
-    const int64_t whole = area(shape.grid), tokens = whole * crops_of(shape.tiling);
-    const int64_t number = std::max({kept_of(options_.amount, tokens, Rounding::kNearestEven),
-                                     std::min(common().min_per_image, tokens), int64_t{1}});
-    if (shape.tiling) {
-      int64_t fewest = crops_of(shape.tiling);
-      const auto take_if_fewer = [&](const std::optional<GridSize>& tiling) {
-        if (crops_of(tiling) >= fewest || crops_of(tiling) * whole < number) return;
-        fewest = crops_of(tiling);
-        wanted.tiling = tiling;
-      };
-      for (int64_t rows = shape.tiling->rows; rows >= 1; --rows)
-        for (int64_t cols = shape.tiling->cols; cols >= 1; --cols) take_if_fewer(GridSize{rows, cols});
-      take_if_fewer(std::nullopt);
-    }
-    const int64_t crops = crops_of(wanted.tiling);
-    wanted.grid = shrunk(shape.grid, (2 * number + crops) / (2 * crops));
-    return wanted;
-  }
-
- private:
-  ResizeOptions options_;
-};
+const Method<O>& method() {
+  static const Method<O> method = {
+      .name = "resize",
+      .options = {keep_ratio(&O::amount,
+                             "part of an image's tokens that its smaller picture has, about; this or "
+                             "num_kept"),
+                  num_kept(&O::amount, "number of tokens of the smaller picture, about; this or keep_ratio"),
+                  row_breaks(&O::row_breaks_compete)},
+      .steps = [](const O&, const ModelFacts&, const PromptLayout&) { return std::vector<Step>(); },
+      .check =
+          [](const O& o) {
+            if (o.amount.num_kept == 0) throw Error("resize: a picture cannot have num_kept=0 tokens");
+          },
+      .wanted_shape = wanted_shape};
+  return method;
+}
 
 }  // namespace
 
 PolicyPtr make_resize(const ResizeOptions& options) {
-  return std::make_shared<Resize>(options);
+  return make(method(), options);
 }
 
-PlannedPolicyPtr resize_from(const OptionReader& reader) {
-  ResizeOptions options;
-  options.amount = reader.amount();
-  options.row_breaks_compete = reader.row_breaks_compete(options.row_breaks_compete);
-  options.common = reader.common();
-  return std::make_shared<Resize>(options);
+PolicyRow resize_row() {
+  return row(method(), {.paper = "-",
+                        .summary = "pictures are made smaller, so that they have fewer tokens",
+                        .needs = "nothing",
+                        .refusal = any_model,
+                        .examples = {{"resize:keep_ratio=1/2", /*keeps_tokens=*/false}}});
 }
 
 }  // namespace espalier

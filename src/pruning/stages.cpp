@@ -5,7 +5,6 @@
 #include <string>
 
 #include "espalier/error.h"
-#include "pruning/selection.h"
 
 namespace espalier {
 
@@ -24,13 +23,6 @@ Fraction half_of(std::string_view policy, Fraction f) {
   return {f.num, f.den * 2};
 }
 
-template <typename T, typename ToText>
-std::string joined(std::span<const T> values, ToText&& to_text) {
-  std::string text;
-  for (const T& value : values) text += (text.empty() ? "" : ":") + to_text(value);
-  return text;
-}
-
 }  // namespace
 
 std::vector<int> scaled_layers(std::span<const int> of_32, int num_layers) {
@@ -43,7 +35,7 @@ void check_stage_layers(std::string_view policy, std::span<const int> layers, in
   int previous = lowest - 1;
   for (const int layer : layers) {
     const std::string what =
-        std::string(policy) + ": layers=" + joined(layers, [](int l) { return std::to_string(l); });
+        std::string(policy) + ": layers=" + write_value(std::vector<int>(layers.begin(), layers.end()));
     if (layer < lowest) throw Error(what + ", but the first possible one is " + std::to_string(lowest));
     if (layer > num_layers) throw Error(what + ", but the model has " + std::to_string(num_layers) + " layers");
     if (layer <= previous) throw Error(what + " do not ascend");
@@ -69,33 +61,6 @@ std::vector<Amount> amounts_of_stages(std::string_view policy, const StageAmount
     if (is_ratio ? is_above(*list[i].keep_ratio, *list[i - 1].keep_ratio) : *list[i].num_kept > *list[i - 1].num_kept)
       throw Error(who + ": stage " + std::to_string(i) + " keeps more than the one before it");
   return list;
-}
-
-StageAmounts read_stage_amounts(const OptionReader& reader, const StageAmounts& default_amounts) {
-  StageAmounts amounts{reader.fractions("keep_ratio").value_or(std::vector<Fraction>{}),
-                       reader.integers("num_kept").value_or(std::vector<int64_t>{})};
-  return amounts == StageAmounts{} ? default_amounts : amounts;
-}
-
-std::vector<int> read_layers(const OptionReader& reader) {
-  std::vector<int> layers;
-  for (const int64_t layer : reader.integers("layers").value_or(std::vector<int64_t>{})) {
-    if (layer < 0 || layer > 1 << 20) throw Error("layers=" + std::to_string(layer) + " is out of range");
-    layers.push_back(static_cast<int>(layer));
-  }
-  return layers;
-}
-
-void write_stage_amounts(SpecWriter& writer, const StageAmounts& amounts, const StageAmounts& default_amounts) {
-  if (amounts == default_amounts) return;
-  const std::span<const Fraction> ratios(amounts.keep_ratio);
-  const std::span<const int64_t> numbers(amounts.num_kept);
-  if (!ratios.empty()) writer.add("keep_ratio", joined(ratios, [](Fraction f) { return to_string(f); }));
-  if (!numbers.empty()) writer.add("num_kept", joined(numbers, [](int64_t n) { return std::to_string(n); }));
-}
-
-void write_layers(SpecWriter& writer, std::span<const int> layers) {
-  if (!layers.empty()) writer.add("layers", joined(layers, [](int l) { return std::to_string(l); }));
 }
 
 }  // namespace espalier

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "espalier/policies/amount.h"
-#include "pruning/policy_spec.h"
+#include "pruning/option_set.h"
 
 namespace espalier {
 
@@ -21,10 +21,24 @@ void check_stage_layers(std::string_view policy, std::span<const int> layers, in
 // of them (but for the single ratio).
 std::vector<Amount> amounts_of_stages(std::string_view policy, const StageAmounts& amounts, size_t stages);
 
-// keep_ratio and num_kept as lists, `layers`; the default where neither amount is given.
-StageAmounts read_stage_amounts(const OptionReader& reader, const StageAmounts& default_amounts);
-std::vector<int> read_layers(const OptionReader& reader);
-void write_stage_amounts(SpecWriter& writer, const StageAmounts& amounts, const StageAmounts& default_amounts);
-void write_layers(SpecWriter& writer, std::span<const int> layers);
+// keep_ratio and num_kept as lists. Numbers replace the ratios that hold by default.
+template <typename T>
+Option<T> stage_ratios(StageAmounts T::*amounts, std::string_view meaning) {
+  return {"keep_ratio", [amounts](auto& options) -> auto& {return (options.*amounts).keep_ratio;
+}
+, meaning
+};  // namespace espalier
+}
+template <typename T>
+Option<T> stage_numbers(StageAmounts T::*amounts) {
+  Option<T> option(
+      "num_kept", [amounts](auto& options) -> auto& { return (options.*amounts).num_kept; },
+      "numbers that stay, one for each layer; these or keep_ratio");
+  option.read = [amounts](T& options, std::string_view text, const ReadContext& context) {
+    if (!context.has("keep_ratio")) (options.*amounts).keep_ratio.clear();
+    return read_value(text, (options.*amounts).num_kept);
+  };
+  return option;
+}
 
 }  // namespace espalier

@@ -17,21 +17,21 @@
 #include "espalier/error.h"
 #include "pruning/policy_spec.h"
 #include "pruning/prompt_text.h"
-#include "pruning/selection.h"
 #include "runtime/generate.h"
 
 namespace espalier {
 
 namespace {
 
-Result run(const LoadedModel& model, const Calibration& calibration, size_t i, PolicyPtr policy, RunHooks hooks = {}) {
+Result run(const LoadedModel& model, const Calibration& calibration, size_t i, PolicyPtr policy,
+           RunWatcher* watcher = nullptr) {
   Request request;
   request.prompt = calibration.prompt(i);
   request.custom = std::move(policy);
   request.options.max_new_tokens = 0;
   Callbacks callbacks;
   callbacks.should_cancel = calibration.callbacks.should_cancel;
-  Result result = std::move(generate_batch(model, std::span(&request, 1), callbacks, std::move(hooks))[0]);
+  Result result = generate(model, request, callbacks, {.watcher = watcher});
   if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
   return result;
 }
@@ -56,25 +56,29 @@ class FitprunePass final : public PruningPolicy {
   std::string spec() const override { return "fitprune"; }
   bool row_breaks_compete() const override { return true; }
 
-  std::vector<ActPoint> points(const ModelFacts& model, const PromptLayout& prompt) const override {
+  std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const override {
     if (text_behind_last_image(prompt).empty())
       throw Error("fitprune: no text stands behind the last image of a prompt to rate its tokens");
-    std::vector<ActPoint> points;
-    for (int layer = 0; layer < model.num_layers; ++layer) points.push_back({Site::kAfterAttention, layer});
-    return points;
+    std::vector<Step> steps;
+    for (int layer = 0; layer < model.num_layers; ++layer)
+      steps.push_back(
+          {.at = {Site::kAfterAttention, layer},
+           .needs = [layer](const TokenLayout& layout) { return probe(layer, layout); },
+           .decide = [this, layer](const TokenLayout& layout,
+                                   std::span<const at::Tensor> signals) { return decide(layer, layout, signals); }});
+    return steps;
   }
 
-  std::vector<Signal> needs(const ActPoint& point, const TokenLayout& layout, const State*) const override {
+ private:
+  static std::vector<Signal> probe(int layer, const TokenLayout& layout) {
     if (layout.num_image_tokens() == 0) return {};
-    AttentionProbe probe{
-        .layer = point.layer, .rows = AttentionProbe::Rows::kGiven, .heads = AttentionProbe::Heads::kMax};
+    AttentionProbe probe{.layer = layer, .rows = AttentionProbe::Rows::kGiven, .heads = AttentionProbe::Heads::kMax};
     probe.groups.push_back({.rows = text_tokens_at(layout, text_behind_last_image(*layout.prompt))});
     probe.groups.push_back({.rows = layout.image_tokens});
     return {probe};
   }
 
-  Verdict decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State*) const override {
+  Verdict decide(int of_layer, const TokenLayout& layout, std::span<const at::Tensor> signals) const {
     const int64_t m = layout.num_image_tokens();
     const at::Tensor all = at::arange(m, layout.image_tokens.options());
     if (m == 0) {
@@ -89,7 +93,7 @@ class FitprunePass final : public PruningPolicy {
       masses_.self.push_back(std::accumulate(self.begin(), self.end(), 0.0));
       return {.kept = all};
     }
-    const auto layer = static_cast<size_t>(point.layer);
+    const auto layer = static_cast<size_t>(of_layer);
     const std::vector<int64_t> gone =
         fitprune_deletable(cross, self, masses_.cross.at(layer), masses_.self.at(layer), *alpha_);
     counts_.push_back(std::ssize(gone));
@@ -99,7 +103,6 @@ class FitprunePass final : public PruningPolicy {
     return {.kept = int64_tensor(stays).to(all.device())};
   }
 
- private:
   Masses& masses_;
   std::vector<int64_t>& counts_;
   std::optional<double> alpha_;
@@ -183,12 +186,10 @@ VtwFit fit_vtw(const LoadedModel& model, const Calibration& calibration, double 
   const auto samples = static_cast<int64_t>(calibration.num_prompts);
   int64_t done = 0;
   const auto logits_of = [&](size_t i, const std::string& spec) {
-    at::Tensor logits;
-    RunHooks hooks;
-    hooks.prefill.on_logits = [&](const at::Tensor& rows) { logits = rows[0].to(at::kFloat).cpu().contiguous(); };
-    run(model, calibration, i, make_policy(spec), std::move(hooks));
+    LogitsWatcher watcher;
+    run(model, calibration, i, make_policy(spec), &watcher);
     show(calibration, ++done, samples * (1 + std::ssize(fit.kl)));
-    return logits;
+    return watcher.logits;
   };
   const auto values = [](const at::Tensor& logits) {
     return std::span<const float>(logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel()));

@@ -19,6 +19,7 @@
 #include "base/output_file.h"
 #include "base/safetensors.h"
 #include "espalier/error.h"
+#include "espalier/policy_plugin.h"
 
 namespace espalier {
 
@@ -330,6 +331,10 @@ KeptSets PolicyFilesOnDisk::kept_sets(const std::string& file) const {
 
 PolicyPtr make_policy(std::string_view spec) {
   return make_policy(spec, PolicyFilesOnDisk());
+}
+
+PolicyPtr make_policy(std::string_view spec, std::span<const PolicyPlugin> plugins) {
+  return make_policy(spec, PolicyFilesOnDisk(), plugins);
 }
 
 }  // namespace espalier

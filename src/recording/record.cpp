@@ -75,38 +75,36 @@ at::Tensor attention_map(const DecoderConfig& config, const LayerView& view) {
   return at::softmax(scores.masked_fill(hidden, -INFINITY), -1);
 }
 
-class Recorder {
+class Recorder final : public RunWatcher {
  public:
   Recorder(const LoadedModel& model, const std::vector<std::string>& only) : model_(model), wanted_(only) {}
 
-  RunHooks hooks() {
-    RunHooks hooks;
-    hooks.encode.on_vision_layer = [this](size_t image, const ImagePlan& plan, const VisionLayerTrace& trace) {
-      vision_layer(image, plan, trace);
-    };
-    hooks.encode.on_vision_output = [this](const at::Tensor& features, const at::Tensor& classes) {
-      add("vision.output", features);
-      if (classes.defined()) add("vision.cls_output", classes);
-    };
-    // States are what reaches a point, whose policy judges tokens that it then drops; hidden.0 is that of
-    // projector_output.
-    hooks.encode.on_embedded = [this](const TokenLayout& layout, const at::Tensor& hidden) {
-      prompt_ = layout.prompt;
-      state(0, layout, hidden);
-    };
-    hooks.prefill.on_state = [this](int layer, const TokenLayout& layout, const at::Tensor& hidden) {
-      if (layer > 0) state(layer, layout, hidden);
-    };
-    hooks.prefill.on_layer = [this](const LayerView& view) { decoder_layer(view); };
-    // What a policy read of the layer that was about to run is what a replay has to read.
-    hooks.prefill.on_look_ahead = [this](const LayerView& view) {
-      attention(view);
-      looked_at_.insert(view.layer);
-    };
-    hooks.prefill.on_output = [this](size_t, const TokenLayout& layout, const at::Tensor& hidden) {
-      state(model_.config.decoder.num_layers, layout, hidden);
-    };
-    return hooks;
+  bool watches_vision() const override { return true; }
+  void on_vision_layer(size_t image, const ImagePlan& plan, const VisionLayerTrace& trace) override {
+    vision_layer(image, plan, trace);
+  }
+  void on_vision_output(const at::Tensor& features, const at::Tensor& classes) override {
+    add("vision.output", features);
+    if (classes.defined()) add("vision.cls_output", classes);
+  }
+  // States are what reaches a point, whose policy judges tokens that it then drops; hidden.0 is that of
+  // projector_output.
+  void on_embedded(const TokenLayout& layout, const at::Tensor& hidden) override {
+    prompt_ = layout.prompt;
+    state(0, layout, hidden);
+  }
+  void on_state(int layer, const TokenLayout& layout, const at::Tensor& hidden) override {
+    if (layer > 0) state(layer, layout, hidden);
+  }
+  bool watches_layers() const override { return true; }
+  void on_layer(const LayerView& view) override { decoder_layer(view); }
+  // What a policy read of the layer that was about to run is what a replay has to read.
+  void on_look_ahead(const LayerView& view) override {
+    attention(view);
+    looked_at_.insert(view.layer);
+  }
+  void on_output(const TokenLayout& layout, const at::Tensor& hidden) override {
+    state(model_.config.decoder.num_layers, layout, hidden);
   }
 
   const PromptLayout& prompt() const { return *prompt_; }
@@ -184,6 +182,30 @@ class Recorder {
   std::map<std::string, std::vector<at::Tensor>> by_image_;
 };
 
+// The tensors that are compared with the reference.
+struct Dump final : RunWatcher {
+  explicit Dump(const LoadedModel& loaded) : model(loaded) {}
+
+  bool watches_pixels() const override { return true; }
+  void on_pixels(const at::Tensor& p) override { pixels.push_back(p); }
+  void on_image_tokens(const at::Tensor& tokens) override { arrays["image_features"] = as_float(tokens); }
+  bool watches_layers() const override { return true; }
+  void on_layer(const LayerView& view) override {
+    arrays["hidden." + std::to_string(view.layer)] = as_float(view.hidden);
+    if (view.layer == 0) arrays["position_ids"] = view.layout.position_id.cpu().contiguous();
+  }
+  void on_output(const TokenLayout&, const at::Tensor& hidden) override {
+    arrays["hidden." + std::to_string(model.config.decoder.num_layers)] = as_float(hidden);
+    const at::Tensor normed = final_norm(model.config.decoder, model.weights.decoder, hidden);
+    arrays["final_norm"] = as_float(normed);
+    arrays["logits"] = as_float(logits(model.weights.decoder, normed));
+  }
+
+  const LoadedModel& model;
+  Arrays arrays;
+  std::vector<at::Tensor> pixels;
+};
+
 Dtype dtype_of(const at::Tensor& t) {
   return t.scalar_type() == at::kLong ? Dtype::kI64 : Dtype::kF32;
 }
@@ -225,7 +247,7 @@ void record(const LoadedModel& model, const Request& request, const RecordFiles&
   Request prefill_only = request;
   prefill_only.options.max_new_tokens = 1;
   Recorder recorder(model, files.only);
-  const Result result = std::move(generate_batch(model, std::span(&prefill_only, 1), callbacks, recorder.hooks())[0]);
+  const Result result = generate(model, prefill_only, callbacks, {.watcher = &recorder});
   if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
   const c10::InferenceMode no_gradients;
   const Arrays arrays = recorder.finish();
@@ -240,32 +262,17 @@ void record(const LoadedModel& model, const Request& request, const RecordFiles&
 
 Result generate_from_pixels(const LoadedModel& model, const Request& request, const std::filesystem::path& pixel_values,
                             const Callbacks& callbacks) {
-  RunHooks hooks;
-  hooks.encode.pixel_values = read_pixel_values(pixel_values);
-  return std::move(generate_batch(model, std::span(&request, 1), callbacks, hooks)[0]);
+  return generate(model, request, callbacks, {.pixel_values = read_pixel_values(pixel_values)});
 }
 
 Result dump(const LoadedModel& model, const Request& request, const std::filesystem::path& prefix,
             const std::filesystem::path& pixel_values, const Callbacks& callbacks) {
-  Arrays arrays;
-  std::vector<at::Tensor> pixels;
-  RunHooks hooks;
-  hooks.encode.pixel_values = read_pixel_values(pixel_values);
-  hooks.encode.on_pixels = [&](const at::Tensor& p) { pixels.push_back(p); };
-  hooks.encode.on_image_tokens = [&](const at::Tensor& tokens) { arrays["image_features"] = as_float(tokens); };
-  hooks.prefill.on_layer = [&](const LayerView& view) {
-    arrays["hidden." + std::to_string(view.layer)] = as_float(view.hidden);
-    if (view.layer == 0) arrays["position_ids"] = view.layout.position_id.cpu().contiguous();
-  };
-  hooks.prefill.on_output = [&](size_t, const TokenLayout&, const at::Tensor& hidden) {
-    arrays["hidden." + std::to_string(model.config.decoder.num_layers)] = as_float(hidden);
-    const at::Tensor normed = final_norm(model.config.decoder, model.weights.decoder, hidden);
-    arrays["final_norm"] = as_float(normed);
-    arrays["logits"] = as_float(logits(model.weights.decoder, normed));
-  };
-  const Result result = std::move(generate_batch(model, std::span(&request, 1), callbacks, hooks)[0]);
+  Dump dump(model);
+  const Result result =
+      generate(model, request, callbacks, {.watcher = &dump, .pixel_values = read_pixel_values(pixel_values)});
   if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
-  if (!pixels.empty()) arrays["pixel_values"] = model.front_end.batch_pixels(pixels);
+  Arrays& arrays = dump.arrays;
+  if (!dump.pixels.empty()) arrays["pixel_values"] = model.front_end.batch_pixels(dump.pixels);
   arrays["input_ids"] = long_tensor(result.prompt_token_ids);
   arrays["greedy_tokens"] = long_tensor(result.token_ids);
   OutputFile json(prefix.string() + ".json");  // both files or none

@@ -56,9 +56,11 @@ at::Tensor reduce_heads(const at::Tensor& per_head, AttentionProbe::Heads heads)
       return per_head.amax(0);
     case AttentionProbe::Heads::kEach:
       return per_head;
-    default:
-      return per_head.mean(0);
+    case AttentionProbe::Heads::kMean:
+    case AttentionProbe::Heads::kJoint:
+      break;
   }
+  return per_head.mean(0);
 }
 
 }  // namespace

@@ -17,21 +17,6 @@ namespace espalier {
 
 namespace {
 
-at::Tensor pixels_for(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks, size_t image) {
-  const PackedPrompt& prompt = sequence.prompt;
-  if (hooks.pixel_values.defined()) return model.front_end.pixels_in_batch(prompt.plans, hooks.pixel_values, image);
-  return model.front_end.pixels(prompt.plans[image], *prompt.images[image].image);
-}
-
-// Vision layers that the features and the policy's pending signals need.
-int vision_layers_to_run(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks) {
-  if (hooks.on_vision_layer) return model.config.vision.num_layers;
-  int layers = model.config.vision.feature_layers;
-  for (const Signal& signal : sequence.walk.needs())
-    for (const int layer : vision_layers_read(signal)) layers = std::max(layers, layer + 1);
-  return layers;
-}
-
 bool reads_vision_layer(const Sequence& sequence, int layer) {
   return std::ranges::any_of(sequence.walk.needs(),
                              [&](const Signal& s) { return std::ranges::count(vision_layers_read(s), layer) > 0; });
@@ -48,49 +33,6 @@ VisionFeatures features_once(const ImagePart& part, const ImagePlan& plan, Image
   const VisionFeatures features = look();
   cache->keep(key, features);
   return features;
-}
-
-VisionState run_vision(const LoadedModel& model, const Sequence& sequence, const EncodeHooks& hooks) {
-  VisionState state{.facts = model.config.vision, .traces = {}, .features = {}, .classes = {}, .tower_row = {}};
-  const int num_layers = vision_layers_to_run(model, sequence, hooks);
-  std::vector<at::Tensor> patches, classes;
-  const size_t images = sequence.prompt.images.size();
-  const bool is_watched = hooks.on_vision_layer || std::ranges::any_of(sequence.walk.needs(), [](const Signal& s) {
-                            return !vision_layers_read(s).empty();
-                          });
-  for (size_t i = 0; i < images; ++i) {
-    if (hooks.should_cancel && hooks.should_cancel()) throw Cancelled();
-    const ImagePlan& plan = sequence.prompt.plans[i];
-    const auto observe = [&](const VisionLayerTrace& trace) {
-      if (reads_vision_layer(sequence, trace.layer)) state.traces[trace.layer].push_back(trace);
-      if (hooks.on_vision_layer) hooks.on_vision_layer(i, plan, trace);
-    };
-    const auto look = [&] {
-      const at::Tensor pixels = pixels_for(model, sequence, hooks, i);
-      if (hooks.on_pixels) hooks.on_pixels(pixels);
-      return model.front_end.tower(plan, pixels.to(model.device), num_layers,
-                                   is_watched ? VisionObserver(observe) : VisionObserver());
-    };
-    const bool may_reuse = !is_watched && !hooks.on_pixels && !hooks.pixel_values.defined();
-    const VisionFeatures features =
-        may_reuse ? features_once(sequence.prompt.images[i], plan, hooks.cache, look) : look();
-    patches.push_back(features.patches.flatten(0, -2));
-    if (features.classes.defined()) classes.push_back(features.classes);
-    if (hooks.on_progress) hooks.on_progress("encode", static_cast<int64_t>(i) + 1, static_cast<int64_t>(images));
-  }
-  state.tower_row = tower_rows(sequence.prompt.plans);
-  if (state.tower_row.defined()) state.tower_row = state.tower_row.to(model.device);
-  state.features = in_sequence_order(at::cat(patches), 0, state.tower_row);
-  if (!classes.empty()) state.classes = at::cat(classes);
-  if (hooks.on_vision_output) hooks.on_vision_output(state.features, state.classes);
-  return state;
-}
-
-std::vector<at::Tensor> vision_signals(const Sequence& sequence, const VisionState& state) {
-  std::vector<at::Tensor> signals;
-  for (const Signal& signal : sequence.walk.needs())
-    signals.push_back(is_vision_signal(signal) ? compute_signal(signal, state) : at::Tensor());
-  return signals;
 }
 
 // Features of the patches as a verdict at vision_output leaves them. `before` is the layout that it judged.
@@ -132,62 +74,149 @@ std::shared_ptr<const ImageHandle> look_at(const LoadedModel& model, std::shared
   return std::make_shared<const ImageHandle>(model, std::move(image), plan.pixel_shape, std::move(features));
 }
 
-at::Tensor apply_rows(const at::Tensor& x, const Applied& applied) {
-  if (applied.unchanged) return x;
-  const at::Tensor rows = applied.has_new_tokens ? at::cat({x, applied.new_vectors.to(x.scalar_type())}) : x;
-  return ops::gather_rows(rows, applied.index);
+Encoding::Encoding(const LoadedModel& model, Sequence& sequence, EncodeInputs inputs)
+    : model_(model),
+      sequence_(sequence),
+      inputs_(std::move(inputs)),
+      next_(sequence.prefix.first_image),
+      vision_{.facts = model.config.vision, .traces = {}, .features = {}, .classes = {}, .tower_row = {}},
+      encoding_(model.device, Stopwatch::kStopped),
+      selecting_(model.device, Stopwatch::kStopped) {}
+
+bool Encoding::step() {
+  if (is_done_) return false;
+  const size_t pictures = sequence_.prompt.images.size();
+  encoding_.start();
+  if (next_ < pictures) run_picture(next_++);
+  if (next_ == pictures) {
+    embed(patches_.empty() ? at::Tensor() : finish_pictures());
+    is_done_ = true;
+  }
+  encoding_.stop();
+  if (is_done_) act_on_projected();
+  return !is_done_;
 }
 
-void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hooks) {
-  DeviceStopwatch& encoding = sequence.encoding.emplace(model.device);
-  DeviceStopwatch& selecting = sequence.selecting.emplace(model.device, Stopwatch::kStopped);
-  at::Tensor image_tokens;
-  std::vector<at::Tensor> early_signals;  // of the vision tower, for the first point
-  if (!sequence.prompt.images.empty()) {
-    VisionState vision = run_vision(model, sequence, hooks);
-    encoding.stop();
-    selecting.start();
-    early_signals = vision_signals(sequence, vision);
-    at::Tensor features = vision.features;
-    while (sequence.walk.is_next(Site::kVisionOutput)) {  // several, in a pipeline
-      const TokenLayout before = sequence.walk.layout();
-      features = apply_to_features(features, before, sequence.walk.act(early_signals).applied);
-      early_signals.assign(sequence.walk.needs().size(), {});  // later points cannot read the tower
-      selecting.stop();
-      if (hooks.on_acted) hooks.on_acted(sequence.walk);
-      selecting.start();
-    }
-    selecting.stop();
-    encoding.start();
-    image_tokens = model.front_end.project(features, sequence.walk.layout());
+void Encoding::record_times() {
+  sequence_.stats.encoded(encoding_.milliseconds());
+  sequence_.stats.selected(selecting_.milliseconds());
+}
+
+bool Encoding::is_watched() const {
+  return (sequence_.watcher && sequence_.watcher->watches_vision()) ||
+         std::ranges::any_of(sequence_.walk.needs(), [](const Signal& s) { return !vision_layers_read(s).empty(); });
+}
+
+// Vision layers that the features and the policy's pending signals need.
+int Encoding::layers_to_run() const {
+  if (sequence_.watcher && sequence_.watcher->watches_vision()) return model_.config.vision.num_layers;
+  int layers = model_.config.vision.feature_layers;
+  for (const Signal& signal : sequence_.walk.needs())
+    for (const int layer : vision_layers_read(signal)) layers = std::max(layers, layer + 1);
+  return layers;
+}
+
+void Encoding::run_picture(size_t image) {
+  const PackedPrompt& prompt = sequence_.prompt;
+  const ImagePlan& plan = prompt.plans[image];
+  RunWatcher* watcher = sequence_.watcher;
+  const auto observe = [&](const VisionLayerTrace& trace) {
+    if (reads_vision_layer(sequence_, trace.layer)) vision_.traces[trace.layer].push_back(trace);
+    if (watcher && watcher->watches_vision()) watcher->on_vision_layer(image, plan, trace);
+    if (!inputs_.between_layers) return;
+    encoding_.stop();
+    inputs_.between_layers();
+    encoding_.start();
+  };
+  const auto look = [&] {
+    const VisionFrontEnd& front_end = model_.front_end;
+    const at::Tensor pixels = inputs_.pixel_values.defined()
+                                  ? front_end.pixels_in_batch(prompt.plans, inputs_.pixel_values, image)
+                                  : front_end.pixels(plan, *prompt.images[image].image);
+    if (watcher) watcher->on_pixels(pixels);
+    const bool is_observed = is_watched() || inputs_.between_layers;
+    return front_end.tower(plan, pixels.to(model_.device), layers_to_run(),
+                           is_observed ? VisionObserver(observe) : VisionObserver());
+  };
+  const bool may_reuse = !is_watched() && !(watcher && watcher->watches_pixels()) && !inputs_.pixel_values.defined();
+  const VisionFeatures features = may_reuse ? features_once(prompt.images[image], plan, inputs_.cache, look) : look();
+  patches_.push_back(features.patches.flatten(0, -2));
+  if (features.classes.defined()) classes_.push_back(features.classes);
+}
+
+// What the projector makes of the patches that the policy leaves before it.
+at::Tensor Encoding::finish_pictures() {
+  vision_.tower_row = tower_rows(std::span(sequence_.prompt.plans).subspan(sequence_.prefix.first_image));
+  if (vision_.tower_row.defined()) vision_.tower_row = vision_.tower_row.to(model_.device);
+  vision_.features = in_sequence_order(at::cat(patches_), 0, vision_.tower_row);
+  if (!classes_.empty()) vision_.classes = at::cat(classes_);
+  if (sequence_.watcher) sequence_.watcher->on_vision_output(vision_.features, vision_.classes);
+  encoding_.stop();
+  selecting_.start();
+  for (const Signal& signal : sequence_.walk.needs()) {
+    const bool is_early = is_vision_signal(signal);
+    early_signals_.push_back(is_early ? compute_signal(signal, vision_) : at::Tensor());
+    if (is_early) sequence_.stats.probed(signal_flops(signal, vision_));
   }
-  sequence.hidden = merge_embeddings(model, sequence, image_tokens);
-  if (hooks.on_image_tokens && image_tokens.defined()) {
-    const at::Tensor is_text = sequence.walk.layout().kind == static_cast<int64_t>(Segment::Kind::kText);
-    hooks.on_image_tokens(sequence.hidden.index_select(0, is_text.logical_not().nonzero().squeeze(1)));
+  at::Tensor features = vision_.features;
+  while (sequence_.walk.is_next(Site::kVisionOutput)) {  // several, in a pipeline
+    const TokenLayout before = sequence_.walk.layout();
+    features = apply_to_features(features, before, sequence_.walk.act(early_signals_).applied);
+    early_signals_.assign(sequence_.walk.needs().size(), {});  // later points cannot read the tower
+    acted();
   }
-  if (hooks.on_embedded) hooks.on_embedded(sequence.walk.layout(), sequence.hidden);
-  encoding.stop();
-  while (sequence.walk.is_next(Site::kProjectorOutput)) {
-    selecting.start();
-    const auto final_norm_of = [&](const at::Tensor& x) {
-      return final_norm(model.config.decoder, model.weights.decoder, x);
-    };
-    const DecoderState state{.config = model.config.decoder,
-                             .layout = sequence.walk.layout(),
-                             .hidden = sequence.hidden,
-                             .traces = sequence.traces,
-                             .look_ahead = {},
-                             .final_norm = final_norm_of};
+  selecting_.stop();
+  encoding_.start();
+  return model_.front_end.project(features, sequence_.walk.layout());
+}
+
+void Encoding::embed(const at::Tensor& image_tokens) {
+  sequence_.stream.hidden = merge_embeddings(model_, sequence_, image_tokens);
+  RunWatcher* watcher = sequence_.watcher;
+  if (!watcher) return;
+  const TokenLayout& layout = sequence_.walk.layout();
+  if (image_tokens.defined()) {
+    const at::Tensor is_text = layout.kind == static_cast<int64_t>(Segment::Kind::kText);
+    watcher->on_image_tokens(sequence_.stream.hidden.index_select(0, is_text.logical_not().nonzero().squeeze(1)));
+  }
+  watcher->on_embedded(layout, sequence_.stream.hidden);
+}
+
+void Encoding::act_on_projected() {
+  selecting_.start();
+  while (sequence_.walk.is_next(Site::kProjectorOutput)) {
+    const auto norm = [&](const at::Tensor& x) { return final_norm(model_.config.decoder, model_.weights.decoder, x); };
+    const TokenLayout& layout = sequence_.walk.layout();
+    const SignalSource source{.config = model_.config.decoder,
+                              .layout = layout,
+                              .hidden = sequence_.stream.hidden,
+                              .traces = sequence_.traces,
+                              .look_ahead = {},
+                              .final_norm = norm};
     std::vector<at::Tensor> signals;
-    for (size_t i = 0; i < sequence.walk.needs().size(); ++i) {
-      const Signal& signal = sequence.walk.needs()[i];
-      signals.push_back(is_vision_signal(signal) ? early_signals.at(i) : compute_signal(signal, state));
+    for (size_t i = 0; i < sequence_.walk.needs().size(); ++i) {
+      const Signal& signal = sequence_.walk.needs()[i];
+      signals.push_back(is_vision_signal(signal) ? early_signals_.at(i) : compute_signal(signal, source));
+      if (!is_vision_signal(signal)) sequence_.stats.probed(signal_flops(signal, source.config, layout));
     }
-    sequence.hidden = apply_rows(sequence.hidden, sequence.walk.act(signals).applied);
-    selecting.stop();
-    if (hooks.on_acted) hooks.on_acted(sequence.walk);
+    sequence_.stream.take(sequence_.walk.act(signals).applied);
+    acted();
   }
+  selecting_.stop();
+}
+
+void Encoding::acted() {
+  if (!sequence_.on_acted) return;
+  selecting_.stop();
+  sequence_.on_acted();
+  selecting_.start();
+}
+
+void encode(const LoadedModel& model, Sequence& sequence, const EncodeInputs& inputs) {
+  Encoding encoding(model, sequence, inputs);
+  while (encoding.step()) {
+  }
+  encoding.record_times();
 }
 
 }  // namespace espalier

@@ -6,41 +6,61 @@
 #include <functional>
 
 #include "espalier/generation.h"
-#include "families/image_plan.h"
-#include "model/vision.h"
+#include "runtime/device_stopwatch.h"
 #include "runtime/image_cache.h"
 #include "runtime/loaded_model.h"
 #include "runtime/sequence.h"
+#include "runtime/signals.h"
 
 namespace espalier {
 
 // Thrown inside the runtime when a callback asks to cancel; becomes FinishReason::kCancelled.
 struct Cancelled {};
 
-struct EncodeHooks {
-  CancelCheck should_cancel;
-  Progress on_progress;
-  // For recordings: every vision layer of every image, then the tower's output in the order of the sequence.
-  std::function<void(size_t image, const ImagePlan& plan, const VisionLayerTrace&)> on_vision_layer;
-  std::function<void(const at::Tensor& features, const at::Tensor& classes)> on_vision_output;
-  std::function<void(const PolicyWalk& walk)> on_acted = {};  // behind each act; its time counts in no stage
-  // The decoder's input embedding, before a policy acts at projector_output.
-  std::function<void(const TokenLayout& layout, const at::Tensor& hidden)> on_embedded;
-  std::function<void(const at::Tensor& pixels)> on_pixels;  // of each image, as the front end makes them
-  // [image tokens, d] as they enter the sequence, row breaks among them.
-  std::function<void(const at::Tensor& image_tokens)> on_image_tokens;
-  at::Tensor pixel_values = {};  // a batch in place of the pictures' own
+struct EncodeInputs {
   // Read and filled where nobody looks into the tower: then encode times leave out pictures that were seen before.
   ImageCache* cache = nullptr;
+  at::Tensor pixel_values = {};  // a batch in place of the pictures' own
+  // Called behind each layer of the tower; its time does not count. What it throws ends the encoding.
+  std::function<void()> between_layers = {};
 };
+
+// One sequence's encoding, picture by picture: between two of them, and between two layers of the tower, others get
+// their turn. Fills sequence.stream.
+class Encoding {
+ public:
+  Encoding(const LoadedModel& model, Sequence& sequence, EncodeInputs inputs);
+
+  // The next picture; behind the last, the decoder's input. False when nothing is left.
+  bool step();
+  int64_t pictures_done() const { return static_cast<int64_t>(next_); }
+  // Times go to the sequence's statistics. Waits for the device.
+  void record_times();
+
+ private:
+  int layers_to_run() const;
+  bool is_watched() const;
+  void run_picture(size_t image);
+  at::Tensor finish_pictures();
+  void embed(const at::Tensor& image_tokens);
+  void act_on_projected();
+  void acted();
+
+  const LoadedModel& model_;
+  Sequence& sequence_;
+  EncodeInputs inputs_;
+  size_t next_ = 0;  // picture
+  bool is_done_ = false;
+  VisionSignalSource vision_;
+  std::vector<at::Tensor> patches_, classes_;  // of the pictures so far
+  std::vector<at::Tensor> early_signals_;      // of the vision tower, for the first point
+  DeviceStopwatch encoding_, selecting_;
+};
+
+// All of it at once.
+void encode(const LoadedModel& model, Sequence& sequence, const EncodeInputs& inputs = {});
 
 // The picture through preprocessing and vision tower, for use in many prompts.
 std::shared_ptr<const ImageHandle> look_at(const LoadedModel& model, std::shared_ptr<const Image> image);
-
-// Fills sequence.hidden, and encode and select times.
-void encode(const LoadedModel& model, Sequence& sequence, const EncodeHooks& hooks);
-
-// Rows of x [n, d] as a verdict leaves them, new vectors included.
-at::Tensor apply_rows(const at::Tensor& x, const Applied& applied);
 
 }  // namespace espalier

@@ -1,16 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "espalier/engine.h"
 
-#include <ATen/DeviceAccelerator.h>
 #include <c10/core/InferenceMode.h>
 
 #include "espalier/error.h"
+#include "kernels/support/device_graph.h"
 #include "runtime/encode.h"
 #include "runtime/engine_impl.h"
 #include "runtime/generate.h"
 #include "runtime/prompt_packer.h"
+#include "runtime/waiting_call.h"
 
 namespace espalier {
+
+namespace {
+
+RecordedSteps::MakeGraph graphs_for(const LoadedModel& model, const EngineOptions& options) {
+  if (!options.decode_graphs || !model.device.is_cuda()) return {};
+  return [device = model.device] { return kernels::make_device_graph(device); };
+}
+
+}  // namespace
+
+Engine::Impl::Impl(LoadedModel loaded, const EngineOptions& options)
+    : model(std::move(loaded)),
+      images(options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr),
+      thread(std::make_unique<ScheduleThread>(
+          model,
+          ScheduleOptions{.images = images.get(),
+                          .prefix_cache_bytes = options.prefix_cache_bytes,
+                          .make_graph = graphs_for(model, options),
+                          .on_done = [](const std::unique_ptr<RequestRun>& run) {
+                            std::static_pointer_cast<WaitingCall>(run->call)->end(*run);
+                          }},
+          /*own_thread=*/true)) {}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::Engine(Engine&&) noexcept = default;
@@ -21,14 +44,10 @@ Engine Engine::load(const std::filesystem::path& folder, const EngineOptions& op
   const c10::InferenceMode no_gradients;
   if (options.image_cache_bytes < 0)
     throw Error("image_cache_bytes: a number from 0 up was expected, got " + std::to_string(options.image_cache_bytes));
-  auto images = options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr;
-  LoadedModel model = load_model(folder, options);
-  std::unique_ptr<IdleDecoders> decoders;
-  if (options.decode_graphs && model.device.is_cuda()) {
-    const auto memory = static_cast<int64_t>(at::accelerator::getMemoryInfo(model.device.index()).second);
-    decoders = std::make_unique<IdleDecoders>(memory / 8);
-  }
-  return Engine(std::make_unique<Impl>(Impl{std::move(model), std::move(images), std::move(decoders)}));
+  if (options.prefix_cache_bytes < 0)
+    throw Error("prefix_cache_bytes: a number from 0 up was expected, got " +
+                std::to_string(options.prefix_cache_bytes));
+  return Engine(std::make_unique<Impl>(load_model(folder, options), options));
 }
 
 Result Engine::generate(const Request& request, const Callbacks& callbacks) const {
@@ -36,10 +55,16 @@ Result Engine::generate(const Request& request, const Callbacks& callbacks) cons
 }
 
 std::vector<Result> Engine::generate(std::span<const Request> requests, const Callbacks& callbacks) const {
-  RunHooks hooks;
-  hooks.encode.cache = impl_->images.get();
-  hooks.decoders = impl_->decoders.get();
-  return generate_batch(impl_->model, requests, callbacks, hooks);
+  if (impl_->thread->is_own_thread())  // asked by a callback, which must not wait for itself
+    return espalier::generate(impl_->model, requests, callbacks, {}, impl_->images.get());
+  const c10::InferenceMode no_gradients;
+  const auto waiting = std::make_shared<WaitingCall>(callbacks, requests.size());
+  ScheduleThread::Runs runs;
+  for (size_t i = 0; i < requests.size(); ++i)
+    runs.push_back(std::make_unique<RequestRun>(impl_->model, requests[i], i, waiting,
+                                                RunExtras{.uses_prefixes = impl_->thread->caches_prefixes()}));
+  impl_->thread->admit(std::move(runs));
+  return waiting->wait();
 }
 
 std::shared_ptr<const ImageHandle> Engine::look_at(std::shared_ptr<const Image> image) const {

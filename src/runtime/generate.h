@@ -1,31 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// A batch of requests from prompt to result, and the first half of that on its own for recordings.
+// Requests from prompt to result on the calling thread, with a schedule of their own.
 #pragma once
 
 #include <span>
 #include <vector>
 
 #include "espalier/generation.h"
-#include "runtime/encode.h"
 #include "runtime/loaded_model.h"
-#include "runtime/prefill.h"
-#include "runtime/sequence.h"
+#include "runtime/request_run.h"
 
 namespace espalier {
 
-class IdleDecoders;
+class ImageCache;
 
-// Hooks that recordings and dumps hang into a run; normal requests leave them empty.
-struct RunHooks {
-  EncodeHooks encode;    // its cancel and progress members come from Callbacks
-  PrefillHooks prefill;  // likewise
-  // Where given, these decode, in buffers that stay for the answers to come; else decode_step() does.
-  IdleDecoders* decoders = nullptr;
-};
-
-PolicyPtr policy_of(const Request& request);
-
-std::vector<Result> generate_batch(const LoadedModel& model, std::span<const Request> requests,
-                                   const Callbacks& callbacks, RunHooks hooks = {});
+// `extras`: of each request, or none. Throws what the first of them to fail throws; the others are then given up.
+std::vector<Result> generate(const LoadedModel& model, std::span<const Request> requests,
+                             const Callbacks& callbacks = {}, std::span<const RunExtras> extras = {},
+                             ImageCache* images = nullptr);
+Result generate(const LoadedModel& model, const Request& request, const Callbacks& callbacks = {},
+                const RunExtras& extras = {});
 
 }  // namespace espalier

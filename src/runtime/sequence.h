@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// One request on its way through the model: everything about it that changes.
+// One request on its way through the model: everything about it that changes, its rows of the cache among it. A batch is
+// a list of these.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
-#include <optional>
+#include <memory>
+#include <string>
 #include <vector>
 
-#include "espalier/generation.h"
 #include "layout/policy_walk.h"
-#include "runtime/device_stopwatch.h"
+#include "runtime/kv_arena.h"
+#include "runtime/loaded_model.h"
+#include "runtime/prefix_cache.h"
 #include "runtime/prompt_packer.h"
+#include "runtime/run_watcher.h"
+#include "runtime/stats_recorder.h"
+#include "runtime/stream.h"
 
 namespace espalier {
 
@@ -23,19 +30,47 @@ struct LayerTrace {
   at::Tensor lse;    // float32 [h, n]
 };
 
+// How a sequence stands to the prefix cache.
+struct PrefixUse {
+  PrefixPtr found;         // only the rows behind it run, until its depth
+  size_t first_image = 0;  // behind it
+  // What is to be made for others: of the tokens before `end`, where `example` begins; 0: nothing.
+  int64_t end = 0;
+  int example = 0;
+  int depth = 0;
+  int64_t rows = -1;                // of the stream that are before `end`; -1: to be counted
+  std::vector<int64_t> lengths;     // [layer so far] rows before `end`, those of `found` among them
+  std::vector<at::Tensor> images;   // [layer so far] their images
+  PrefixPtr made;
+};
+
 struct Sequence {
-  Sequence(PackedPrompt packed, PolicyPtr policy, const ModelFacts& facts)
-      : prompt(std::move(packed)), walk(std::move(policy), facts, prompt.layout) {}
+  // Throws Error for a policy that the model or the prompt cannot serve.
+  Sequence(const LoadedModel& model, PackedPrompt packed, PolicyPtr policy);
 
   PackedPrompt prompt;
   PolicyWalk walk;
-  at::Tensor hidden;                   // [n, d] decoder input, after encode
-  std::map<int, LayerTrace> traces;    // by decoder layer
-  std::vector<int64_t> next_position;  // of the first generated token, by layer (layers differ with positions=compact)
-  std::vector<at::Tensor> image_of_tokens;  // [layer]: image of each token entering it, -1 for text; for statistics
-  // Set by encode, read when the answer is there: asking earlier would make the host wait for the device.
-  std::optional<DeviceStopwatch> encoding, selecting;
-  Stats stats;
+  Stream stream;  // from encode to the end of prefill; a pass over several sequences holds their rows meanwhile
+  SequenceKv kv;
+  std::map<int, LayerTrace> traces;     // by decoder layer
+  std::vector<int64_t> first_position;  // of the first generated token, by layer (layers differ with positions=compact)
+  int64_t num_decoded = 0;              // generated tokens whose rows are in the cache
+  int64_t room = 0;                     // rows that may follow the prompt, at most
+  StatsRecorder stats;
+  std::shared_ptr<const PruningPolicy> custom;  // the policy, where it is the caller's own
+  std::string salt;                             // of the request
+  std::vector<ImageCache::Key> picture_keys;    // where prefixes are looked for
+  PrefixUse prefix;
+  RunWatcher* watcher = nullptr;
+  std::function<void()> on_acted = {};  // behind each act of the policy; its time counts in no stage
+
+  // Before it has begun: runs behind `found`.
+  void start_behind(const LoadedModel& model, PrefixPtr found);
+
+  int64_t position_at(int layer) const { return first_position[static_cast<size_t>(layer)] + num_decoded; }
+
+ private:
+  PolicyPtr policy_;
 };
 
 }  // namespace espalier

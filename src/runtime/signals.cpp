@@ -55,7 +55,7 @@ Blocks blocks_of(const AttentionProbe& probe, const TokenLayout& layout) {
 
 class DecoderSignal {
  public:
-  explicit DecoderSignal(const DecoderState& state) : s_(state) {}
+  explicit DecoderSignal(const SignalSource& source) : s_(source) {}
 
   at::Tensor operator()(const AttentionProbe& probe) const {
     Blocks blocks = blocks_of(probe, s_.layout);
@@ -115,7 +115,7 @@ class DecoderSignal {
                                 scale(), true, reduction(probe.heads), probe.reduce_rows, window, key_position);
   }
 
-  const DecoderState& s_;
+  const SignalSource& s_;
 };
 
 // The class row of each crop against the crop's patches; row 0 of a crop is its class token.
@@ -169,27 +169,27 @@ bool is_vision_signal(const Signal& signal) {
   return !vision_layers_read(signal).empty();
 }
 
-at::Tensor compute_signal(const Signal& signal, const DecoderState& state) {
-  return std::visit(DecoderSignal(state), signal);
+at::Tensor compute_signal(const Signal& signal, const SignalSource& source) {
+  return std::visit(DecoderSignal(source), signal);
 }
 
 at::Tensor in_sequence_order(const at::Tensor& values, int64_t dimension, const at::Tensor& tower_row) {
   return tower_row.defined() ? values.index_select(dimension, tower_row) : values;
 }
 
-at::Tensor compute_signal(const Signal& signal, const VisionState& state) {
+at::Tensor compute_signal(const Signal& signal, const VisionSignalSource& source) {
   if (const auto* probe = std::get_if<AttentionProbe>(&signal)) {
     std::vector<at::Tensor> images;
-    for (const VisionLayerTrace& t : state.traces.at(probe->layer))
-      images.push_back(class_attention(state.facts, t, probe->heads));
-    return in_sequence_order(at::cat(images, -1), -1, state.tower_row);
+    for (const VisionLayerTrace& t : source.traces.at(probe->layer))
+      images.push_back(class_attention(source.facts, t, probe->heads));
+    return in_sequence_order(at::cat(images, -1), -1, source.tower_row);
   }
   const Tap& tap = std::get<Tap>(signal);
-  if (tap.what == Tap::What::kVisionOutput) return state.features;
-  if (tap.what == Tap::What::kVisionClass) return state.classes;
+  if (tap.what == Tap::What::kVisionOutput) return source.features;
+  if (tap.what == Tap::What::kVisionClass) return source.classes;
   std::vector<at::Tensor> keys;
-  for (const VisionLayerTrace& t : state.traces.at(tap.layer)) keys.push_back(vision_keys(state.facts, t));
-  return in_sequence_order(at::cat(keys), 0, state.tower_row);
+  for (const VisionLayerTrace& t : source.traces.at(tap.layer)) keys.push_back(vision_keys(source.facts, t));
+  return in_sequence_order(at::cat(keys), 0, source.tower_row);
 }
 
 double signal_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout) {
@@ -206,6 +206,29 @@ double signal_flops(const Signal& signal, const DecoderConfig& config, const Tok
   if (const auto* growth = std::get_if<AttentionGrowth>(&signal))
     return 2 * width * m + (growth->pool.defined() ? 4.0 * static_cast<double>(config.hidden_size) * m : 0.0);
   return 0;
+}
+
+double look_ahead_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout) {
+  const auto n = static_cast<double>(layout.num_tokens()), d_h = static_cast<double>(config.head_dim);
+  const auto* probe = std::get_if<AttentionProbe>(&signal);
+  const bool is_last_row = probe && probe->rows == AttentionProbe::Rows::kLastToken;
+  const double projections = 2 * n * static_cast<double>(config.hidden_size) * d_h *
+                             (static_cast<double>(config.num_heads) + 2.0 * config.num_kv_heads);
+  const double pairs = is_last_row ? n : n * (n + 1) / 2;  // of the log-sum-exp, which takes values along
+  return projections + 4 * config.num_heads * d_h * pairs;
+}
+
+double signal_flops(const Signal& signal, const VisionSignalSource& source) {
+  const auto* probe = std::get_if<AttentionProbe>(&signal);
+  if (!probe) return 0;
+  const auto d = static_cast<double>(source.facts.hidden_size);
+  double flops = 0;
+  for (const VisionLayerTrace& t : source.traces.at(probe->layer)) {
+    const auto crops = static_cast<double>(t.output.size(0)), rows = static_cast<double>(t.output.size(1));
+    flops += 2 * d * crops * (rows - 1);
+    if (probe->heads == AttentionProbe::Heads::kJoint) flops += 4 * d * crops * rows * rows;
+  }
+  return flops;
 }
 
 }  // namespace espalier

@@ -22,7 +22,7 @@ std::vector<int> layers_read(const Signal& signal);
 std::vector<int> vision_layers_read(const Signal& signal);
 
 // What there is at a point inside or before the decoder.
-struct DecoderState {
+struct SignalSource {
   const DecoderConfig& config;
   const TokenLayout& layout;
   at::Tensor hidden;  // [n, d] at the point
@@ -30,10 +30,10 @@ struct DecoderState {
   std::function<LayerTrace(int layer)> look_ahead;  // queries of the last row and keys of a layer that has not run
   std::function<at::Tensor(const at::Tensor&)> final_norm;
 };
-at::Tensor compute_signal(const Signal& signal, const DecoderState& state);
+at::Tensor compute_signal(const Signal& signal, const SignalSource& source);
 
 // What the tower leaves of one request's images, collected crop by crop.
-struct VisionState {
+struct VisionSignalSource {
   const VisionFacts& facts;
   std::map<int, std::vector<VisionLayerTrace>> traces;  // by vision layer, images in order
   at::Tensor features;                                  // [m, d_v]
@@ -43,12 +43,15 @@ struct VisionState {
 // Values of the tower's rows along `dimension` as the patches follow each other in the sequence.
 at::Tensor in_sequence_order(const at::Tensor& values, int64_t dimension, const at::Tensor& tower_row);
 bool is_vision_signal(const Signal& signal);
-at::Tensor compute_signal(const Signal& signal, const VisionState& state);
+at::Tensor compute_signal(const Signal& signal, const VisionSignalSource& source);
 // Keys of one layer, heads concatenated, a row for each of the tower's rows without class rows: [rows, d_v]. A merged
 // token has the keys of its patches behind each other, [rows, patches_per_token·d_v].
 at::Tensor vision_keys(const VisionFacts& facts, const VisionLayerTrace& trace);
 
-// Multiply-adds times two that the decoder signal costs beyond the plain pass.
+// Multiply-adds times two that a signal costs beyond the plain pass: of the decoder, without the look-ahead itself; of
+// a look at a layer that has not run yet; of the tower.
 double signal_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout);
+double look_ahead_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout);
+double signal_flops(const Signal& signal, const VisionSignalSource& source);
 
 }  // namespace espalier

@@ -81,15 +81,15 @@ AtpSequence atp_sequence(const LoadedModel& model, const Chat& chat) {
                 std::to_string(model.config.decoder.max_positions) + " positions");
   std::vector<int64_t> ids(packed.ids.begin(), packed.ids.end());
   ids.insert(ids.end(), result.answer_ids.begin(), result.answer_ids.end());
-  Sequence sequence(std::move(packed), make_policy("none"), model.facts);
-  encode(model, sequence, {});
+  Sequence sequence(model, std::move(packed), make_policy("none"));
+  encode(model, sequence);
   result.ids = int64_tensor(ids, model.device);
   result.answer = n;
   result.text_rows = torch::cat({(layout->kind == static_cast<int64_t>(Segment::Kind::kText)).nonzero().squeeze(1),
                                  torch::arange(n, n + count, result.ids.options())});
   result.masked = {
       .prompt = layout,
-      .embedding = torch::cat({sequence.hidden, embed_tokens(model.weights.decoder, result.ids.slice(0, n))}),
+      .embedding = torch::cat({sequence.stream.hidden, embed_tokens(model.weights.decoder, result.ids.slice(0, n))}),
       .position_id = with_answer(layout->position_id, next, count)};
   return result;
 }
@@ -235,7 +235,7 @@ HardRun ask(const LoadedModel& model, const AtpExamples& examples, int64_t items
     request.trace = true;
     request.options.greedy = true;
     request.options.max_new_tokens = std::min<int64_t>(std::ssize(wanted), kLongestAnswer);
-    const Result result = std::move(generate_batch(model, std::span(&request, 1), {})[0]);
+    const Result result = generate(model, request);
     run.correct +=
         std::ranges::mismatch(result.token_ids, wanted).in1 == result.token_ids.end() && !result.token_ids.empty();
     ++run.count;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "espalier/tokenizer.h"
-#include "training/decoder_pass.h"
+#include "training/training_pass.h"
 
 namespace espalier {
 

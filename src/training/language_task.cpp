@@ -7,7 +7,7 @@ namespace espalier {
 
 at::Tensor LanguageTask::loss(const Parameters& parameters, int64_t step) const {
   const TrainingBatch drawn = batch(step, /*is_evaluation=*/false);
-  const DecoderPass pass = run_decoder(config_, bind_parameters(config_, parameters, options_.dtype), drawn,
+  const TrainingPass pass = run_decoder(config_, bind_parameters(config_, parameters, options_.dtype), drawn,
                                        {.share_layers = options_.share_layers});
   const at::Tensor answers = answer_loss(pass.logits, drawn);
   return pass.image_share.defined() ? answers + options_.share_weight * pass.image_share : answers;
@@ -36,7 +36,7 @@ double LanguageTask::evaluation_loss_without(const Parameters& parameters, const
   return sum / 2;
 }
 
-std::vector<Score> LanguageTask::evaluate(const Parameters& parameters, const DecoderPassOptions& pass) const {
+std::vector<Score> LanguageTask::evaluate(const Parameters& parameters, const TrainingPassOptions& pass) const {
   const torch::NoGradGuard no_gradients;
   const LlavaWeights weights = bind_parameters(config_, parameters, options_.dtype);
   std::vector<Score> scores;

@@ -40,7 +40,7 @@ class LanguageTask : public Task {
   const LlavaConfig& config() const { return config_; }
 
  private:
-  std::vector<Score> evaluate(const Parameters& parameters, const DecoderPassOptions& pass) const;
+  std::vector<Score> evaluate(const Parameters& parameters, const TrainingPassOptions& pass) const;
 
   const LlavaConfig& config_;
   LanguageTaskOptions options_;

@@ -8,9 +8,10 @@
 
 #include "espalier/error.h"
 #include "espalier/ops.h"
+#include "layout/check_signal.h"
 #include "layout/cut.h"
-#include "layout/policy_walk.h"
-#include "model/decoder.h"
+#include "layout/plan.h"
+#include "model/decoder_layers.h"
 
 namespace espalier {
 
@@ -55,35 +56,34 @@ class Walker {
         layout_(full_layout(sequence.prompt, policy.row_breaks_compete())),
         position_id_(sequence.position_id),
         length_(sequence.embedding.size(0)),
-        rows_(broken_rows(*sequence.prompt)) {
-    if (layout_.num_image_tokens() == 0) return;
-    points_ = policy.points(facts, *sequence.prompt);
-    state_ = policy.begin_sequence(facts, *sequence.prompt);
-  }
+        rows_(broken_rows(*sequence.prompt)),
+        steps_(plan_steps(policy, facts, *sequence.prompt)) {}
 
   int64_t length() const { return length_; }
   bool acts_before(int layer) const {
-    return next_ < points_.size() && points_[next_].site == Site::kBeforeLayer && points_[next_].layer == layer;
+    return next_ < steps_.size() && steps_[next_].step.at == ActPoint{Site::kBeforeLayer, layer};
   }
   const at::Tensor& weight() const { return weight_; }  // of each key, [n]; undefined before the first mask
 
   // query, key and lse are of the layer before, which ran under weight(); undefined before the first layer.
   void act(const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse) {
-    const ActPoint& point = points_[next_];
+    const Step& step = steps_[next_].step;
+    if (!step.soft_mask) throw Error(policy_.spec() + ": this policy cannot be trained");
     std::vector<at::Tensor> signals;
-    for (const Signal& signal : policy_.needs(point, layout_, state_.get())) {
-      check_signal(signal, point, facts_, 0, policy_.spec());
-      signals.push_back(received(probe_of(signal, point), query, key, lse));
-    }
-    const at::Tensor mask = policy_.soft_mask(point, layout_, signals, state_.get());
-    trace_.layers.push_back(point.layer);
+    if (step.needs)
+      for (const Signal& signal : step.needs(layout_)) {
+        check_signal(signal, step.at, facts_, 0, policy_.spec());
+        signals.push_back(received(probe_of(signal, step.at), query, key, lse));
+      }
+    const at::Tensor mask = step.soft_mask(layout_, signals);
+    trace_.layers.push_back(step.at.layer);
     trace_.presence.push_back(trace_.presence.empty() ? mask : trace_.presence.back() * mask);
     weight_ = weights_of_keys(trace_.presence.back());
     ++next_;
   }
 
   MaskTrace take_trace() {
-    if (next_ < points_.size())
+    if (next_ < steps_.size())
       throw Error(policy_.spec() + ": acts elsewhere than before a layer, and cannot be trained");
     return std::move(trace_);
   }
@@ -129,8 +129,7 @@ class Walker {
   at::Tensor position_id_;
   int64_t length_;
   std::vector<BrokenRow> rows_;
-  std::vector<ActPoint> points_;
-  std::unique_ptr<PruningPolicy::State> state_;
+  std::vector<PlannedStep> steps_;
   size_t next_ = 0;
   at::Tensor weight_;
   MaskTrace trace_;
@@ -173,41 +172,67 @@ at::Tensor attention_received(const at::Tensor& query, const at::Tensor& key, co
   return torch::matmul(of_rows, map) / of_rows.sum().clamp_min(1e-12);
 }
 
+namespace {
+
+// Nothing leaves; masks weigh the keys of the layers from here on.
+class MaskedSteps {
+ public:
+  MaskedSteps(const DecoderConfig& config, std::vector<Walker>& walkers, const at::Tensor& position_id)
+      : config_(config), walkers_(walkers), position_id_(position_id) {
+    begin_ = {0};
+    for (const Walker& walker : walkers) begin_.push_back(begin_.back() + walker.length());
+    query_begin_ = torch::tensor(begin_, torch::kLong);
+    key_begin_ = query_begin_.narrow(0, 0, std::ssize(walkers)).contiguous();
+  }
+
+  void before_layer(int layer, LayerRows& rows) {
+    if (layer == 0) rows.rotary = rotary(config_, position_id_, rows.hidden.scalar_type());
+    for (size_t s = 0; s < walkers_.size(); ++s) {
+      if (!walkers_[s].acts_before(layer)) continue;
+      const auto own = [&](const at::Tensor& of_all, int64_t dimension) {
+        return of_all.defined() ? of_all.slice(dimension, begin_[s], begin_[s + 1]) : of_all;
+      };
+      walkers_[s].act(own(query_, 0), own(key_, 0), own(lse_, 1));
+    }
+  }
+
+  at::Tensor attend(int, const QueryKeyValue& qkv, const LayerRows& rows) {
+    const ops::OptionalTensor position = config_.sliding_window > 0 ? ops::OptionalTensor(position_id_) : std::nullopt;
+    query_ = qkv.query;
+    key_ = qkv.key;
+    at::Tensor attended;
+    std::tie(attended, lse_) = ops::attention(
+        qkv.query, qkv.key, qkv.value, query_begin_, key_begin_, query_begin_.diff(), attention_scale(config_),
+        /*is_causal=*/true, config_.sliding_window, position, position, joined_weights(walkers_, rows.hidden));
+    return attended;
+  }
+
+  void after_attention(int, const LayerRows&) {}
+
+ private:
+  const DecoderConfig& config_;
+  std::vector<Walker>& walkers_;
+  at::Tensor position_id_;
+  std::vector<int64_t> begin_;
+  at::Tensor query_begin_, key_begin_;
+  at::Tensor query_, key_, lse_;  // of the layer before
+};
+
+}  // namespace
+
 MaskedPass run_masked(const DecoderConfig& config, const DecoderWeights& weights, const ModelFacts& facts,
                       const PruningPolicy& policy, std::span<const MaskedSequence> sequences) {
   std::vector<Walker> walkers;
   std::vector<at::Tensor> embeddings, positions;
-  std::vector<int64_t> begin = {0};
   for (const MaskedSequence& s : sequences) {
     walkers.emplace_back(s, policy, facts, config);
     embeddings.push_back(s.embedding);
     positions.push_back(s.position_id);
-    begin.push_back(begin.back() + walkers.back().length());
   }
-  MaskedPass pass{.hidden = torch::cat(embeddings), .traces = {}};
-  const at::Tensor position_id = torch::cat(positions, -1);
-  const Rotary angles = rotary(config, position_id, pass.hidden.scalar_type());
-  const at::Tensor query_begin = torch::tensor(begin, torch::kLong);
-  const at::Tensor key_begin = query_begin.narrow(0, 0, std::ssize(walkers)).contiguous();
-  const ops::OptionalTensor window_position =
-      config.sliding_window > 0 ? ops::OptionalTensor(position_id) : std::nullopt;
-  QueryKeyValue qkv;
-  at::Tensor attended, lse;
-  for (int l = 0; l < config.num_layers; ++l) {
-    for (size_t s = 0; s < walkers.size(); ++s) {
-      if (!walkers[s].acts_before(l)) continue;
-      const auto own = [&](const at::Tensor& of_all, int64_t dimension) {
-        return of_all.defined() ? of_all.slice(dimension, begin[s], begin[s + 1]) : of_all;
-      };
-      walkers[s].act(own(qkv.query, 0), own(qkv.key, 0), own(lse, 1));
-    }
-    const DecoderLayerWeights& layer = weights.layers[static_cast<size_t>(l)];
-    qkv = project_qkv(config, layer, pass.hidden, angles);
-    std::tie(attended, lse) = ops::attention(qkv.query, qkv.key, qkv.value, query_begin, key_begin, query_begin.diff(),
-                                             attention_scale(config), /*is_causal=*/true, config.sliding_window,
-                                             window_position, window_position, joined_weights(walkers, pass.hidden));
-    pass.hidden = add_mlp(config, layer, add_attention(layer, pass.hidden, attended));
-  }
+  MaskedSteps steps(config, walkers, torch::cat(positions, -1));
+  LayerRows rows{torch::cat(embeddings), {}};
+  run_layers(config, weights, 0, config.num_layers, rows, steps);
+  MaskedPass pass{.hidden = rows.hidden, .traces = {}};
   for (Walker& walker : walkers) pass.traces.push_back(walker.take_trace());
   return pass;
 }

@@ -80,7 +80,7 @@ class AtpRun {
     add_atp_modules(parameters_, settings_, options, model_.device);
     if (options.train_decoder) add_decoder();
     // What the model cannot do shows before the work.
-    make_atp({.weights = std::make_shared<const AtpWeights>(modules())})->points(model_.facts, *first_prompt_);
+    make_atp({.weights = std::make_shared<const AtpWeights>(modules())})->steps(model_.facts, *first_prompt_);
   }
 
   TrainAtpResult run() {

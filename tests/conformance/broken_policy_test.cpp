@@ -24,13 +24,11 @@ class Chooses final : public PruningPolicy {
   Chooses(Choose choose, Fraction ratio, bool acts_always = false)
       : choose_(std::move(choose)), ratio_(ratio), acts_always_(acts_always) {}
   std::string spec() const override { return "chooses"; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout& prompt) const override {
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout& prompt) const override {
     if (!acts_always_ && (prompt.images.empty() || ratio_ == Fraction{1, 1})) return {};
-    return {{Site::kProjectorOutput}};
-  }
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    return {.kept = choose_(layout, ratio_)};
+    return {{.at = {Site::kProjectorOutput}, .decide = [this](const TokenLayout& layout, std::span<const at::Tensor>) {
+               return Verdict{.kept = choose_(layout, ratio_)};
+             }}};
   }
 
  private:
@@ -66,12 +64,20 @@ at::Tensor sound(const TokenLayout& layout, Fraction ratio) {
 
 std::vector<std::string> all_answers(const ConformingPolicy& policy) {
   using namespace conformance;
-  return {keeps_tokens_that_are_there(policy),  keeps_text(policy),
-          conformance::keeps_the_share(policy), conformance::keeps_all_at_one(policy),
-          conformance::keeps_pinned(policy),    conformance::treats_images_alike(policy),
-          works_without_images(policy),         works_with_one_token(policy),
-          works_with_sixteen_images(policy),    works_with_tiles(policy),
-          works_with_equal_tokens(policy),      repeats_itself(policy)};
+  return {keeps_tokens_that_are_there(policy),
+          keeps_text(policy),
+          conformance::keeps_the_share(policy),
+          conformance::keeps_all_at_one(policy),
+          conformance::keeps_pinned(policy),
+          conformance::treats_images_alike(policy),
+          works_without_images(policy),
+          works_with_one_token(policy),
+          works_with_sixteen_images(policy),
+          works_with_tiles(policy),
+          works_with_equal_tokens(policy),
+          keeps_to_its_scope(policy),
+          keeps_nested_sets(policy),
+          repeats_itself(policy)};
 }
 
 TEST(Conformance, FindsNothingInASoundPolicy) {
@@ -115,6 +121,64 @@ TEST(Conformance, SeesThatTheFirstImageIsPreferred) {
     return at::arange(layout.num_image_tokens() * ratio.num / ratio.den, at::kLong);
   });
   EXPECT_NE(conformance::treats_images_alike(policy), "");
+}
+
+// Ranks by its own signal, and says what it is told about scope and nesting.
+class Ranks final : public PruningPolicy {
+ public:
+  Ranks(Step step, Fraction ratio) : step_(std::move(step)) { step_.budget.amount.keep_ratio = ratio; }
+  std::string spec() const override { return "ranks"; }
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override { return {step_}; }
+
+ private:
+  Step step_;
+};
+
+ConformingPolicy ranking(const Step& step) {
+  ConformingPolicy policy;
+  policy.name = "ranks";
+  policy.make = [=](Fraction ratio) { return std::make_shared<Ranks>(step, ratio); };
+  return policy;
+}
+
+// First values of the states, less the mean over all tokens where the question is looked at.
+Step by_first_value(Scope scope, bool looks_at_all) {
+  return {.at = {Site::kProjectorOutput},
+          .scope = scope,
+          .budget = {.pool = Budget::Pool::kImage},
+          .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
+          .decide =
+              [looks_at_all](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                const at::Tensor first = signals[0].select(1, 0);
+                const at::Tensor own = first.index_select(0, layout.image_tokens);
+                return Verdict{.scores = looks_at_all ? (own - first.mean()).abs() : own};
+              }};
+}
+
+TEST(Conformance, SeesAStepThatLooksBeyondItsScope) {
+  for (const Scope scope : {Scope::kImage, Scope::kExample, Scope::kPrefix}) {
+    EXPECT_EQ(conformance::keeps_to_its_scope(ranking(by_first_value(scope, false))), "");
+    EXPECT_NE(conformance::keeps_to_its_scope(ranking(by_first_value(scope, true))), "");
+  }
+  EXPECT_EQ(conformance::keeps_to_its_scope(ranking(by_first_value(Scope::kRequest, true))), "");
+}
+
+TEST(Conformance, SeesSetsThatAreNotNested) {
+  Step step = by_first_value(Scope::kImage, false);
+  EXPECT_EQ(conformance::keeps_nested_sets(ranking(step)), "");
+  step.decide = [](const TokenLayout&,
+                   std::span<const at::Tensor>) {  // the last ones that fit, shifted by their number
+    return Verdict{.choose = [](const Pools& pools) {
+      std::vector<int64_t> kept;
+      for (size_t i = 0; i < pools.num_kept.size(); ++i)
+        for (int64_t j = 0; j < pools.num_kept[i]; ++j)
+          kept.push_back(pools.begin[i] + (j + pools.num_kept[i]) % pools.size(i));
+      return Choice{int64_tensor(kept)};
+    }};
+  };
+  EXPECT_NE(conformance::keeps_nested_sets(ranking(step)), "");
+  step.is_nested = false;
+  EXPECT_EQ(conformance::keeps_nested_sets(ranking(step)), "");
 }
 
 TEST(Conformance, SeesAPolicyThatRemembers) {

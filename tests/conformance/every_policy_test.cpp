@@ -5,6 +5,7 @@
 
 #include "espalier/policies/table.h"
 #include "espalier/policy_conformance.h"
+#include "tests/support/made_up_files.h"
 
 namespace espalier {
 namespace {
@@ -63,7 +64,29 @@ std::vector<ConformingPolicy> policies() {
   return list;
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, PolicyConformance, testing::ValuesIn(policies()), conforming_policy_name);
+INSTANTIATE_TEST_SUITE_P(Table, PolicyConformance, ::testing::ValuesIn(policies()), conforming_policy_name);
+
+// Scopes and nested sets, for each example of the table.
+std::vector<ConformingPolicy> examples() {
+  std::vector<ConformingPolicy> list;
+  for (const std::string& spec :
+       test::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; })) {
+    ConformingPolicy policy;
+    policy.name = test::test_name(spec);
+    policy.make = [spec](Fraction) { return test::make_example(spec); };
+    list.push_back(std::move(policy));
+  }
+  return list;
+}
+
+class TableExamples : public ::testing::TestWithParam<ConformingPolicy> {};
+TEST_P(TableExamples, KeepToTheirScope) {
+  EXPECT_EQ(conformance::keeps_to_its_scope(GetParam()), "");
+}
+TEST_P(TableExamples, KeepNestedSets) {
+  EXPECT_EQ(conformance::keeps_nested_sets(GetParam()), "");
+}
+INSTANTIATE_TEST_SUITE_P(Table, TableExamples, ::testing::ValuesIn(examples()), conforming_policy_name);
 
 // keepmask, resize and fitprune judge no token of a made-up run; m3 takes a number of tokens that divides the grid.
 TEST(ConformanceList, IsComplete) {

@@ -18,17 +18,15 @@ class EveryOther final : public PruningPolicy {
  public:
   std::string spec() const override { return "every_other"; }
 
-  std::vector<ActPoint> points(const ModelFacts& model, const PromptLayout&) const override {
+  std::vector<Step> steps(const ModelFacts& model, const PromptLayout&) const override {
     if (model.num_layers <= 2) throw Error("every_other: the model has no layer 2");
-    return {{Site::kBeforeLayer, 2}};
+    return {{.at = {Site::kBeforeLayer, 2},
+             .needs = [](const TokenLayout&) -> std::vector<Signal> { return {AttentionProbe{.layer = 1}}; },
+             .decide = [this](const TokenLayout& layout,
+                              std::span<const at::Tensor> signals) { return decide(layout, signals); }}};
   }
 
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override {
-    return {AttentionProbe{.layer = 1}};
-  }
-
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State*) const override {
+  Verdict decide(const TokenLayout& layout, std::span<const at::Tensor> signals) const {
     if (signals.size() == 1 && signals[0].numel() == layout.num_image_tokens()) ++decisions;
     return {.kept = at::arange(0, layout.num_image_tokens(), 2, layout.image_tokens.options()), .scores = signals[0]};
   }

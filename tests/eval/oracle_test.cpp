@@ -13,9 +13,9 @@ namespace espalier::eval {
 namespace {
 
 using synth::Cover;
-using testing::facts;
-using testing::kept_at_end;
-using testing::LayoutBuilder;
+using test::facts;
+using test::kept_at_end;
+using test::LayoutBuilder;
 
 constexpr Cover kNothing{}, kSpot{Cover::By::kSpot}, kObject0{Cover::By::kObject, 0}, kObject1{Cover::By::kObject, 1},
     kGrey{Cover::By::kDistractor}, kStroke{Cover::By::kClutter};
@@ -81,7 +81,8 @@ TEST(Oracle, RefusesOtherRequests) {
   const auto item =
       std::make_shared<synth::Item>(make_item(synth::all_cells()[0], synth::Split::kTest, 0, 0, {}));  // one picture
   const auto policy = make_oracle({.amount = {.keep_ratio = Fraction{1, 2}, .num_kept = {}}}, item);
-  EXPECT_THROW(policy->points(facts(4), *LayoutBuilder().image({2, 2}, 0).image({2, 2}, 0).build(0)), Error);
+  EXPECT_THROW(test::points_of(policy, facts(4), *LayoutBuilder().image({2, 2}, 0).image({2, 2}, 0).build(0)),
+               Error);
 }
 
 TEST(Oracle, ReadsItsAmount) {

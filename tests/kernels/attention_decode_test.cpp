@@ -21,6 +21,17 @@ struct Cache {
   int64_t window = 0;
 };
 
+// -inf of a row without keys exactly; else float32's sums, of inputs that the oracle has exactly too.
+void expect_lse(const std::vector<double>& actual, const std::vector<double>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    if (std::isinf(expected[i]))
+      EXPECT_EQ(actual[i], expected[i]) << i;
+    else
+      EXPECT_NEAR(actual[i], expected[i], 2e-5 * (1 + std::abs(expected[i]))) << i;
+  }
+}
+
 class AttentionDecodeTest : public DeviceTest {
  protected:
   // Keys outside of every sequence are NaN: reading one of them shows.
@@ -52,7 +63,7 @@ class AttentionDecodeTest : public DeviceTest {
     const at::Tensor query = random_tensor({b, c.heads, c.d}, dtype(), 1), key = cache_rows(c, 2),
                      value = cache_rows(c, 3);
     const std::vector<double> q = to_doubles(query), k = to_doubles(key), v = to_doubles(value);
-    std::vector<double> expected;
+    std::vector<double> expected, expected_lse(c.heads * b);
     int64_t longest = 0;
     for (int64_t s = 0; s < b; ++s) {
       longest = std::max(longest, c.length[s]);
@@ -69,6 +80,7 @@ class AttentionDecodeTest : public DeviceTest {
           for (int64_t j = 0; j < c.d; ++j) sum[j] += weight * v[(i * c.kv_heads + g) * c.d + j];
         }
         for (const double x : sum) expected.push_back(mass > 0 ? x / mass : 0.0);
+        expected_lse[h * b + s] = std::log(mass);
       }
     }
     const auto placed = [&](const at::Tensor& t) {
@@ -80,11 +92,14 @@ class AttentionDecodeTest : public DeviceTest {
       query_position = query_positions(c).to(device());
       key_position = key_positions(c).to(device());
     }
-    const at::Tensor actual = ops::attention_decode(
+    const auto [actual, lse] = ops::attention_decode(
         placed(query), placed(key), placed(value), int64_tensor(c.begin).to(device()),
         int64_tensor(c.length).to(device()), longest + slack_of_bound, scale, c.window, query_position, key_position);
     EXPECT_EQ(actual.scalar_type(), dtype());
     expect_close(actual, expected, tolerance());
+    EXPECT_EQ(lse.scalar_type(), at::kFloat);
+    EXPECT_EQ(lse.sizes(), at::IntArrayRef({c.heads, b}));
+    expect_lse(to_doubles(lse), expected_lse);
   }
 };
 INSTANTIATE_TEST_SUITE_P(Devices, AttentionDecodeTest, testing::ValuesIn(all_device_dtypes()), device_dtype_name);
@@ -149,16 +164,20 @@ TEST(AttentionDecode, HasAttentionsBits) {
     const at::Tensor q = random_tensor({2, 8, 64}, dtype, 1), k = random_tensor({900, 2, 64}, dtype, 2),
                      v = random_tensor({900, 2, 64}, dtype, 3);
     const at::Tensor begin = int64_tensor({0, 500}), length = int64_tensor({498, 390});
-    expect_same(ops::attention_decode(q, k, v, begin, length, 1024, 0.125),
-                std::get<0>(ops::attention(q, k, v, int64_tensor({0, 1, 2}), begin, length, 0.125, true)));
+    const auto [output, lse] = ops::attention_decode(q, k, v, begin, length, 1024, 0.125);
+    const auto [expected, expected_lse] = ops::attention(q, k, v, int64_tensor({0, 1, 2}), begin, length, 0.125, true);
+    expect_same(output, expected);
+    expect_same(lse, expected_lse);
   }
 }
 
 TEST(AttentionDecode, MetaGivesTheShape) {
   const auto meta = [](at::IntArrayRef sizes) { return random_tensor(sizes).to(at::kMeta); };
   const at::Tensor lengths = int64_tensor({1, 2}).to(at::kMeta);
-  EXPECT_EQ(ops::attention_decode(meta({2, 4, 8}), meta({9, 2, 8}), meta({9, 2, 8}), lengths, lengths, 5, 1.0).sizes(),
-            (std::vector<int64_t>{2, 4, 8}));
+  const auto [output, lse] =
+      ops::attention_decode(meta({2, 4, 8}), meta({9, 2, 8}), meta({9, 2, 8}), lengths, lengths, 5, 1.0);
+  EXPECT_EQ(output.sizes(), (std::vector<int64_t>{2, 4, 8}));
+  EXPECT_EQ(lse.sizes(), (std::vector<int64_t>{4, 2}));
 }
 
 }  // namespace

@@ -113,6 +113,29 @@ TEST_P(AttentionGrowthTest, WindowedLayers) {
   expect_growth(random_layer(70, 2, 1, 16, dtype(), c, 1), random_layer(70, 2, 1, 16, dtype(), c, 2), groups, c, {});
 }
 
+// Rows and keys apart, as where a decode step looks at the cache.
+TEST_P(AttentionGrowthTest, RowsAndKeysApart) {
+  ProbeCase c{.sequences = {0, 80, 250}, .scale = 0.2};
+  for (int64_t i = 0; i < 250; ++i) c.position.push_back(2 * i);
+  Groups groups;
+  groups.add({79}, range(1, 61));
+  groups.add({249, 200, 201}, range(80, 250));
+  for (const int64_t window : {0, 60}) {
+    c.window = window;
+    const Layer lower = random_layer(250, 4, 2, 16, dtype(), c, 1), upper = random_layer(250, 4, 2, 16, dtype(), c, 2);
+    const Direction direction{random_tensor({250, 45}, dtype(), 3), random_tensor({2, 45}, at::kFloat, 4), 0.6};
+    const Apart a = apart(lower, groups, c, 11, 4), b = apart(upper, groups, c, 11, 4);
+    const auto on = [](const at::Tensor& t) { return t.to(device()); };
+    const at::Tensor out =
+        ops::attention_growth(on(a.layer.query), on(a.layer.key), on(a.layer.lse), on(b.layer.query), on(b.layer.key),
+                              on(b.layer.lse), on(int64_tensor(a.groups.rows)), int64_tensor(groups.row_begin),
+                              on(int64_tensor(a.groups.columns)), int64_tensor(groups.column_begin), c.scale, true,
+                              window, on(int64_tensor(a.position)), on(inside_buffer(direction.hidden, 11, 4)),
+                              on(direction.direction), direction.weight, on(int64_tensor(a.own_key)));
+    expect_close(out, oracle(Softmax(lower, c), Softmax(upper, c), groups, true, direction), 1e-5);
+  }
+}
+
 // Invariant 9: equal rows at both layers leave the cosine alone; growth lies in [0, 1].
 TEST_P(AttentionGrowthTest, EqualLayersGiveTheCosineAlone) {
   ProbeCase c{.sequences = {0, 60}, .scale = 0.3};
@@ -178,7 +201,7 @@ TEST(AttentionGrowthLevels, AgreeWithThePlainLoops) {
     const kernels::LayerPointers before("growth", lower.query, lower.key, lower.lse),
         after("growth", upper.query, upper.key, upper.lse);
     const kernels::GroupPointers shape("growth", lower.query, lower.key, rows, int64_tensor(groups.row_begin), columns,
-                                       int64_tensor(groups.column_begin), c.scale, true, 0, {});
+                                       int64_tensor(groups.column_begin), c.scale, true, 0, {}, {});
     const kernels::DirectionPointers direction(random_tensor({150, 77}, dtype, 3), random_tensor({2, 77}, dtype, 4),
                                                0.5);
     const at::Tensor expected = at::empty({250}), got = at::empty({250});

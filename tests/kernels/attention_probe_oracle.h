@@ -96,6 +96,37 @@ inline Layer random_layer(int64_t n, int64_t h, int64_t g, int64_t d, at::Scalar
   return layer;
 }
 
+// The same probe with query rows and keys apart: only the queries that are asked for, last one first, and the keys from
+// row `begin` on of a larger buffer, whose other rows are NaN.
+struct Apart {
+  Layer layer;
+  Groups groups;
+  std::vector<int64_t> own_key, position;
+};
+inline at::Tensor inside_buffer(const at::Tensor& rows, int64_t begin, int64_t slack) {
+  std::vector<int64_t> sizes = rows.sizes().vec();
+  sizes[0] += begin + slack;
+  const at::Tensor buffer = random_tensor(sizes, rows.scalar_type());
+  buffer.fill_(std::numeric_limits<double>::quiet_NaN());
+  buffer.narrow(0, begin, rows.size(0)).copy_(rows);
+  return buffer;
+}
+inline Apart apart(const Layer& layer, const Groups& groups, const ProbeCase& c, int64_t begin, int64_t slack) {
+  std::vector<int64_t> asked = groups.rows;
+  std::sort(asked.rbegin(), asked.rend());
+  asked.erase(std::unique(asked.begin(), asked.end()), asked.end());
+  Apart out{.layer = {layer.query.index_select(0, int64_tensor(asked)), inside_buffer(layer.key, begin, slack),
+                      layer.lse.index_select(1, int64_tensor(asked))},
+            .groups = groups,
+            .own_key = asked,
+            .position = std::vector<int64_t>(begin + layer.key.size(0) + slack, 1 << 30)};
+  for (int64_t& own : out.own_key) own += begin;
+  for (int64_t& column : out.groups.columns) column += begin;
+  for (int64_t& row : out.groups.rows) row = std::find(asked.begin(), asked.end(), row) - asked.begin();
+  std::copy(c.position.begin(), c.position.end(), out.position.begin() + begin);
+  return out;
+}
+
 // In attention_probe's layout.
 inline std::vector<double> probe_oracle(const Softmax& softmax, const Groups& groups, ops::HeadReduction heads,
                                         bool reduce_rows) {

@@ -108,6 +108,48 @@ TEST_P(AttentionProbeTest, NonContiguousInputs) {
   expect_same(probe(layer, groups, c, HeadReduction::kMean, true), expected);
 }
 
+// Rows and keys apart, as where a decode step looks at the cache: the values of the whole softmax, by the kernels and
+// by the composed form.
+TEST_P(AttentionProbeTest, RowsAndKeysApart) {
+  ProbeCase c{.sequences = {0, 90, 210}, .scale = 0.2};
+  for (int64_t i = 0; i < 210; ++i) c.position.push_back(i < 90 ? 2 * i : 3 * (i - 90));
+  Groups one_row, several;
+  one_row.add({209}, range(90, 210));
+  several.add({89, 12, 5}, range(0, 90));
+  several.add(range(150, 210), range(90, 205));
+  for (const Groups& groups : {one_row, several})
+    for (const auto& [is_causal, window] : {std::pair<bool, int64_t>{true, 0}, {true, 40}, {false, 0}}) {
+      c.is_causal = is_causal;
+      c.window = window;
+      const Layer layer = random_layer(210, 4, 2, 24, dtype(), c);
+      const Softmax softmax(layer, c);
+      const Apart a = apart(layer, groups, c, 17, 5);
+      const auto on = [](const at::Tensor& t) { return t.to(device()); };
+      for (const HeadReduction heads : {HeadReduction::kMean, HeadReduction::kMax, HeadReduction::kEach})
+        for (const bool has_gradient : {false, true}) {
+          const at::Tensor query = on(a.layer.query).clone().set_requires_grad(has_gradient);
+          const at::Tensor out = ops::attention_probe(
+              query, on(a.layer.key), on(a.layer.lse), on(int64_tensor(a.groups.rows)), int64_tensor(groups.row_begin),
+              on(int64_tensor(a.groups.columns)), int64_tensor(groups.column_begin), c.scale, is_causal, heads, true,
+              window, on(int64_tensor(a.position)), on(int64_tensor(a.own_key)));
+          expect_close(out, probe_oracle(softmax, groups, heads, true), 1e-5, has_gradient ? "composed" : "kernel");
+        }
+    }
+}
+
+// Without causality and window nobody asks where a row stands.
+TEST_P(AttentionProbeTest, RowsThatSeeAllNeedNoPlace) {
+  ProbeCase c{.sequences = {0, 60}, .scale = 0.2, .is_causal = false};
+  const Layer layer = random_layer(60, 4, 2, 24, dtype(), c);
+  const auto probe_of = [&](int64_t queries) {
+    const auto on = [](const at::Tensor& t) { return t.to(device()); };
+    return ops::attention_probe(on(layer.query.slice(0, 0, queries)), on(layer.key), on(layer.lse.slice(1, 0, queries)),
+                                on(int64_tensor({0, 1})), int64_tensor({0, 2}), on(int64_tensor(range(0, 60))),
+                                int64_tensor({0, 60}), c.scale, false, HeadReduction::kMean, true);
+  };
+  expect_same(probe_of(2), probe_of(60));
+}
+
 // Invariant 10: a row's probabilities sum to 1 over the keys it sees.
 TEST_P(AttentionProbeTest, RowsSumToOne) {
   ProbeCase c{.sequences = {0, 577}, .scale = 0.125};
@@ -140,7 +182,7 @@ TEST(AttentionProbeLevels, AgreeWithThePlainLoops) {
       const kernels::LayerPointers pointers("probe", layer.query, layer.key, layer.lse);
       const at::Tensor rows = int64_tensor(groups.rows), columns = int64_tensor(groups.columns);
       const kernels::GroupPointers shape("probe", layer.query, layer.key, rows, int64_tensor(groups.row_begin), columns,
-                                         int64_tensor(groups.column_begin), c.scale, true, 0, {});
+                                         int64_tensor(groups.column_begin), c.scale, true, 0, {}, {});
       for (const auto heads : {kernels::ProbeHeads::kMean, kernels::ProbeHeads::kMax, kernels::ProbeHeads::kEach}) {
         const int64_t kept = heads == kernels::ProbeHeads::kEach ? 6 : 1;
         const at::Tensor expected = at::empty({kept, columns.size(0)}), got = at::empty_like(expected);
@@ -208,6 +250,16 @@ TEST(AttentionProbeArguments, WrongOnesThrow) {
   EXPECT_THROW(call(query, key, lse, {5}, {0, 1, 1}, {0, 1, 2}, false), c10::Error);
   EXPECT_THROW(call(query, key, lse, {5}, {0, 1}, {0, 2}, true, 3), c10::Error);
   EXPECT_THROW(call(query, key, lse, {5}, {0, 1}, {0, 2}, true, -1), c10::Error);
+  // More keys than queries, causal: where do the rows stand?
+  EXPECT_THROW(call(query, random_tensor({9, 2, 8}), lse, {5}, {0, 1}, {0, 2}), c10::Error);
+  const auto placed = [&](const at::Tensor& own_key) {
+    return ops::attention_probe(query, random_tensor({9, 2, 8}), lse, int64_tensor({5}), int64_tensor({0, 1}),
+                                int64_tensor({8}), int64_tensor({0, 1}), 1.0, true, HeadReduction::kMean, true, 0, {},
+                                own_key);
+  };
+  EXPECT_NO_THROW(placed(int64_tensor({3, 4, 5, 6, 7, 8})));
+  EXPECT_THROW(placed(int64_tensor({3, 4, 5, 6, 7, 9})), c10::Error);
+  EXPECT_THROW(placed(int64_tensor({3, 4, 5, 6, 7})), c10::Error);
 }
 
 TEST(AttentionProbeArguments, MetaKnowsTheShape) {

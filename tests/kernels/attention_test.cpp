@@ -356,6 +356,34 @@ TEST_P(AttentionLevels, MatchTheDefinition) {
       }
 }
 
+// Rows behind a long prefix, and rows of several streams against one shared run of keys: few rows and heads, keys
+// enough to be cut. Above 96 stacked rows keys are packed first; both forms are met with and without a remainder.
+TEST_P(AttentionLevels, FewRowsAgainstManyKeys) {
+  if (GetParam().level > espalier::kernels::cpu_level()) GTEST_SKIP() << "this machine lacks the instructions";
+  const std::vector<Lengths> lengths = {{8, 1300}, {32, 1100}, {31, 2100}, {60, 1024}, {130, 1500}};
+  for (const auto& [h, g] : {std::pair<int64_t, int64_t>{1, 1}, {4, 1}})
+    for (const auto& [is_causal, window] : {std::pair<bool, int64_t>{true, 0}, {true, 900}, {false, 0}}) {
+      SCOPED_TRACE(describe(GetParam().dtype, h, g, 32, is_causal, window));
+      const Batch b = make_batch(lengths, h, g, 32, GetParam().dtype, is_causal, window, 3);
+      const auto [output, lse] = attend_at(GetParam().level, b);
+      const auto [expected, expected_lse] = oracle(b);
+      expect_near(output, expected, output_tolerance(GetParam().dtype), "output");
+      expect_near(lse, expected_lse, GetParam().dtype == at::kFloat ? 3e-6 : 2e-5, "lse");
+    }
+}
+
+// Keys may be read by several sequences, in part or in whole.
+TEST_P(AttentionLevels, SequencesMayShareKeys) {
+  if (GetParam().level > espalier::kernels::cpu_level()) GTEST_SKIP() << "this machine lacks the instructions";
+  Batch b = make_batch({{3, 400}, {40, 400}, {1, 400}}, 4, 2, 64, GetParam().dtype, true, 0, 2);
+  b.key_begin = integers({2, 2, 60});
+  b.key_length = integers({400, 400, 300});
+  const auto [output, lse] = attend_at(GetParam().level, b);
+  const auto [expected, expected_lse] = oracle(b);
+  expect_near(output, expected, output_tolerance(GetParam().dtype), "output");
+  expect_near(lse, expected_lse, GetParam().dtype == at::kFloat ? 3e-6 : 2e-5, "lse");
+}
+
 // Three thousand keys in float32 stay within 2e-6 of the largest value.
 TEST_P(AttentionLevels, LongSequencesKeepFloat32Accuracy) {
   if (GetParam().level > espalier::kernels::cpu_level()) GTEST_SKIP() << "this machine lacks the instructions";

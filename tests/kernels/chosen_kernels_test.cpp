@@ -36,6 +36,7 @@ TEST_P(ChosenKernelsTest, EveryOpReports) {
   ops::silu_mul(x, x);
   ops::attention(x, x, x, begin, int64_tensor({0}), int64_tensor({6}), 1.0, true);
   ops::attention_decode(x.slice(0, 0, 2), x, x, index, int64_tensor({1, 2}).to(device()), 4, 1.0);
+  ops::merge_states(x, lse, x, lse);
   ops::attention_probe(x, x, lse, last, one, some, int64_tensor({0, 3}), 1.0, true, ops::HeadReduction::kMean, true);
   ops::attention_growth(x, x, lse, x, x, lse, last, one, some, int64_tensor({0, 3}), 1.0, false);
   ops::cosine_score(rows, rows);
@@ -47,7 +48,7 @@ TEST_P(ChosenKernelsTest, EveryOpReports) {
   ops::gather_rows(x, index);
   ops::merge_tokens(rows, index, int64_tensor({0, 2}).to(device()));
   ops::compact_kv(x, x, index);
-  EXPECT_EQ(chosen(collected).size(), 17U);
+  EXPECT_EQ(chosen(collected).size(), 18U);
   for (const auto& [op, kernel] : collected.list()) EXPECT_FALSE(kernel.empty()) << op;
 }
 

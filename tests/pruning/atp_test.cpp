@@ -21,10 +21,10 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 using Numbers = std::vector<double>;
 
@@ -45,7 +45,7 @@ ArraySignals w1() {
                                        {.5, .2, 1.6, .1, .9, .7, .3},
                                        {.3, 1.4, 1.8, .2, .6, .5, .4, .2}};
   ArraySignals arrays;
-  arrays.attention[0] = {testing::causal_softmax(
+  arrays.attention[0] = {test::causal_softmax(
       8, [&](int64_t q, int64_t k) { return logits[static_cast<size_t>(q)][static_cast<size_t>(k)]; })};
   return arrays;
 }
@@ -66,7 +66,7 @@ TEST(AtpVectors, ScoresAndKeptSetsOfW1) {
                                                   {"theta_r=0.05,theta_s=0.5", {0, 1, 2, 3, 4}}};
   for (const auto& [thetas, kept] : cases) {
     const auto points =
-        testing::run(make_policy("atp:layers=1,strides=2:4," + std::string(thetas)), facts(4), prompt, w1());
+        test::run(make_policy("atp:layers=1,strides=2:4," + std::string(thetas)), facts(4), prompt, w1());
     ASSERT_EQ(points.size(), 1U);
     EXPECT_EQ(points[0].kept, kept) << thetas;
     ASSERT_EQ(points[0].scores.size(), 6U);
@@ -78,8 +78,8 @@ TEST(AtpVectors, ScoresAndKeptSetsOfW1) {
 
 TEST(AtpVectors, SoftMasksOfW1) {
   const at::Tensor spatial = atp_spatial_score({2, 3}, Tokens{2, 4}, 3.0).to(at::kDouble);
-  EXPECT_EQ(testing::to_doubles(spatial), (Numbers{0.8125, 0, 0.25, 0, 0, 0}));
-  EXPECT_EQ(testing::to_doubles(atp_spatial_score({2, 3}, Tokens{2}, 3.0)), (Numbers{0.25, 0, 0.25, 0, 0, 0}));
+  EXPECT_EQ(test::to_doubles(spatial), (Numbers{0.8125, 0, 0.25, 0, 0, 0}));
+  EXPECT_EQ(test::to_doubles(atp_spatial_score({2, 3}, Tokens{2}, 3.0)), (Numbers{0.25, 0, 0.25, 0, 0, 0}));
   const std::tuple<double, double, Numbers> cases[] = {
       {0.5, 0.2, {.997817, .762529, .993307, .119203, .119203, .119203}},
       {0.5, 0.3, {.994089, .762529, .993307, .047426, .047426, .047426}},
@@ -87,7 +87,7 @@ TEST(AtpVectors, SoftMasksOfW1) {
       {0.05, 0.5, {.999502, .996552, .999925, .579108, .660251, .377541}}};
   for (const auto& [theta_r, theta_s, expected] : cases) {
     const AtpThresholds thresholds{at::tensor(theta_r, at::kDouble), at::tensor(theta_s, at::kDouble)};
-    const Numbers mask = testing::to_doubles(atp_soft_mask(
+    const Numbers mask = test::to_doubles(atp_soft_mask(
         atp_redundancy_score(doubles(kSelf), doubles(kCross), AtpNorm::kMinmax), spatial, thresholds, 10));
     for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(mask[i], expected[i], 5e-6);
   }
@@ -112,25 +112,25 @@ TEST(AtpVectors, HeadAndScatterOfW1) {
   EXPECT_NEAR(thetas.spatial.item<double>(), 0.4329314099, 1e-6);
   const at::Tensor some = at::tensor(Tokens{0, 2, 5}, at::kLong);
   EXPECT_EQ(
-      testing::to_doubles(atp_head_input(doubles(kSelf).index_select(0, some), doubles(kCross).index_select(0, some),
+      test::to_doubles(atp_head_input(doubles(kSelf).index_select(0, some), doubles(kCross).index_select(0, some),
                                          some, {2, 3}, AtpHeadInput::kScatter)),
       (Numbers{0.377325, 0, 0.219635, 0, 0, 0.019553, 0.091669, 0, 0.328263, 0, 0, 0.111965}));
   // The same through the policy, from weights.
   auto weights = std::make_shared<AtpWeights>();
   weights->settings = {.layers = {1}, .grid = {2, 3}, .strides = {2, 4}};
   weights->modules = {w1_head(at::kFloat)};
-  const auto points = testing::run(make_atp({.weights = weights}), facts(4), two_by_three(), w1());
+  const auto points = test::run(make_atp({.weights = weights}), facts(4), two_by_three(), w1());
   EXPECT_NEAR(points.at(0).notes.at(0).second.at(0), 0.5624175363, 1e-6);
   EXPECT_NEAR(points[0].notes.at(1).second.at(0), 0.4329314099, 1e-6);
   EXPECT_EQ(points[0].kept, (Tokens{0, 1, 2}));
 }
 
 TEST(AtpVectors, SpatialScoresOfW2) {
-  const Numbers small = testing::to_doubles(atp_spatial_score({4, 4}, Tokens{2, 4}, 3.0));
+  const Numbers small = test::to_doubles(atp_spatial_score({4, 4}, Tokens{2, 4}, 3.0));
   for (int64_t i = 0; i < 16; ++i)
     EXPECT_EQ(small[static_cast<size_t>(i)], i == 0 ? 0.8125 : i == 2 || i == 8 || i == 10 ? 0.25 : 0.0) << i;
   std::map<double, int> count;
-  for (const double s : testing::to_doubles(atp_spatial_score({24, 24}, Tokens{2, 4, 8}, 3.0))) ++count[s];
+  for (const double s : test::to_doubles(atp_spatial_score({24, 24}, Tokens{2, 4, 8}, 3.0))) ++count[s];
   EXPECT_EQ(count, (std::map<double, int>{{0.953125, 9}, {0.8125, 27}, {0.25, 108}, {0.0, 432}}));
   EXPECT_NEAR(atp_spatial_score({24, 24}, Tokens{3}, 3.0)[0].item<double>(), 0.666667, 1e-6);
   EXPECT_EQ(atp_spatial_score({2, 2}, Tokens{1}, 3.0)[3].item<double>(), -2.0);
@@ -162,7 +162,7 @@ TEST(AtpModules, AtLeastTheBestStay) {
   const at::Tensor none = at::zeros({4}, at::kDouble), red = doubles({0.2, 0.7, 0.7, 0.1});
   const AtpThresholds high{at::tensor(0.9, at::kDouble), at::tensor(0.9, at::kDouble)};
   const auto kept = [&](const AtpThresholds& thetas, int64_t least) {
-    return testing::to_vector(atp_hard_keep(red, none, thetas, least).nonzero().squeeze(1));
+    return test::to_vector(atp_hard_keep(red, none, thetas, least).nonzero().squeeze(1));
   };
   EXPECT_EQ(kept(high, 0), Tokens{});
   EXPECT_EQ(kept(high, 1), Tokens{1});
@@ -175,7 +175,7 @@ TEST(AtpModules, AtLeastTheBestStay) {
 TEST(AtpModules, NormalisationsOfTheScores) {
   const at::Tensor a = doubles({.1, .3, .2, .3}), b = doubles({.3, .3, .2, .5});  // means .2 .3 .2 .4
   const auto normed = [&](AtpNorm norm, const at::Tensor& range = {}) {
-    return testing::to_doubles(atp_redundancy_score(a, b, norm, range));
+    return test::to_doubles(atp_redundancy_score(a, b, norm, range));
   };
   const auto near = [](const Numbers& got, const Numbers& expected) {
     for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-12) << i;
@@ -192,7 +192,7 @@ TEST(AtpModules, NormalisationsOfTheScores) {
   near(normed(AtpNorm::kRank, first_three), {.25, 1, .25, 1});
   near(normed(AtpNorm::kRank, at::tensor({0, 1, 0, 0}).to(at::kBool)), {0, .5, 0, 1});
   for (const AtpNorm norm : {AtpNorm::kMinmax, AtpNorm::kRank})
-    near(testing::to_doubles(atp_redundancy_score(a * 0 + .3, a * 0 + .3, norm)), {.5, .5, .5, .5});
+    near(test::to_doubles(atp_redundancy_score(a * 0 + .3, a * 0 + .3, norm)), {.5, .5, .5, .5});
 }
 
 // Scores -> head -> thresholds -> mask, against central differences in every weight and score.
@@ -237,7 +237,7 @@ TEST(AtpModules, OnlyTheBranchThatWinsHasAGradient) {
   const at::Tensor red = doubles({0.9, 0.1, 0.6}), spatial = doubles({0.2, 0.8, 0.6});  // the last is a tie
   const at::Tensor mask = atp_soft_mask(red, spatial, {theta_r, theta_s}, 10);
   mask.sum().backward();
-  const Numbers m = testing::to_doubles(mask.detach());
+  const Numbers m = test::to_doubles(mask.detach());
   EXPECT_NEAR(theta_r.grad().item<double>(), -10 * (m[0] * (1 - m[0]) + m[2] * (1 - m[2])), 1e-12);
   EXPECT_NEAR(theta_s.grad().item<double>(), -10 * m[1] * (1 - m[1]), 1e-12);
 }
@@ -261,7 +261,7 @@ AtpWeights random_weights(uint64_t seed, AtpHeadInput input, AtpActivation activ
   const int64_t width = atp_head_width(input, {4, 4});
   for (uint64_t i = 0; i < 2; ++i) {
     const auto random = [&](int64_t rows, int64_t cols, uint64_t which) {
-      return testing::to_floats(testing::random_matrix(rows, cols, seed * 100 + i * 10 + which).values, {rows, cols});
+      return test::to_floats(test::random_matrix(rows, cols, seed * 100 + i * 10 + which).values, {rows, cols});
     };
     weights.modules.push_back({random(5, width, 0), random(5, 1, 1).flatten(), random(1, 5, 2),
                                random(1, 1, 3).flatten(), random(1, 5, 4), random(1, 1, 5).flatten()});
@@ -304,9 +304,9 @@ std::pair<double, double> thetas_of(const AtpModule& module, const AtpSettings& 
 // Tokens alive behind each module. A decision closer than `margin` to its threshold makes the case unfit: false.
 bool expected_points(const PromptLayout& prompt, const ArraySignals& arrays, const AtpWeights& weights,
                      AtpStrategy strategy, std::vector<Tokens>* points) {
-  const Tokens image = testing::to_vector(prompt.image), crop = testing::to_vector(prompt.crop),
-               row = testing::to_vector(prompt.grid_row), col = testing::to_vector(prompt.grid_col);
-  Tokens alive = testing::image_tokens_of(prompt);
+  const Tokens image = test::to_vector(prompt.image), crop = test::to_vector(prompt.crop),
+               row = test::to_vector(prompt.grid_row), col = test::to_vector(prompt.grid_col);
+  Tokens alive = test::image_tokens_of(prompt);
   const AtpSettings& s = weights.settings;
   for (size_t module = 0; module < s.layers.size(); ++module) {
     const auto& heads = arrays.attention.at(s.layers[module] - 1);
@@ -367,14 +367,14 @@ TEST(Atp, EqualsALoopOverCropsAndModules) {
   for (uint64_t seed = 1; seed < 40; ++seed)
     for (const AtpHeadInput input : {AtpHeadInput::kScatter, AtpHeadInput::kMean})
       for (const AtpStrategy strategy : {AtpStrategy::kBoth, AtpStrategy::kRedundant, AtpStrategy::kSpatial}) {
-        const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 8, 2, 6, seed);
+        const ArraySignals arrays = test::random_signals(prompt->num_tokens, 8, 2, 6, seed);
         const auto weights = std::make_shared<AtpWeights>(
             random_weights(seed, input, seed % 2 ? AtpActivation::kNone : AtpActivation::kRelu));
         weights->settings.scores = static_cast<AtpScores>(seed % 3);
         std::vector<Tokens> expected;
         if (!expected_points(*prompt, arrays, *weights, strategy, &expected)) continue;
         const auto points =
-            testing::run(make_atp({.weights = weights, .strategy = strategy}), facts(8), prompt, arrays);
+            test::run(make_atp({.weights = weights, .strategy = strategy}), facts(8), prompt, arrays);
         ASSERT_EQ(points.size(), 2U);
         for (size_t i = 0; i < 2; ++i) EXPECT_EQ(points[i].kept, expected[i]) << seed << " " << i;
         ++compared;
@@ -386,22 +386,20 @@ TEST(Atp, EqualsALoopOverCropsAndModules) {
 // what the first has masked.
 TEST(Atp, SoftMasksFollowTheOrderOfTheSequence) {
   const auto prompt = mixed_prompt();
-  const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 8, 2, 6, 3);
+  const ArraySignals arrays = test::random_signals(prompt->num_tokens, 8, 2, 6, 3);
   const auto policy = make_policy("atp:theta_r=0.4,theta_s=0.6,layers=2:5,strides=2:3");
-  PolicyWalk walk(policy, facts(8), prompt);
-  const auto state = policy->begin_sequence(facts(8), *prompt);
-  const TokenLayout layout = walk.layout();
+  const std::vector<Step> steps = policy->steps(facts(8), *prompt);
+  ASSERT_EQ(steps.size(), 2U);
+  const TokenLayout layout = full_layout(prompt, false);
   at::Tensor earlier;
-  for (const int layer : {2, 5}) {
-    const ActPoint point{Site::kBeforeLayer, layer};
+  for (const Step& step : steps) {
     std::vector<at::Tensor> signals;
-    for (const Signal& s : policy->needs(point, layout, state.get()))
-      signals.push_back(arrays.answer(s, point, layout));
-    const at::Tensor mask = policy->soft_mask(point, layout, signals, state.get());
+    for (const Signal& s : step.needs(layout)) signals.push_back(arrays.answer(s, step.at, layout));
+    const at::Tensor mask = step.soft_mask(layout, signals);
     ASSERT_EQ(mask.size(0), layout.num_image_tokens());
-    if (layer == 2) {
-      const Verdict verdict = policy->decide(point, layout, signals, policy->begin_sequence(facts(8), *prompt).get());
-      EXPECT_EQ(testing::to_vector((mask > 0.5).nonzero().squeeze(1)), testing::to_vector(verdict.kept));
+    if (step.at.layer == 2) {
+      const Verdict verdict = policy->steps(facts(8), *prompt)[0].decide(layout, signals);
+      EXPECT_TRUE((mask > 0.5).equal(verdict.always));
     }
     EXPECT_TRUE(((mask > 0) & (mask < 1)).all().item<bool>());
     // Image 0, the first 16 tokens and the first two groups: what an earlier module has masked is out of range.
@@ -421,7 +419,7 @@ TEST(Atp, PinsAndFloorsStay) {
   builder.image({4, 4}, 0).text(2, 0).image({4, 4}, 1).text(2, 1).pin({15, 30});
   const auto prompt = builder.build(1);
   for (uint64_t seed = 1; seed < 6; ++seed) {
-    const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 8, 2, 6, seed);
+    const ArraySignals arrays = test::random_signals(prompt->num_tokens, 8, 2, 6, seed);
     const Tokens kept = kept_at_end(make_policy("atp:theta_r=1,theta_s=1"), facts(8), prompt, arrays);
     EXPECT_TRUE(std::ranges::binary_search(kept, 15) && std::ranges::binary_search(kept, 30));
     EXPECT_LE(kept.size(), 4U);  // the pinned ones and the best of each image
@@ -435,16 +433,17 @@ TEST(Atp, LayersFollowTheDepthAndZeroThresholdsPruneNothing) {
   const auto prompt = two_by_three();
   const auto layers = [&](int depth) {
     std::vector<int> found;
-    for (const ActPoint& p : make_policy("atp:theta_r=0,theta_s=0")->points(facts(depth), *prompt))
+    for (const ActPoint& p : test::points_of(make_policy("atp:theta_r=0,theta_s=0"), facts(depth), *prompt))
       found.push_back(p.layer);
     return found;
   };
   EXPECT_EQ(layers(32), (std::vector<int>{4, 14, 24}));
   EXPECT_EQ(layers(40), (std::vector<int>{5, 18, 30}));
   EXPECT_EQ(layers(8), (std::vector<int>{1, 4, 6}));
-  EXPECT_EQ(testing::run(make_policy("atp:theta_r=0,theta_s=0,layers=1,norm=none"), facts(4), prompt, w1())[0].kept,
+  EXPECT_EQ(test::run(make_policy("atp:theta_r=0,theta_s=0,layers=1,norm=none"), facts(4), prompt, w1())[0].kept,
             (Tokens{0, 1, 2, 3, 4, 5}));
-  EXPECT_TRUE(make_policy("atp:theta_r=0,theta_s=0")->points(facts(8), *LayoutBuilder().text(3, 0).build(0)).empty());
+  EXPECT_TRUE(test::points_of(make_policy("atp:theta_r=0,theta_s=0"), facts(8), *LayoutBuilder().text(3, 0).build(0))
+                  .empty());
 }
 
 TEST(Atp, WhatCannotBeServedIsRefused) {
@@ -454,13 +453,15 @@ TEST(Atp, WhatCannotBeServedIsRefused) {
                            "atp:theta_r=0.5,theta_s=0.5,norm=mean", "atp:theta_r=0.5,theta_s=0.5,keep_ratio=1/2"})
     EXPECT_THROW(make_policy(spec), Error) << spec;
   for (const char* layers : {"0", "3:2", "9", "2:2"})
-    EXPECT_THROW(make_policy("atp:theta_r=0.5,theta_s=0.5,layers=" + std::string(layers))->points(facts(8), *prompt),
-                 Error)
+    EXPECT_THROW(
+        test::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5,layers=" + std::string(layers)), facts(8), *prompt),
+        Error)
         << layers;
-  EXPECT_THROW(make_policy("atp:theta_r=0.5,theta_s=0.5")->points(facts(8), *LayoutBuilder().image({2, 2}, 0).build(0)),
+  EXPECT_THROW(test::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5"), facts(8),
+                                  *LayoutBuilder().image({2, 2}, 0).build(0)),
                Error);
   const auto weights = std::make_shared<AtpWeights>(random_weights(1, AtpHeadInput::kScatter, AtpActivation::kNone));
-  EXPECT_THROW(make_atp({.weights = weights})->points(facts(8), *prompt), Error);  // a grid of 4 x 4
+  EXPECT_THROW(test::points_of(make_atp({.weights = weights}), facts(8), *prompt), Error);  // a grid of 4 x 4
   EXPECT_THROW(make_atp({.weights = weights, .theta_r = {0.5}}), Error);
 }
 

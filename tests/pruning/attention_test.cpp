@@ -13,11 +13,11 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::kept_at_end;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::kept_at_end;
+using test::LayoutBuilder;
+using test::Matrix;
 using Rows = AttentionOptions::Rows;
 using Tokens = std::vector<int64_t>;
 
@@ -32,7 +32,7 @@ struct TwoExamples : ::testing::Test {
                                                    .image({1, 3}, 1)
                                                    .text(3, 1)
                                                    .build(1);
-  ArraySignals signals = testing::random_signals(prompt->num_tokens, 4, 3, 6, 9);
+  ArraySignals signals = test::random_signals(prompt->num_tokens, 4, 3, 6, 9);
 
   // The `number` tokens of [begin, end) with the largest mean attention from `rows`, of layer 1.
   Tokens best(int64_t begin, int64_t end, const Tokens& rows, int64_t number) const {
@@ -98,10 +98,11 @@ TEST_F(TwoExamples, WhatCannotBeIsRefused) {
   EXPECT_THROW(make_policy("attention:keep_ratio=1/2"), Error);  // no layer
   EXPECT_THROW(make_policy("attention:keep_ratio=1/2,layer=0"), Error);
   EXPECT_THROW(make_policy("attention:layer=2"), Error);
-  EXPECT_THROW(make_policy("attention:keep_ratio=1/2,layer=5")->points(facts(4), *prompt), Error);
-  EXPECT_TRUE(make_policy("attention:keep_ratio=1/2,layer=4")->points(facts(4), *prompt).empty());
+  EXPECT_THROW(test::points_of(make_policy("attention:keep_ratio=1/2,layer=5"), facts(4), *prompt), Error);
+  EXPECT_TRUE(test::points_of(make_policy("attention:keep_ratio=1/2,layer=4"), facts(4), *prompt).empty());
   const auto silent = LayoutBuilder().text(2, 0).image({2, 2}, 0).text(1, 0).build(3);
-  EXPECT_THROW(make_policy("attention:keep_ratio=1/2,layer=2,rows=query_text")->points(facts(4), *silent), Error);
+  EXPECT_THROW(test::points_of(make_policy("attention:keep_ratio=1/2,layer=2,rows=query_text"), facts(4), *silent),
+               Error);
 }
 
 }  // namespace

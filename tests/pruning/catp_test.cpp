@@ -17,12 +17,12 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::cosine;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
-using testing::mean_of;
+using test::ArraySignals;
+using test::cosine;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
+using test::mean_of;
 using Prompt = std::shared_ptr<const PromptLayout>;
 using Tokens = std::vector<int64_t>;
 
@@ -158,7 +158,7 @@ std::map<int, Tokens> after_steps(const PolicyPtr& policy, const Prompt& prompt,
                                   int num_layers, int k) {
   const auto points = run(policy, facts(num_layers), prompt, signals);
   std::map<int, Tokens> after;
-  Tokens kept = testing::image_tokens_of(*prompt, policy->row_breaks_compete());
+  Tokens kept = test::image_tokens_of(*prompt, policy->row_breaks_compete());
   for (const int place : {0, k, k + 1}) {
     for (const auto& point : points)
       if ((point.site == "projector_output" ? 0 : point.layer) == place) kept = point.kept;
@@ -221,11 +221,11 @@ TEST_P(CatpAgainstLoops, EveryStepAgrees) {
   for (const auto& [name, prompt] : prompts)
     for (const Fraction ratio : {Fraction{2, 9}, Fraction{1, 2}, Fraction{81, 100}})
       for (uint64_t seed = 1; seed <= 3; ++seed) {
-        const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 3, 6, seed * 1000);
+        const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 3, 6, seed * 1000);
         CatpOptions options{.amount = {.keep_ratio = ratio}, .k = 3};
         GetParam().set(options);
         const PolicyPtr policy = make_catp(options);
-        testing::CatpLoops reference(*prompt, signals, options, 3);
+        test::CatpLoops reference(*prompt, signals, options, 3);
         const auto expected = reference.run_all();
         if (!reference.has_near_tie) {
           EXPECT_EQ(after_steps(policy, prompt, signals, 8, 3), expected)
@@ -295,7 +295,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 std::string refusal(const std::string& spec, int num_layers, const Prompt& prompt) {
   try {
-    make_policy("catp:" + spec)->points(facts(num_layers), *prompt);
+    test::points_of(make_policy("catp:" + spec), facts(num_layers), *prompt);
   } catch (const Error& e) {
     return e.what();
   }
@@ -304,7 +304,8 @@ std::string refusal(const std::string& spec, int num_layers, const Prompt& promp
 
 TEST(Catp, LayersByDepth) {
   const auto context_layer = [&](int num_layers) {
-    for (const ActPoint& p : make_policy("catp:keep_ratio=2/9")->points(facts(num_layers), *in_context_prompt()))
+    for (const ActPoint& p :
+         test::points_of(make_policy("catp:keep_ratio=2/9"), facts(num_layers), *in_context_prompt()))
       if (p.site == Site::kBeforeLayer) return p.layer;
     return -1;
   };
@@ -323,8 +324,8 @@ TEST(Catp, LayersByDepth) {
 }
 
 TEST(Catp, KeepingEverythingActsNowhere) {
-  EXPECT_TRUE(make_policy("catp:keep_ratio=1")->points(facts(8), *in_context_prompt()).empty());
-  EXPECT_TRUE(make_policy("catp:num_kept=1000")->points(facts(8), *in_context_prompt()).empty());
+  EXPECT_TRUE(test::points_of(make_policy("catp:keep_ratio=1"), facts(8), *in_context_prompt()).empty());
+  EXPECT_TRUE(test::points_of(make_policy("catp:num_kept=1000"), facts(8), *in_context_prompt()).empty());
 }
 
 TEST(Catp, QueryTextIsNeededWhereItIsAsked) {
@@ -338,7 +339,7 @@ TEST(Catp, PinnedTokensStayThroughBothStages) {
   builder.image({3, 3}, 0).text(3, 0).image({3, 3}, 1).text(2, 1).pin({0, 8, 12});
   const Prompt prompt = builder.build(1);
   for (uint64_t seed = 1; seed < 6; ++seed) {
-    const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, seed);
+    const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 2, 6, seed);
     const Tokens kept = kept_at_end(make_policy("catp:keep_ratio=1/3"), facts(8), prompt, signals);
     EXPECT_EQ(kept.size(), 6U);
     for (const int64_t t : {0, 8, 12}) EXPECT_TRUE(std::binary_search(kept.begin(), kept.end(), t)) << t;
@@ -350,32 +351,20 @@ TEST(Catp, PinnedTokensStayThroughBothStages) {
 // counts still refer to the unpruned images.
 struct CatpBehindAnother : ::testing::Test {
   Prompt prompt = in_context_prompt();
-  ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, 11);
+  ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 2, 6, 11);
   Tokens drawn = kept_at_end(make_policy("random:keep_ratio=1/2"), facts(8), prompt, signals);
 
   std::map<int, Tokens> expected(const CatpOptions& options) const {
-    testing::CatpLoops reference(*prompt, signals, options, 3);
-    reference.drop(testing::image_tokens_of(*prompt), drawn);
+    test::CatpLoops reference(*prompt, signals, options, 3);
+    reference.drop(test::image_tokens_of(*prompt), drawn);
     return reference.run_all();
   }
 };
 
 TEST_F(CatpBehindAnother, StageOne) {
   const CatpOptions options{.amount = {.keep_ratio = Fraction{1, 4}}, .k = 3, .stage1_share = {1, 1}};
-  Tokens ordinals;
-  const Tokens all = testing::image_tokens_of(*prompt);
-  for (const int64_t t : drawn) ordinals.push_back(std::find(all.begin(), all.end(), t) - all.begin());
-  at::Tensor kept = at::empty({static_cast<int64_t>(ordinals.size())}, at::kLong);
-  std::copy(ordinals.begin(), ordinals.end(), kept.data_ptr<int64_t>());
-  const TokenLayout cut =
-      apply_verdict(full_layout(prompt, false), {.kept = kept}, Positions::kKeep, false, "random").layout;
-  const PolicyPtr policy = make_catp(options);
-  const auto state = policy->begin_sequence(facts(8), *prompt);
-  const ActPoint point{Site::kProjectorOutput, 0};
-  const std::vector<at::Tensor> states{signals.answer(policy->needs(point, cut, state.get()).at(0), point, cut)};
-  const Verdict verdict = policy->decide(point, cut, states, state.get());
   const Tokens left =
-      testing::to_vector(cut.source_index.index_select(0, cut.image_tokens.index_select(0, verdict.kept)));
+      kept_at_end(make_policy("random:keep_ratio=1/2 + " + make_catp(options)->spec()), facts(8), prompt, signals);
   EXPECT_EQ(left, expected(options)[0]);
   EXPECT_EQ(left.size(), 1U + 2U + 1U + 3U);
 }

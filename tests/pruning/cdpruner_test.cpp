@@ -13,15 +13,15 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::kept_at_end;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::kept_at_end;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 
 double cosine(const Matrix& m, int64_t a, int64_t b) {
-  return testing::cosine(m, a, {m.values.begin() + b * m.cols, m.values.begin() + (b + 1) * m.cols});
+  return test::cosine(m, a, {m.values.begin() + b * m.cols, m.values.begin() + (b + 1) * m.cols});
 }
 
 // Volume² of `picks` by Gram-Schmidt on the scaled unit rows.
@@ -67,11 +67,11 @@ Tokens reference(const Matrix& m, const std::map<int64_t, double>& relevance, si
 
 // Relevance of tokens first .. last against the mean of the tokens `text`.
 std::map<int64_t, double> relevance(const Matrix& m, int64_t first, int64_t last, const Tokens& text, int sign) {
-  const std::vector<double> mean = testing::mean_of(m, text);
+  const std::vector<double> mean = test::mean_of(m, text);
   std::map<int64_t, double> r;
   double low = INFINITY, high = -INFINITY;
   for (int64_t t = first; t < last; ++t) {
-    r[t] = sign * testing::cosine(m, t, mean);
+    r[t] = sign * test::cosine(m, t, mean);
     low = std::min(low, r[t]);
     high = std::max(high, r[t]);
   }
@@ -89,7 +89,7 @@ TEST(Cdpruner, VectorOfTheSpecification) {
 TEST(Cdpruner, EmbeddingEqualsTheLoopsInEachImage) {
   const auto prompt = LayoutBuilder().text(2, -1).image({3, 4}, 0).text(1, 0).image({4, 4}, 1).text(3, 1).build(1);
   for (uint64_t seed = 1; seed < 8; ++seed) {
-    const ArraySignals signals = testing::random_signals(prompt->num_tokens, 1, 1, 9, seed);
+    const ArraySignals signals = test::random_signals(prompt->num_tokens, 1, 1, 9, seed);
     const Matrix& m = signals.hidden.at(0);
     for (const int sign : {1, -1}) {
       Tokens expected = reference(m, relevance(m, 2, 14, {31, 32, 33}, sign), 4);
@@ -112,9 +112,9 @@ TEST(Cdpruner, ClipRelevanceOfTheSpecification) {
   ASSERT_EQ(walk.needs().size(), 3U);
   EXPECT_EQ(std::get<Tap>(walk.needs()[1]).what, Tap::What::kClipImage);
   const Matrix projected = {{0, 0, 1}, {1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 1}};
-  const std::vector<at::Tensor> signals = {testing::to_floats(projected.values, {5, 3}),
-                                           testing::to_floats({1, 0, 0, 1, 1, 1}, {3, 2}),
-                                           testing::to_floats({1, 0}, {1, 2})};
+  const std::vector<at::Tensor> signals = {test::to_floats(projected.values, {5, 3}),
+                                           test::to_floats({1, 0, 0, 1, 1, 1}, {3, 2}),
+                                           test::to_floats({1, 0}, {1, 2})};
   walk.act(signals);
   const auto trace = walk.trace(true);
   ASSERT_EQ(trace[0].scores.size(), 3U);
@@ -132,7 +132,7 @@ TEST(Cdpruner, TilesArePoolsOfTheirOwn) {
   for (int64_t row = 0; row < 2; ++row)
     builder.patches(0, 1, {1, 2}, {row, 0}, 0).patches(0, 2, {1, 2}, {row, 0}, 0).row_break(0, 0);
   const auto prompt = builder.text(1, 0).build(0);
-  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 1, 1, 6, 3);
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 1, 1, 6, 3);
   const Tokens kept = kept_at_end(make_policy("cdpruner:num_kept=2,relevance=none"), facts(1), prompt, signals);
   const Matrix& m = signals.hidden.at(0);
   Tokens expected;
@@ -149,7 +149,7 @@ TEST(Cdpruner, TilesArePoolsOfTheirOwn) {
 
 TEST(Cdpruner, WhatCannotBeServedIsRefused) {
   const auto prompt = LayoutBuilder().image({1, 3}, 0).text(1, 0).build(0);
-  EXPECT_THROW(make_policy("cdpruner:num_kept=2,relevance=clip")->points(facts(4), *prompt), Error);
+  EXPECT_THROW(test::points_of(make_policy("cdpruner:num_kept=2,relevance=clip"), facts(4), *prompt), Error);
   EXPECT_THROW(make_policy("cdpruner:num_kept=2,sign=0"), Error);
   EXPECT_THROW(make_policy("cdpruner:relevance=none"), Error);
 }

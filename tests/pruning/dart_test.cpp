@@ -13,11 +13,11 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::kept_at_end;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::kept_at_end;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 
 ArraySignals worked_vector() {
@@ -84,7 +84,7 @@ Tokens reference(const PromptLayout& prompt, const ArraySignals& signals, const 
     for (int64_t i = 0; i < voters; ++i) {
       const std::vector<double> pivot = row(pivots[i]);
       std::stable_sort(candidates.begin(), candidates.end(), [&](int64_t a, int64_t b) {
-        return testing::cosine(hidden, a, pivot) < testing::cosine(hidden, b, pivot);
+        return test::cosine(hidden, a, pivot) < test::cosine(hidden, b, pivot);
       });
       for (int64_t share = budget / voters + (i < budget % voters); share > 0; --share) {
         all_kept.insert(candidates.front());
@@ -100,7 +100,7 @@ TEST(Dart, ImagesOfDifferentSizesAgainstALoop) {
   const auto prompt =
       LayoutBuilder().text(2, -1).image({4, 5}, 0).text(3, 0).image({1, 3}, 1).image({6, 6}, 1).text(3, 1).build(1);
   for (uint64_t seed = 1; seed < 20; ++seed) {
-    const ArraySignals signals = testing::random_signals(prompt->num_tokens, 4, 1, 6, seed);
+    const ArraySignals signals = test::random_signals(prompt->num_tokens, 4, 1, 6, seed);
     EXPECT_EQ(kept_at_end(make_policy("dart:keep_ratio=1/2"), facts(4), prompt, signals),
               reference(*prompt, signals, {10, 2, 18}, 2, 4, 4));
     EXPECT_EQ(
@@ -116,7 +116,7 @@ TEST(Dart, ImagesOfDifferentSizesAgainstALoop) {
 
 TEST(Dart, LengthsOfStatesAndOrderOfHeadsDoNotMatter) {
   const auto prompt = LayoutBuilder().text(1, 0).image({4, 5}, 0).text(3, 0).build(0);
-  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 4, 1, 6, 5);
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 4, 1, 6, 5);
   ArraySignals other = signals;
   for (auto& [layer, m] : other.final_norm)
     for (int64_t t = 0; t < m.rows; ++t)
@@ -135,7 +135,7 @@ TEST(Dart, LengthsOfStatesAndOrderOfHeadsDoNotMatter) {
 // A copy of the pivot is the last candidate that the pivot would take.
 TEST(Dart, ADuplicateOfThePivotLeavesFirst) {
   const auto prompt = LayoutBuilder().text(1, 0).image({2, 4}, 0).text(1, 0).build(0);
-  ArraySignals signals = testing::random_signals(prompt->num_tokens, 4, 1, 6, 8);
+  ArraySignals signals = test::random_signals(prompt->num_tokens, 4, 1, 6, 8);
   for (int64_t c = 0; c < 6; ++c) {
     signals.key[1].at(3, c) = 100;  // the pivot
     signals.final_norm[2].at(6, c) = signals.final_norm[2].at(3, c);
@@ -147,18 +147,18 @@ TEST(Dart, ADuplicateOfThePivotLeavesFirst) {
 
 TEST(Dart, PinnedTokensStayAndAreNoPivots) {
   const auto prompt = LayoutBuilder().text(1, 0).image({2, 4}, 0).text(1, 0).pin({2, 7}).build(0);
-  ArraySignals signals = testing::random_signals(prompt->num_tokens, 4, 1, 6, 8);
+  ArraySignals signals = test::random_signals(prompt->num_tokens, 4, 1, 6, 8);
   for (int64_t c = 0; c < 6; ++c) signals.key[1].at(2, c) = signals.key[1].at(5, c) = 100;
   EXPECT_EQ(kept_at_end(make_policy("dart:num_kept=3"), facts(4), prompt, signals), (Tokens{2, 5, 7}));
 }
 
 TEST(Dart, WhatCannotBeIsRefused) {
   const auto silent = LayoutBuilder().text(1, 0).image({2, 4}, 0).build(0);
-  EXPECT_THROW(make_policy("dart:keep_ratio=1/2,image_pivots=0")->points(facts(4), *silent), Error);
+  EXPECT_THROW(test::points_of(make_policy("dart:keep_ratio=1/2,image_pivots=0"), facts(4), *silent), Error);
   EXPECT_THROW(make_policy("dart:keep_ratio=1/2,image_pivots=0,text_pivots=0"), Error);
   EXPECT_THROW(make_policy("dart:keep_ratio=1/2,layer=0"), Error);
-  EXPECT_THROW(make_policy("dart:keep_ratio=1/2,layer=5")->points(facts(4), *silent), Error);
-  EXPECT_TRUE(make_policy("dart:keep_ratio=1/2,layer=4")->points(facts(4), *silent).empty());
+  EXPECT_THROW(test::points_of(make_policy("dart:keep_ratio=1/2,layer=5"), facts(4), *silent), Error);
+  EXPECT_TRUE(test::points_of(make_policy("dart:keep_ratio=1/2,layer=4"), facts(4), *silent).empty());
   EXPECT_EQ(make_policy("dart:keep_ratio=1/2,layer=3,text_pivots=2")->spec(),
             "dart:keep_ratio=1/2,layer=3,text_pivots=2");
 }

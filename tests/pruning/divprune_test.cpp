@@ -13,11 +13,11 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::kept_at_end;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::kept_at_end;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 
 double distance(const Matrix& m, int64_t a, int64_t b, const std::string& kind) {
@@ -69,7 +69,7 @@ TEST(Divprune, VectorsOfTheSpecification) {
 TEST(Divprune, EachImageEqualsTheLoops) {
   const auto prompt = LayoutBuilder().text(2, -1).image({5, 6}, 0).text(1, 0).image({4, 4}, 1).text(2, 1).build(1);
   for (uint64_t seed = 1; seed < 6; ++seed) {
-    const ArraySignals signals = testing::random_signals(prompt->num_tokens, 1, 1, 7, seed);
+    const ArraySignals signals = test::random_signals(prompt->num_tokens, 1, 1, 7, seed);
     for (const std::string kind : {"cosine", "l1", "l2"}) {
       Tokens expected = reference(signals.hidden.at(0), 2, 32, 12, kind);  // 2/5 of 30 and 6.4 of 16
       const Tokens second = reference(signals.hidden.at(0), 33, 49, 6, kind);

@@ -12,10 +12,10 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
 
 using Tokens = std::vector<int64_t>;
 
@@ -54,7 +54,7 @@ TEST(Fastv, RowsMatterV2) {
 TEST(Fastv, ToySoftmaxV3) {
   std::vector<Matrix> heads;
   for (int64_t h = 0; h < 3; ++h)
-    heads.push_back(testing::causal_softmax(
+    heads.push_back(test::causal_softmax(
         14, [h](int64_t q, int64_t k) { return static_cast<double>((7 * h + 3 * q + 5 * k + k * h) % 17) / 4; }));
   const auto prompt = LayoutBuilder().text(2, 0).image({2, 4}, 0).text(4, 0).build(0);
   const auto signals = of_layer_1(heads);
@@ -85,7 +85,7 @@ TEST(Fastv, ToySoftmaxV3) {
 struct ThreeImages : ::testing::Test {
   std::shared_ptr<const PromptLayout> prompt =
       LayoutBuilder().text(2, -1).image({2, 2}, 0).text(3, 0).image({1, 5}, 1).image({3, 3}, 1).text(4, 1).build(1);
-  ArraySignals signals = testing::random_signals(prompt->num_tokens, 4, 3, 6, 5);
+  ArraySignals signals = test::random_signals(prompt->num_tokens, 4, 3, 6, 5);
 };
 
 TEST_F(ThreeImages, KeptSetsAreNestedAndScaleInvariant) {
@@ -119,10 +119,10 @@ TEST_F(ThreeImages, APoolForEachImageKeepsAnEqualPart) {
 }
 
 TEST_F(ThreeImages, TheDepthItselfPrunesNothingAndMoreIsRefused) {
-  EXPECT_TRUE(make_policy("fastv:keep_ratio=1/2,layer=4")->points(facts(4), *prompt).empty());
-  EXPECT_TRUE(make_policy("fastv:keep_ratio=1")->points(facts(4), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy("fastv:keep_ratio=1/2,layer=4"), facts(4), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy("fastv:keep_ratio=1"), facts(4), *prompt).empty());
   try {
-    make_policy("fastv:keep_ratio=1/2,layer=5")->points(facts(4), *prompt);
+    test::points_of(make_policy("fastv:keep_ratio=1/2,layer=5"), facts(4), *prompt);
     FAIL();
   } catch (const Error& e) {
     EXPECT_STREQ(e.what(), "fastv: layer=5, but the model has 4 layers");

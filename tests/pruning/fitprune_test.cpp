@@ -12,11 +12,11 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
-using testing::run;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
+using test::run;
 using Tokens = std::vector<int64_t>;
 
 // Visual multiply-accumulates of LLaVA's 7B decoder: before the tokens leave a layer, and behind.
@@ -76,10 +76,10 @@ TEST(Fitprune, AppliesAsInV3) {
   while (const ActPoint* point = walk.next()) {
     std::vector<Matrix> heads;
     for (int64_t h = 0; h < 2; ++h)
-      heads.push_back(testing::causal_softmax(12, [&](int64_t q, int64_t k) {
+      heads.push_back(test::causal_softmax(12, [&](int64_t q, int64_t k) {
         return static_cast<double>((11 * point->layer + 7 * h + 3 * q + 5 * k + k * h) % 17) / 4;
       }));
-    const ArraySignals signals = renormalised(heads, point->layer, testing::to_vector(walk.layout().source_index));
+    const ArraySignals signals = renormalised(heads, point->layer, test::to_vector(walk.layout().source_index));
     walk.act(std::vector<at::Tensor>{signals.answer(walk.needs().at(0), *point, walk.layout())});
   }
   const auto points = walk.trace(true);
@@ -97,7 +97,7 @@ TEST(Fitprune, AppliesAsInV3) {
 
 TEST(Fitprune, CountsAreScaledToTheRequest) {
   const auto prompt = LayoutBuilder().image({3, 4}, 0).text(1, 0).image({2, 4}, 0).text(3, 0).build(0);
-  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 4, 2, 6, 5);
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 4, 2, 6, 5);
   const auto points = run(recipe_of({3, 0, 1, 2}, 8), facts(4), prompt, signals);  // 7.5, 0, 2.5, 5 of 20
   ASSERT_EQ(points.size(), 3U);
   EXPECT_EQ(points[0].kept.size(), 13U);
@@ -106,8 +106,8 @@ TEST(Fitprune, CountsAreScaledToTheRequest) {
   for (size_t i = 1; i < 3; ++i)
     EXPECT_TRUE(std::includes(points[i - 1].kept.begin(), points[i - 1].kept.end(), points[i].kept.begin(),
                               points[i].kept.end()));
-  EXPECT_TRUE(recipe_of({0, 0, 0, 0}, 8)->points(facts(4), *prompt).empty());
-  EXPECT_TRUE(recipe_of({1, 1, 1, 1}, 8)->points(facts(4), *LayoutBuilder().text(2, 0).build(0)).empty());
+  EXPECT_TRUE(test::points_of(recipe_of({0, 0, 0, 0}, 8), facts(4), *prompt).empty());
+  EXPECT_TRUE(test::points_of(recipe_of({1, 1, 1, 1}, 8), facts(4), *LayoutBuilder().text(2, 0).build(0)).empty());
 }
 
 TEST(Fitprune, EqualScoresKeepTheLowestAndPinsAndFloorsStay) {
@@ -131,10 +131,11 @@ TEST(Fitprune, WhatCannotBeIsRefusedAndSpecsComeBack) {
   const auto prompt = LayoutBuilder().image({3, 4}, 0).text(1, 0).build(0);
   EXPECT_THROW(make_policy("fitprune"), Error);
   EXPECT_THROW(make_policy("fitprune:recipe=llava15-7b-65"), Error);
-  EXPECT_THROW(make_policy("fitprune:recipe=llava15-7b-60")->points(facts(40), *prompt), Error);
+  EXPECT_THROW(test::points_of(make_policy("fitprune:recipe=llava15-7b-60"), facts(40), *prompt), Error);
   EXPECT_THROW(recipe_of({5, 4}, 8), Error);
   EXPECT_THROW(recipe_of({-1, 4}, 8), Error);
-  EXPECT_THROW(recipe_of({1}, 8)->points(facts(1), *LayoutBuilder().text(1, 0).image({3, 4}, 0).build(0)), Error);
+  EXPECT_THROW(test::points_of(recipe_of({1}, 8), facts(1), *LayoutBuilder().text(1, 0).image({3, 4}, 0).build(0)),
+               Error);
   EXPECT_EQ(make_policy("fitprune:recipe=llavanext-7b-40")->spec(), "fitprune:recipe=llavanext-7b-40");
 }
 

@@ -10,10 +10,10 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 using Crops = std::vector<Tokens>;
 
@@ -33,9 +33,9 @@ std::shared_ptr<const PromptLayout> tiled(GridSize tiling) {
 struct Places {
   Tokens crop, row, col;
   explicit Places(const PromptLayout& prompt)
-      : crop(testing::to_vector(prompt.crop)),
-        row(testing::to_vector(prompt.grid_row)),
-        col(testing::to_vector(prompt.grid_col)) {}
+      : crop(test::to_vector(prompt.crop)),
+        row(test::to_vector(prompt.grid_row)),
+        col(test::to_vector(prompt.grid_col)) {}
   int64_t ordinal(size_t t) const { return row[t] * 4 + col[t]; }
 };
 
@@ -57,7 +57,7 @@ ArraySignals integers(const PromptLayout& prompt) {
 Crops kept(const std::string& spec, const std::shared_ptr<const PromptLayout>& prompt, const ArraySignals& arrays) {
   const Places places(*prompt);
   Crops crops(5);
-  for (const int64_t t : testing::kept_at_end(make_policy(spec), facts(2), prompt, arrays)) {
+  for (const int64_t t : test::kept_at_end(make_policy(spec), facts(2), prompt, arrays)) {
     EXPECT_GE(places.crop[t], 0) << "a row break stayed";
     crops[places.crop[t]].push_back(places.ordinal(t));
   }
@@ -106,11 +106,11 @@ TEST(Hired, RegionsFollowTheTiling) {
 
 TEST(Hired, WhatCannotBeServedIsRefused) {
   const auto prompt = tiled({2, 2});
-  EXPECT_TRUE(make_policy("hired:keep_ratio=1")->points(facts(2), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy("hired:keep_ratio=1"), facts(2), *prompt).empty());
   ModelFacts model = facts(2);
-  EXPECT_THROW(make_policy("hired:keep_ratio=1/2,layer_final=4")->points(model, *prompt), Error);
+  EXPECT_THROW(test::points_of(make_policy("hired:keep_ratio=1/2,layer_final=4"), model, *prompt), Error);
   model.has_class_token = false;
-  EXPECT_THROW(make_policy("hired:keep_ratio=1/2")->points(model, *prompt), Error);
+  EXPECT_THROW(test::points_of(make_policy("hired:keep_ratio=1/2"), model, *prompt), Error);
   EXPECT_THROW(make_policy("hired:keep_ratio=1/2,alpha=3/2"), Error);
   EXPECT_THROW(make_policy("hired"), Error);
 }

@@ -10,10 +10,10 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 
 struct Merged {
@@ -28,9 +28,9 @@ Merged merge(const std::string& spec, const std::shared_ptr<const PromptLayout>&
   walk.act(signals);
   EXPECT_TRUE(walk.trace(false)[0].kept.empty());
   const TokenLayout& after = walk.layout();
-  return {testing::to_doubles(walk.merged(0)->vectors),
-          testing::to_vector(after.source_index.index_select(0, after.image_tokens)),
-          testing::to_vector(after.position_id.index_select(0, after.image_tokens))};
+  return {test::to_doubles(walk.merged(0)->vectors),
+          test::to_vector(after.source_index.index_select(0, after.image_tokens)),
+          test::to_vector(after.position_id.index_select(0, after.image_tokens))};
 }
 
 TEST(M3, VectorOfTheSpecification) {
@@ -55,28 +55,28 @@ TEST(M3, CellsEqualTheLoopsInEachImageAndTile) {
   for (int64_t row = 0; row < 2; ++row)  // the right column of the right tile is cut away
     builder.patches(1, 1, {1, 2}, {row, 0}, 1).patches(1, 2, {1, 1}, {row, 0}, 1).row_break(1, 1);
   const auto prompt = builder.text(1, 1).build(1);
-  const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 1, 1, 5, 4);
+  const ArraySignals arrays = test::random_signals(prompt->num_tokens, 1, 1, 5, 4);
   const std::vector<Tokens> cells = {{0, 1, 2, 3}, {4, 5, 6, 7}, {9, 10, 11, 12}, {13, 14, 17, 18}, {15, 19}};
   const Merged got = merge("m3:keep_ratio=1/4", prompt, arrays);
   ASSERT_EQ(got.vectors.size(), cells.size() * 5);
   for (size_t i = 0; i < cells.size(); ++i) {
     EXPECT_EQ(got.source[i], cells[i][0]);
-    const std::vector<double> mean = testing::mean_of(arrays.hidden.at(0), cells[i]);
+    const std::vector<double> mean = test::mean_of(arrays.hidden.at(0), cells[i]);
     for (size_t c = 0; c < 5; ++c) EXPECT_NEAR(got.vectors[i * 5 + c], mean[c], 1e-6);
   }
 }
 
 TEST(M3, KeepingAllActsNowhereAndWhatTheGridForbidsIsRefused) {
   const auto prompt = LayoutBuilder().image({6, 6}, 0).text(1, 0).build(0);
-  EXPECT_TRUE(make_policy("m3:keep_ratio=1")->points(facts(2), *prompt).empty());
-  EXPECT_TRUE(make_policy("m3:num_kept=999")->points(facts(2), *prompt).empty());
-  EXPECT_TRUE(make_policy("m3:num_kept=4")->points(facts(2), *LayoutBuilder().text(3, 0).build(0)).empty());
+  EXPECT_TRUE(test::points_of(make_policy("m3:keep_ratio=1"), facts(2), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy("m3:num_kept=999"), facts(2), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy("m3:num_kept=4"), facts(2), *LayoutBuilder().text(3, 0).build(0)).empty());
   for (const char* spec : {"m3:num_kept=0", "m3:num_kept=2", "m3:num_kept=18", "m3:keep_ratio=1/5",
                            "m3:keep_ratio=1/16", "m3:num_kept=4,min_per_image=5"})
-    EXPECT_THROW(make_policy(spec)->points(facts(2), *prompt), Error) << spec;
+    EXPECT_THROW(test::points_of(make_policy(spec), facts(2), *prompt), Error) << spec;
   const auto pinned = LayoutBuilder().image({6, 6}, 0).text(1, 0).pin({3}).build(0);
-  EXPECT_THROW(make_policy("m3:num_kept=9")->points(facts(2), *pinned), Error);
-  EXPECT_TRUE(make_policy("m3:keep_ratio=1")->points(facts(2), *pinned).empty());
+  EXPECT_THROW(test::points_of(make_policy("m3:num_kept=9"), facts(2), *pinned), Error);
+  EXPECT_TRUE(test::points_of(make_policy("m3:keep_ratio=1"), facts(2), *pinned).empty());
 }
 
 }  // namespace

@@ -12,11 +12,11 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
-using testing::run;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
+using test::run;
 using Tokens = std::vector<int64_t>;
 using Heads = std::vector<Tokens>;
 
@@ -67,9 +67,9 @@ TEST(Plphp, SharedHeadsAgainstALoop) {
   ModelFacts model = facts(6);
   model.num_heads = 4;
   const auto prompt = LayoutBuilder().text(2, 0).image({3, 3}, 0).text(1, 0).image({2, 4}, 0).text(9, 0).build(0);
-  const Tokens image = testing::image_tokens_of(*prompt);
+  const Tokens image = test::image_tokens_of(*prompt);
   for (uint64_t seed = 1; seed < 9; ++seed) {
-    const ArraySignals signals = testing::random_signals(prompt->num_tokens, 6, 4, 6, seed);
+    const ArraySignals signals = test::random_signals(prompt->num_tokens, 6, 4, 6, seed);
     const auto points = run(make_plphp({.alpha = 0.6, .beta = 0.55}), model, prompt, signals);
     ASSERT_EQ(points.size(), 6U);
     for (int layer = 0; layer < 6; ++layer) {
@@ -96,7 +96,7 @@ TEST(Plphp, SharedHeadsAgainstALoop) {
 
 TEST(Plphp, ARaisedAlphaNeverKeepsMoreAndHeadsPermute) {
   const auto prompt = LayoutBuilder().text(2, 0).image({3, 3}, 0).text(2, 0).build(0);
-  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, 4);
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 2, 6, 4);
   ArraySignals swapped = signals;
   for (auto& [layer, heads] : swapped.attention) std::swap(heads[0], heads[1]);
   std::vector<size_t> before(8, 9);
@@ -114,7 +114,7 @@ TEST(Plphp, ARaisedAlphaNeverKeepsMoreAndHeadsPermute) {
 
 TEST(Plphp, PinnedTokensAndFloorsAreInEveryList) {
   const auto prompt = LayoutBuilder().text(2, 0).image({3, 3}, 0).image({1, 3}, 0).text(20, 0).pin({2, 5, 9}).build(0);
-  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 4, 2, 6, 4);
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 4, 2, 6, 4);
   const auto points = run(make_policy("plphp:alpha=1,beta=1,min_per_image=2"), facts(4), prompt, signals);
   for (const auto& point : points)
     for (const Tokens& kept : point.kept_per_head) {
@@ -130,7 +130,7 @@ TEST(Plphp, WhatCannotBeIsRefusedAndSpecsComeBack) {
     EXPECT_THROW(make_policy(spec), Error) << spec;
   EXPECT_EQ(make_policy("plphp:keep_ratio=1/3,beta=0.05")->spec(), "plphp:keep_ratio=1/3,beta=0.05");
   const auto prompt = LayoutBuilder().text(5, 0).build(0);
-  EXPECT_TRUE(make_policy("plphp")->points(facts(4), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy("plphp"), facts(4), *prompt).empty());
 }
 
 }  // namespace

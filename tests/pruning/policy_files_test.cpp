@@ -111,17 +111,18 @@ TEST(PolicyFiles, RecipesReachTheirPolicies) {
   const FitpruneRecipe recipe = PolicyFilesOnDisk().fitprune_recipe(fitprune);
   EXPECT_EQ(recipe.num_visual, 8);
   EXPECT_EQ(recipe.deleted, (std::vector<int64_t>{1, 2, 0, 3}));
-  const auto prompt = testing::LayoutBuilder().image({2, 4}, 0).text(1, 0).build(0);
-  EXPECT_EQ(make_policy("fitprune:recipe=" + fitprune)->points(testing::facts(4), *prompt).size(), 3U);
-  EXPECT_ERROR(make_policy("fitprune:recipe=" + fitprune)->points(testing::facts(8), *prompt), "is for 4 layers");
+  const auto prompt = test::LayoutBuilder().image({2, 4}, 0).text(1, 0).build(0);
+  EXPECT_EQ(test::points_of(make_policy("fitprune:recipe=" + fitprune), test::facts(4), *prompt).size(), 3U);
+  EXPECT_ERROR(test::points_of(make_policy("fitprune:recipe=" + fitprune), test::facts(8), *prompt),
+               "is for 4 layers");
   const std::string vtw = folder.write(
       "v.json", R"({"method": "vtw", "model": "m", "layers": 8, "layer": 6, "eta": 0.003, "kl": [0.1, 0.002]})");
-  const auto points = make_policy("vtw:recipe=" + vtw)->points(testing::facts(8), *prompt);
+  const auto points = test::points_of(make_policy("vtw:recipe=" + vtw), test::facts(8), *prompt);
   ASSERT_EQ(points.size(), 1U);
   EXPECT_EQ(points[0].layer, 6);
   EXPECT_EQ(make_policy("vtw:recipe=" + vtw)->spec(), "vtw:recipe=" + vtw);
   EXPECT_ERROR(make_policy("vtw:layer=3,recipe=" + vtw), "not both");
-  EXPECT_ERROR(make_policy("vtw:recipe=" + vtw)->points(testing::facts(4), *prompt), "is for 8 layers");
+  EXPECT_ERROR(test::points_of(make_policy("vtw:recipe=" + vtw), test::facts(4), *prompt), "is for 8 layers");
   EXPECT_ERROR(make_policy("vtw:recipe=" + fitprune), "field \"method\": expected \"vtw\", got \"fitprune\"");
   EXPECT_ERROR(make_policy("fitprune:recipe=nowhere"), "nowhere");
 }

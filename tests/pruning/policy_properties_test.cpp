@@ -14,11 +14,11 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
-using testing::run;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
+using test::run;
 using Prompt = std::shared_ptr<const PromptLayout>;
 using Tokens = std::vector<int64_t>;
 
@@ -47,18 +47,18 @@ Request request(const std::vector<GridSize>& grids, uint64_t seed) {
   builder.text(2, -1);
   for (size_t i = 0; i < grids.size(); ++i) builder.image(grids[i], static_cast<int>(i)).text(2, static_cast<int>(i));
   const Prompt prompt = builder.build(std::max(0, static_cast<int>(grids.size()) - 1));
-  return {prompt, testing::random_signals(prompt->num_tokens, kLayers, 2, 6, seed)};
+  return {prompt, test::random_signals(prompt->num_tokens, kLayers, 2, 6, seed)};
 }
 
 int64_t of_image(const Tokens& kept, const PromptLayout& prompt, int image) {
-  const Tokens images = testing::to_vector(prompt.image);
+  const Tokens images = test::to_vector(prompt.image);
   return std::count_if(kept.begin(), kept.end(), [&](int64_t t) { return images[static_cast<size_t>(t)] == image; });
 }
 
 TEST_P(EveryPolicy, KeptIsAscendingAndShrinks) {
   const auto [prompt, signals] = request({{3, 3}, {2, 5}, {4, 4}}, 1);
   for (const char* amount : {"keep_ratio=1/3", "keep_ratio=2/3", "num_kept=4"}) {
-    Tokens before = testing::image_tokens_of(*prompt);
+    Tokens before = test::image_tokens_of(*prompt);
     for (const auto& point : run(make_policy(spec(amount)), facts(kLayers), prompt, signals)) {
       EXPECT_TRUE(std::is_sorted(point.kept.begin(), point.kept.end(), std::less_equal<>()));
       EXPECT_TRUE(std::includes(before.begin(), before.end(), point.kept.begin(), point.kept.end()));
@@ -84,12 +84,12 @@ TEST_P(EveryPolicy, TextIsNeverDropped) {
 
 TEST_P(EveryPolicy, KeepingAllActsNowhere) {
   const auto [prompt, signals] = request({{3, 3}, {2, 5}}, 3);
-  EXPECT_TRUE(make_policy(spec("keep_ratio=1"))->points(facts(kLayers), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy(spec("keep_ratio=1")), facts(kLayers), *prompt).empty());
 }
 
 TEST_P(EveryPolicy, NothingHappensWithoutImages) {
   const Prompt prompt = LayoutBuilder().text(5, 0).build(0);
-  EXPECT_TRUE(make_policy(spec("keep_ratio=1/2"))->points(facts(kLayers), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy(spec("keep_ratio=1/2")), facts(kLayers), *prompt).empty());
   EXPECT_TRUE(run(make_policy(spec("keep_ratio=1/2")), facts(kLayers), prompt, {}).empty());
 }
 
@@ -109,7 +109,7 @@ TEST_P(EveryPolicy, EqualDuplicateAndZeroStates) {
          {&ArraySignals::hidden, &ArraySignals::final_norm, &ArraySignals::key, &ArraySignals::class_attention})
       for (auto& [layer, m] : equal.signals.*array) std::fill(m.values.begin(), m.values.end(), value);
     for (auto& [layer, heads] : equal.signals.attention)
-      for (Matrix& a : heads) a = testing::causal_softmax(a.rows, [](int64_t, int64_t) { return 0.0; });
+      for (Matrix& a : heads) a = test::causal_softmax(a.rows, [](int64_t, int64_t) { return 0.0; });
     EXPECT_EQ(kept(spec("keep_ratio=1/2"), equal.prompt, equal.signals).size(),
               std::string(GetParam()) == "none" ? 16U : 8U);
   }
@@ -156,12 +156,12 @@ TEST_P(EveryPolicy, PinnedTokensStay) {
   const Prompt prompt = builder.build(1);
   for (uint64_t seed = 1; seed < 9; ++seed) {
     const Tokens left =
-        kept(spec("keep_ratio=2/3"), prompt, testing::random_signals(prompt->num_tokens, kLayers, 2, 6, seed));
+        kept(spec("keep_ratio=2/3"), prompt, test::random_signals(prompt->num_tokens, kLayers, 2, 6, seed));
     for (const int64_t t : {1, 9, 13, 20}) EXPECT_TRUE(std::binary_search(left.begin(), left.end(), t)) << t;
     EXPECT_EQ(left.size(), std::string(GetParam()) == "none" ? 18U : 12U);
   }
   if (std::string(GetParam()) == "none") return;
-  EXPECT_THROW(make_policy(spec("keep_ratio=1/9"))->points(facts(kLayers), *prompt), Error);
+  EXPECT_THROW(test::points_of(make_policy(spec("keep_ratio=1/9")), facts(kLayers), *prompt), Error);
 }
 
 TEST_P(EveryPolicy, FloorsForEachImage) {
@@ -210,7 +210,7 @@ struct EveryOtherPolicy : ::testing::TestWithParam<const char*> {
         EXPECT_LE(walk.layout().num_image_tokens(), before);
       before = walk.layout().num_image_tokens();
     }
-    return testing::to_vector(walk.layout().source_index.index_select(0, walk.layout().image_tokens));
+    return test::to_vector(walk.layout().source_index.index_select(0, walk.layout().image_tokens));
   }
 };
 
@@ -223,7 +223,7 @@ TEST_P(EveryOtherPolicy, TextStaysAndWhatEntersIsFinite) {
 
 TEST_P(EveryOtherPolicy, NothingHappensWithoutImages) {
   const Prompt prompt = LayoutBuilder().text(5, 0).build(0);
-  EXPECT_TRUE(make_policy(GetParam())->points(facts(kLayers), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy(GetParam()), facts(kLayers), *prompt).empty());
 }
 
 TEST_P(EveryOtherPolicy, SmallestAndManyImages) {

@@ -15,10 +15,10 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 
 struct Merged {
@@ -34,9 +34,9 @@ Merged merge(const std::string& spec, const std::shared_ptr<const PromptLayout>&
   EXPECT_TRUE(walk.trace(false)[0].kept.empty());
   EXPECT_TRUE(walk.kept_sources().empty());
   const TokenLayout& after = walk.layout();
-  return {testing::to_doubles(walk.merged(0)->vectors),
-          testing::to_vector(after.source_index.index_select(0, after.image_tokens)),
-          testing::to_vector(after.position_id.index_select(0, after.image_tokens))};
+  return {test::to_doubles(walk.merged(0)->vectors),
+          test::to_vector(after.source_index.index_select(0, after.image_tokens)),
+          test::to_vector(after.position_id.index_select(0, after.image_tokens))};
 }
 
 void expect_near(const std::vector<double>& got, const std::vector<double>& expected, double tolerance = 1e-5) {
@@ -99,7 +99,7 @@ TEST(Prumerge, CropsEqualTheLoops) {
     for (int64_t t = s.begin; s.kind == Segment::Kind::kPatches && t < s.end; ++t)
       crops[static_cast<size_t>(s.image == 0 ? 0 : 1 + s.crop)].push_back(t);
   for (uint64_t seed = 1; seed < 8; ++seed) {
-    const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 1, 1, 6, seed);
+    const ArraySignals arrays = test::random_signals(prompt->num_tokens, 1, 1, 6, seed);
     for (const bool plus : {false, true})
       for (const int64_t budget : {0, 1, 6}) {
         const std::string spec = std::string(plus ? "prumerge+" : "prumerge") + ":neighbours=5" +
@@ -108,7 +108,7 @@ TEST(Prumerge, CropsEqualTheLoops) {
         std::vector<double> vectors, extras;
         Tokens source, position;
         for (const Tokens& crop : crops) {
-          const testing::PrumergeLoops expected = testing::prumerge_loops(arrays, 3, crop, budget, plus, 5);
+          const test::PrumergeLoops expected = test::prumerge_loops(arrays, 3, crop, budget, plus, 5);
           vectors.insert(vectors.end(), expected.survivors.begin(), expected.survivors.end());
           extras.insert(extras.end(), expected.extra.begin(), expected.extra.end());
           source.insert(source.end(), expected.chosen.begin(), expected.chosen.end());
@@ -127,7 +127,7 @@ TEST(Prumerge, CropsEqualTheLoops) {
 TEST(Prumerge, PinsAndFloorsStay) {
   const auto prompt = LayoutBuilder().image({4, 4}, 0).text(1, 0).image({4, 4}, 1).text(1, 1).pin({7, 20}).build(1);
   for (uint64_t seed = 1; seed < 6; ++seed) {
-    const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 1, 1, 6, seed);
+    const ArraySignals arrays = test::random_signals(prompt->num_tokens, 1, 1, 6, seed);
     for (const char* spec : {"prumerge", "prumerge+", "prumerge:num_kept=3", "prumerge+:num_kept=4"}) {
       const Tokens source = merge(spec, prompt, arrays).source;
       EXPECT_TRUE(std::ranges::count(source, 7) && std::ranges::count(source, 20)) << spec;
@@ -140,15 +140,15 @@ TEST(Prumerge, PinsAndFloorsStay) {
 
 TEST(Prumerge, WhatCannotBeServedIsRefused) {
   const auto prompt = LayoutBuilder().image({3, 3}, 0).text(1, 0).pin({1, 2}).build(0);
-  EXPECT_THROW(make_policy("prumerge:num_kept=2")->points(facts(2), *prompt), Error);  // the rest needs one
-  EXPECT_EQ(make_policy("prumerge:num_kept=3")->points(facts(2), *prompt).size(), 1U);
-  EXPECT_THROW(make_policy("prumerge:layer_attention=4")->points(facts(2), *prompt), Error);
+  EXPECT_THROW(test::points_of(make_policy("prumerge:num_kept=2"), facts(2), *prompt), Error);  // the rest needs one
+  EXPECT_EQ(test::points_of(make_policy("prumerge:num_kept=3"), facts(2), *prompt).size(), 1U);
+  EXPECT_THROW(test::points_of(make_policy("prumerge:layer_attention=4"), facts(2), *prompt), Error);
   EXPECT_THROW(make_policy("prumerge:neighbours=-1"), Error);
   EXPECT_THROW(make_policy("prumerge:keep_ratio=1/2,num_kept=4"), Error);
   ModelFacts model = facts(2);
   model.has_class_token = false;
-  EXPECT_THROW(make_policy("prumerge")->points(model, *prompt), Error);
-  EXPECT_TRUE(make_policy("prumerge")->points(facts(2), *LayoutBuilder().text(2, 0).build(0)).empty());
+  EXPECT_THROW(test::points_of(make_policy("prumerge"), model, *prompt), Error);
+  EXPECT_TRUE(test::points_of(make_policy("prumerge"), facts(2), *LayoutBuilder().text(2, 0).build(0)).empty());
   for (const char* spec : {"prumerge", "prumerge+:num_kept=9,neighbours=3,extra_token=false,layer_attention=1"})
     EXPECT_EQ(make_policy(spec)->spec(), spec);
 }

@@ -12,11 +12,11 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
-using testing::run;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
+using test::run;
 using Tokens = std::vector<int64_t>;
 
 TEST(Pyramiddrop, WorkedVectorAndNoRevival) {
@@ -54,7 +54,7 @@ Tokens best(const std::vector<Matrix>& heads, int64_t row, Tokens alive, int64_t
 TEST(Pyramiddrop, QuotasOfEachImageAgainstALoop) {
   const auto prompt =
       LayoutBuilder().text(2, -1).image({3, 3}, 0).text(2, 0).image({1, 1}, 1).image({2, 7}, 1).text(3, 1).build(1);
-  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 3, 6, 21);
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 3, 6, 21);
   const auto points = run(make_policy("pyramiddrop"), facts(8), prompt, signals);  // layers 2, 4, 6
   ASSERT_EQ(points.size(), 3U);
   Tokens images[3];
@@ -77,15 +77,15 @@ TEST(Pyramiddrop, QuotasOfEachImageAgainstALoop) {
 
 TEST(Pyramiddrop, EqualScoresKeepTheLowestAndRatiosOfOneDoNothing) {
   const auto prompt = LayoutBuilder().text(1, 0).image({2, 4}, 0).text(1, 0).build(0);
-  ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 1, 4, 3);
+  ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 1, 4, 3);
   for (auto& [layer, heads] : signals.attention)
     for (Matrix& head : heads) std::fill(head.values.begin(), head.values.end(), 0.125);
   const auto points = run(make_policy("pyramiddrop"), facts(8), prompt, signals);
   ASSERT_EQ(points.size(), 3U);
   EXPECT_EQ(points[0].kept, (Tokens{1, 2, 3, 4}));
   EXPECT_EQ(points[2].kept, (Tokens{1}));
-  EXPECT_TRUE(make_policy("pyramiddrop:keep_ratio=1:1:1")->points(facts(8), *prompt).empty());
-  EXPECT_EQ(make_policy("pyramiddrop:keep_ratio=1")->points(facts(8), *prompt).size(),
+  EXPECT_TRUE(test::points_of(make_policy("pyramiddrop:keep_ratio=1:1:1"), facts(8), *prompt).empty());
+  EXPECT_EQ(test::points_of(make_policy("pyramiddrop:keep_ratio=1"), facts(8), *prompt).size(),
             2U);  // starts a list: 1, 1/2, 1/4
 }
 
@@ -101,7 +101,7 @@ TEST(Pyramiddrop, TheDefaultScheduleIsThePublishedOne) {
     from = point.layer;
   }
   EXPECT_EQ(sum + before * (32 - from), 270 * 32);
-  EXPECT_EQ(make_policy("pyramiddrop")->points(facts(40), *prompt),
+  EXPECT_EQ(test::points_of(make_policy("pyramiddrop"), facts(40), *prompt),
             (std::vector<ActPoint>{{Site::kBeforeLayer, 10}, {Site::kBeforeLayer, 20}, {Site::kBeforeLayer, 30}}));
 }
 
@@ -113,7 +113,7 @@ TEST(Pyramiddrop, WhatCannotBeIsRefusedAndSpecsComeBack) {
     EXPECT_THROW(make_policy(spec), Error) << spec;
   for (const char* spec :
        {"pyramiddrop:layers=2:2:3", "pyramiddrop:layers=2:3:9", "pyramiddrop:layers=0:2:3,rank=previous"})
-    EXPECT_THROW(make_policy(spec)->points(facts(8), *prompt), Error) << spec;
+    EXPECT_THROW(test::points_of(make_policy(spec), facts(8), *prompt), Error) << spec;
   for (const char* spec :
        {"pyramiddrop", "pyramiddrop:keep_ratio=1/3,rank=previous", "pyramiddrop:num_kept=5:2,layers=3:4"})
     EXPECT_EQ(make_policy(spec)->spec(), spec);

@@ -10,9 +10,9 @@
 namespace espalier {
 namespace {
 
-using testing::facts;
-using testing::kept_at_end;
-using testing::LayoutBuilder;
+using test::facts;
+using test::kept_at_end;
+using test::LayoutBuilder;
 using Tokens = std::vector<int64_t>;
 
 TEST(SplitMix64, PublishedOutputs) {

@@ -12,7 +12,7 @@
 namespace espalier {
 namespace {
 
-using testing::facts;
+using test::facts;
 
 ImageShape wanted(const std::string& spec, GridSize grid, std::optional<GridSize> tiling = {}) {
   return make_policy(spec)->wanted_shape(facts(4), {.grid = grid, .tiling = tiling, .crop_boxes = {}});
@@ -55,8 +55,8 @@ TEST(Resize, TilesLeaveFirst) {
 }
 
 TEST(Resize, ActsAtNoPointAndNeedsAnAmount) {
-  const auto prompt = testing::LayoutBuilder().image({4, 4}, 0).text(1, 0).build(0);
-  EXPECT_TRUE(make_policy("resize:keep_ratio=1/4")->points(facts(4), *prompt).empty());
+  const auto prompt = test::LayoutBuilder().image({4, 4}, 0).text(1, 0).build(0);
+  EXPECT_TRUE(test::points_of(make_policy("resize:keep_ratio=1/4"), facts(4), *prompt).empty());
   EXPECT_THROW(make_policy("resize"), Error);
   EXPECT_THROW(make_policy("resize:num_kept=0"), Error);
 }

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Budget arithmetic: exact rounding, and CATP's counts against the table of specs/catp.md, section 4.
-#include "pruning/selection.h"
-
+// Budget arithmetic: exact rounding, the engine's cut, and CATP's counts against the table of specs/catp.md, section 4.
 #include <gtest/gtest.h>
 
 #include "espalier/error.h"
+#include "layout/ranking.h"
 #include "pruning/catp_budget.h"
 #include "tests/support/array_signals.h"
 
 namespace espalier {
 namespace {
 
-using testing::LayoutBuilder;
+using test::LayoutBuilder;
 
 TEST(Selection, RoundingIsExact) {
   EXPECT_EQ(rounded_share({1, 2}, 5, Rounding::kNearestEven), 2);
@@ -84,12 +83,16 @@ TEST(CatpBudget, EachGroupKeepsAtLeastOne) {
   EXPECT_EQ(b.query, 1);
 }
 
-TEST(Selection, KeepBestHonoursPinsAndFloors) {
-  const at::Tensor scores = testing::to_floats({5, 1, 4, 3, 2, 0}, {6});
-  const at::Tensor pinned = testing::to_floats({0, 1, 0, 0, 0, 0}, {6}).to(at::kBool);
-  EXPECT_EQ(testing::to_vector(keep_best(scores, pinned, {{6}, {3}})), (std::vector<int64_t>{0, 1, 2}));
-  const std::vector<int64_t> floors = {0, 1}, sizes = {4, 2};
-  EXPECT_EQ(testing::to_vector(keep_best(scores, pinned, {{6}, {3}}, floors, sizes)), (std::vector<int64_t>{0, 1, 4}));
+TEST(Selection, TheCutHonoursPinsAndFloors) {
+  const auto prompt = LayoutBuilder().image({1, 4}, 0).image({1, 2}, 0).text(1, 0).pin({1}).build(0);
+  const TokenLayout layout = full_layout(prompt, false);
+  const PlannedStep planned{.step = {.policy = "mine"}, .counts = {3}};
+  const auto kept = [&](int64_t min_per_image) {
+    const Verdict verdict{.scores = test::to_floats({5, 1, 4, 3, 2, 0}, {6})};
+    return test::to_vector(cut_of(layout, planned, verdict, min_per_image).kept);
+  };
+  EXPECT_EQ(kept(0), (std::vector<int64_t>{0, 1, 2}));
+  EXPECT_EQ(kept(1), (std::vector<int64_t>{0, 1, 4}));
 }
 
 }  // namespace

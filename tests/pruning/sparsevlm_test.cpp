@@ -14,10 +14,10 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 
 // The last point of a walk: what stayed, and what entered at which places.
@@ -37,14 +37,14 @@ Seen walk_through(const PolicyPtr& policy, const std::shared_ptr<const PromptLay
     for (const Signal& s : walk.needs()) answers.push_back(signals.answer(s, *point, walk.layout()));
     const auto outcome = walk.act(answers);
     seen.added =
-        outcome.applied.has_new_tokens ? testing::to_doubles(outcome.applied.new_vectors) : std::vector<double>{};
+        outcome.applied.has_new_tokens ? test::to_doubles(outcome.applied.new_vectors) : std::vector<double>{};
   }
   const auto points = walk.trace(true);
   if (!points.empty()) {
     seen.kept = points.back().kept;
     seen.scores.assign(points.back().scores.begin(), points.back().scores.end());
   }
-  seen.sequence = testing::to_vector(walk.layout().source_index);
+  seen.sequence = test::to_vector(walk.layout().source_index);
   return seen;
 }
 
@@ -77,7 +77,7 @@ TEST(Sparsevlm, WorkedStage) {
 
 TEST(Sparsevlm, WorkedRaters) {
   const auto prompt = LayoutBuilder().image({2, 2}, 0).text(3, 0).build(0);
-  ArraySignals signals = testing::random_signals(7, 8, 2, 2, 3);
+  ArraySignals signals = test::random_signals(7, 8, 2, 2, 3);
   signals.hidden[0] = {{1, 0}, {0, 1}, {1, 1}, {0, 0}, {2, 0}, {0, 0}, {0, 1}};
   const auto seen = walk_through(make_policy("sparsevlm:num_kept=2,layers=3,recycle=false"), prompt, signals);
   const auto& heads = signals.attention.at(2);  // rated by text 0 alone, which is row 4
@@ -142,7 +142,7 @@ std::vector<Tokens> members_of(const Matrix& x, const Tokens& rows, size_t numbe
 }
 
 Stage reference(const PromptLayout& prompt, const ArraySignals& signals, int layer, int64_t k) {
-  const Tokens image = testing::image_tokens_of(prompt), image_of = testing::to_vector(prompt.image);
+  const Tokens image = test::image_tokens_of(prompt), image_of = test::to_vector(prompt.image);
   Tokens text;
   for (int64_t t = image.back() + 1; t < prompt.num_tokens; ++t) text.push_back(t);
   const Matrix &start = signals.hidden.at(0), &hidden = signals.hidden.at(layer);
@@ -175,7 +175,7 @@ Stage reference(const PromptLayout& prompt, const ArraySignals& signals, int lay
     if (own.empty()) continue;
     const size_t number = std::min(own.size(), own.size() / 10 + 1);
     for (const Tokens& members : members_of(hidden, own, number, &stage.centres)) {
-      const std::vector<double> mean = testing::mean_of(hidden, members);
+      const std::vector<double> mean = test::mean_of(hidden, members);
       stage.added.insert(stage.added.end(), mean.begin(), mean.end());
     }
   }
@@ -186,7 +186,7 @@ TEST(Sparsevlm, ImagesClusterTheirOwnAgainstALoop) {
   const auto prompt =
       LayoutBuilder().text(2, -1).image({8, 9}, 0).text(3, 0).image({1, 2}, 1).image({6, 6}, 1).text(6, 1).build(1);
   for (uint64_t seed = 1; seed < 12; ++seed) {
-    const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, seed);
+    const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 2, 6, seed);
     for (const int64_t k : {0, 5, 40, 108}) {
       const Stage expected = reference(*prompt, signals, 5, k);
       const Seen seen = walk_through(make_policy("sparsevlm:layers=5,num_kept=" + std::to_string(k)), prompt, signals);
@@ -195,7 +195,7 @@ TEST(Sparsevlm, ImagesClusterTheirOwnAgainstALoop) {
       for (size_t i = 0; i < seen.added.size(); ++i) EXPECT_NEAR(seen.added[i], expected.added[i], 1e-5);
       // Behind the image's kept tokens, before the text that follows it.
       Tokens sequence;
-      const Tokens image_of = testing::to_vector(prompt->image);
+      const Tokens image_of = test::to_vector(prompt->image);
       for (const Segment& s : prompt->segments) {
         for (int64_t t = s.begin; t < s.end; ++t)
           if (s.image < 0 || std::binary_search(expected.kept.begin(), expected.kept.end(), t)) sequence.push_back(t);
@@ -212,7 +212,7 @@ TEST(Sparsevlm, RankRules) {
   const auto prompt = LayoutBuilder().image({3, 4}, 0).text(3, 0).build(0);
   ArraySignals arrays;
   arrays.hidden[0] = Matrix(15, 3);  // all alike: every text token rates
-  arrays.hidden[3] = testing::random_matrix(15, 3, 4);
+  arrays.hidden[3] = test::random_matrix(15, 3, 4);
   Matrix a(15, 15);
   for (int64_t j = 0; j < 12; ++j) {
     a.at(12, j) = 0.01 * static_cast<double>(j + 1);
@@ -248,20 +248,20 @@ TEST(Sparsevlm, AveragesStandBehindTheirImage) {
   for (int64_t row = 0; row < 2; ++row)
     builder.patches(0, 1, {1, 2}, {row, 0}, 0).patches(0, 2, {1, 2}, {row, 0}, 0).row_break(0, 0);
   const auto prompt = builder.text(3, 0).build(0);
-  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, 3);
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 2, 6, 3);
   const Seen seen = walk_through(make_policy("sparsevlm:layers=5,num_kept=6,row_breaks=follow"), prompt, signals);
   const int64_t last_text = prompt->num_tokens - 1;
   ASSERT_GT(seen.sequence.size(), 4U);
   const auto average = seen.sequence.end() - 4;  // in front of the three words
   EXPECT_EQ(seen.sequence.back(), last_text);
   EXPECT_FALSE(std::ranges::binary_search(seen.kept, *average));
-  EXPECT_EQ(testing::to_vector(prompt->kind)[static_cast<size_t>(*average)],
+  EXPECT_EQ(test::to_vector(prompt->kind)[static_cast<size_t>(*average)],
             static_cast<int64_t>(Segment::Kind::kPatches));  // no row break: they stand before it
 }
 
 TEST(Sparsevlm, LaterStagesTakeAveragesForTokens) {
   const auto prompt = LayoutBuilder().text(2, -1).image({8, 9}, 0).text(6, 0).build(0);
-  const ArraySignals signals = testing::random_signals(prompt->num_tokens, 8, 2, 6, 3);
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 2, 6, 3);
   // 72 -> 30 + floor(13 / 10) + 1 = 32 -> 20 + 1 -> 10 + 1; candidates of 42, 12 and 11: 13, 4 and 4.
   PolicyWalk walk(make_policy("sparsevlm:layers=2:4:6,num_kept=30:20:10"), facts(8), prompt);
   Tokens sizes;
@@ -276,19 +276,19 @@ TEST(Sparsevlm, LaterStagesTakeAveragesForTokens) {
 
 TEST(Sparsevlm, StagesThatHaveNoMoreThanTheyKeepDoNothing) {
   const auto prompt = LayoutBuilder().text(2, -1).image({2, 3}, 0).text(3, 0).build(0);
-  EXPECT_TRUE(make_policy("sparsevlm:num_kept=9:9:9")->points(facts(32), *prompt).empty());
-  EXPECT_TRUE(make_policy("sparsevlm:keep_ratio=1:1:1")->points(facts(32), *prompt).empty());
-  EXPECT_EQ(make_policy("sparsevlm:num_kept=9:4:4,recycle=false")->points(facts(32), *prompt),
+  EXPECT_TRUE(test::points_of(make_policy("sparsevlm:num_kept=9:9:9"), facts(32), *prompt).empty());
+  EXPECT_TRUE(test::points_of(make_policy("sparsevlm:keep_ratio=1:1:1"), facts(32), *prompt).empty());
+  EXPECT_EQ(test::points_of(make_policy("sparsevlm:num_kept=9:4:4,recycle=false"), facts(32), *prompt),
             (std::vector<ActPoint>{{Site::kProjectorOutput}, {Site::kBeforeLayer, 7}}));
   EXPECT_EQ(make_policy("sparsevlm:num_kept=300:200:110")
-                ->points(facts(32), *LayoutBuilder().text(1, 0).image({24, 24}, 0).text(1, 0).build(0)),
+                test::points_of(, facts(32), *LayoutBuilder().text(1, 0).image({24, 24}, 0).text(1, 0).build(0)),
             (std::vector<ActPoint>{
                 {Site::kProjectorOutput}, {Site::kBeforeLayer, 3}, {Site::kBeforeLayer, 7}, {Site::kBeforeLayer, 16}}));
 }
 
 TEST(Sparsevlm, WhatCannotBeIsRefusedAndSpecsComeBack) {
   const auto silent = LayoutBuilder().text(2, -1).image({2, 3}, 0).build(0);
-  EXPECT_THROW(make_policy("sparsevlm:keep_ratio=1/2")->points(facts(8), *silent), Error);
+  EXPECT_THROW(test::points_of(make_policy("sparsevlm:keep_ratio=1/2"), facts(8), *silent), Error);
   EXPECT_THROW(make_policy("sparsevlm"), Error);
   EXPECT_THROW(make_policy("sparsevlm:num_kept=3:4:5"), Error);
   EXPECT_THROW(make_policy("sparsevlm:keep_ratio=1/2,tau=2"), Error);

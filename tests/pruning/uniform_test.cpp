@@ -10,9 +10,9 @@
 namespace espalier {
 namespace {
 
-using testing::facts;
-using testing::kept_at_end;
-using testing::LayoutBuilder;
+using test::facts;
+using test::kept_at_end;
+using test::LayoutBuilder;
 using Tokens = std::vector<int64_t>;
 
 Tokens kept(int64_t n, int64_t number) {
@@ -56,7 +56,7 @@ TEST(Uniform, PinnedTokensComeFirstAndTheRestIsEven) {
   const auto prompt = LayoutBuilder().image({1, 10}, 0).image({1, 4}, 0).text(1, 0).pin({1, 4, 11}).build(0);
   // Two places of image 0 are left over 0 2 3 5 6 7 8 9: ranks 2 and 6.
   EXPECT_EQ(kept_at_end(make_policy("uniform:num_kept=4"), facts(4), prompt, {}), (Tokens{1, 3, 4, 8, 10, 11, 12, 13}));
-  EXPECT_THROW(make_policy("uniform:num_kept=1")->points(facts(4), *prompt), Error);
+  EXPECT_THROW(test::points_of(make_policy("uniform:num_kept=1"), facts(4), *prompt), Error);
 }
 
 }  // namespace

@@ -13,10 +13,10 @@
 namespace espalier {
 namespace {
 
-using testing::ArraySignals;
-using testing::facts;
-using testing::LayoutBuilder;
-using testing::Matrix;
+using test::ArraySignals;
+using test::facts;
+using test::LayoutBuilder;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 
 struct Zipped {
@@ -33,9 +33,9 @@ Zipped zip(const std::string& spec, const std::shared_ptr<const PromptLayout>& p
   for (const Signal& s : walk.needs()) signals.push_back(arrays.answer(s, *walk.next(), walk.layout()));
   walk.act(signals);
   const TokenLayout& after = walk.layout();
-  return {walk.trace(false)[0].kept, testing::to_vector(after.source_index.index_select(0, after.image_tokens)),
-          testing::to_vector(after.position_id.index_select(0, after.image_tokens)),
-          walk.merged(0) ? testing::to_doubles(walk.merged(0)->vectors) : std::vector<double>{}};
+  return {walk.trace(false)[0].kept, test::to_vector(after.source_index.index_select(0, after.image_tokens)),
+          test::to_vector(after.position_id.index_select(0, after.image_tokens)),
+          walk.merged(0) ? test::to_doubles(walk.merged(0)->vectors) : std::vector<double>{}};
 }
 
 // Section 9: nine patches behind one word; the vision arrays count tokens of the sequence.
@@ -72,7 +72,7 @@ TEST(Visionzip, VectorOfTheSpecification) {
 TEST(Visionzip, CountsAndSumsHoldInEachImage) {
   const auto prompt = LayoutBuilder().image({4, 4}, 0).text(1, 0).image({4, 5}, 1).text(1, 1).build(1);
   for (uint64_t seed = 1; seed < 6; ++seed) {
-    const ArraySignals arrays = testing::random_signals(prompt->num_tokens, 1, 1, 6, seed);
+    const ArraySignals arrays = test::random_signals(prompt->num_tokens, 1, 1, 6, seed);
     const Zipped got = zip("visionzip:num_kept=8,contextual=1", prompt, arrays, 3);
     ASSERT_EQ(got.kept.size(), 12U);
     ASSERT_EQ(got.vectors.size(), 4U * 6);
@@ -84,7 +84,7 @@ TEST(Visionzip, CountsAndSumsHoldInEachImage) {
         if (!std::binary_search(got.kept.begin(), got.kept.end(), t)) rest.push_back(t);
       ASSERT_EQ(static_cast<int64_t>(rest.size()), size - 6);
       const Tokens members(rest.begin() + 1, rest.end());
-      const std::vector<double> mean = testing::mean_of(arrays.vision_output, members);
+      const std::vector<double> mean = test::mean_of(arrays.vision_output, members);
       for (int64_t c = 0; c < 6; ++c) {
         EXPECT_NEAR(got.vectors[image * 6 + static_cast<size_t>(c)],
                     arrays.vision_class.at(static_cast<int64_t>(image), c), 1e-6);
@@ -104,7 +104,7 @@ TEST(Visionzip, CropsOfAnImageStandBehindEachOther) {
   for (int64_t row = 0; row < 2; ++row)
     builder.patches(0, 1, {1, 2}, {row, 0}, 0).patches(0, 2, {1, 2}, {row, 0}, 0).row_break(0, 0);
   const auto prompt = builder.text(1, 0).build(0);
-  ArraySignals arrays = testing::random_signals(prompt->num_tokens, 1, 1, 6, 5);
+  ArraySignals arrays = test::random_signals(prompt->num_tokens, 1, 1, 6, 5);
   std::ranges::fill(arrays.class_attention[2].values, 0.1);  // ties: the first stay
   const Zipped got = zip("visionzip:num_kept=4,contextual=0", prompt, arrays, 3);
   EXPECT_EQ(got.source, (Tokens{-1, 1, 2, 3, -1, 5, 6, 10, -1, 7, 8, 12}));
@@ -116,10 +116,10 @@ TEST(Visionzip, CropsOfAnImageStandBehindEachOther) {
 TEST(Visionzip, WhatCannotBeServedIsRefused) {
   const auto prompt = LayoutBuilder().image({3, 3}, 0).text(1, 0).build(0);
   for (const char* spec : {"visionzip:num_kept=3,contextual=3", "visionzip:num_kept=3,layer_attention=4"})
-    EXPECT_THROW(make_policy(spec)->points(facts(2), *prompt), Error) << spec;
+    EXPECT_THROW(test::points_of(make_policy(spec), facts(2), *prompt), Error) << spec;
   ModelFacts model = facts(2);
   model.has_class_token = false;
-  EXPECT_THROW(make_policy("visionzip:num_kept=3")->points(model, *prompt), Error);
+  EXPECT_THROW(test::points_of(make_policy("visionzip:num_kept=3"), model, *prompt), Error);
 }
 
 }  // namespace

@@ -10,10 +10,10 @@
 namespace espalier {
 namespace {
 
-using testing::facts;
-using testing::kept_at_end;
-using testing::LayoutBuilder;
-using testing::run;
+using test::facts;
+using test::kept_at_end;
+using test::LayoutBuilder;
+using test::run;
 using Tokens = std::vector<int64_t>;
 
 std::shared_ptr<const PromptLayout> two_images(std::vector<int64_t> pinned = {}) {
@@ -28,13 +28,15 @@ TEST(Vtw, EveryImageLeavesBeforeItsLayer) {
     EXPECT_EQ(points[0].layer, layer);
     EXPECT_TRUE(points[0].kept.empty());
   }
-  EXPECT_EQ(make_policy("vtw")->points(facts(8), *two_images()), (std::vector<ActPoint>{{Site::kBeforeLayer, 4}}));
-  EXPECT_EQ(make_policy("vtw")->points(facts(7), *two_images()), (std::vector<ActPoint>{{Site::kBeforeLayer, 3}}));
+  EXPECT_EQ(test::points_of(make_policy("vtw"), facts(8), *two_images()),
+            (std::vector<ActPoint>{{Site::kBeforeLayer, 4}}));
+  EXPECT_EQ(test::points_of(make_policy("vtw"), facts(7), *two_images()),
+            (std::vector<ActPoint>{{Site::kBeforeLayer, 3}}));
 }
 
 TEST(Vtw, TheDepthItselfWithdrawsNothingAndMoreIsRefused) {
-  EXPECT_TRUE(make_policy("vtw:layer=8")->points(facts(8), *two_images()).empty());
-  EXPECT_THROW(make_policy("vtw:layer=9")->points(facts(8), *two_images()), Error);
+  EXPECT_TRUE(test::points_of(make_policy("vtw:layer=8"), facts(8), *two_images()).empty());
+  EXPECT_THROW(test::points_of(make_policy("vtw:layer=9"), facts(8), *two_images()), Error);
   EXPECT_THROW(make_policy("vtw:layer=-1"), Error);
   EXPECT_THROW(make_vtw({.layer = -1}), Error);
   EXPECT_THROW(make_policy("vtw:keep_ratio=1/2"), Error);  // takes no amount
@@ -48,7 +50,7 @@ TEST(Vtw, RowBreaksLeaveWithTheirRows) {
   builder.patches(0, 1, {1, 2}, {0, 0}, 0).row_break(0, 0).patches(0, 1, {1, 2}, {1, 0}, 0).row_break(0, 0);
   PolicyWalk walk(make_policy("vtw"), facts(8), builder.text(2, 0).build(0));
   walk.act({});
-  EXPECT_EQ(testing::to_vector(walk.layout().source_index), (Tokens{0, 11, 12}));
+  EXPECT_EQ(test::to_vector(walk.layout().source_index), (Tokens{0, 11, 12}));
 }
 
 TEST(Vtw, PinnedTokensAndTheFloorOfEachImageStay) {

@@ -138,14 +138,27 @@ class Ops(unittest.TestCase):
         begin, length = int64(2, 20), int64(11, N - 20)
         for dtype, tolerance in DTYPES:
             (_, key, value), query = self.attention_inputs(dtype), normal(2, HEADS, WIDTH, dtype=dtype)
-            output = ops.attention_decode(query, key, value, begin, length, 64, SCALE)
+            output, lse = ops.attention_decode(query, key, value, begin, length, 64, SCALE)
             for row, (first, count) in enumerate(zip(begin.tolist(), length.tolist())):
                 s = scores(query[row:row + 1], key[first:first + count])
                 values = value[first:first + count].float().repeat_interleave(HEADS // KV_HEADS, 1)
                 self.close(output[row:row + 1], torch.einsum("hij,jhd->ihd", s.softmax(-1), values), tolerance)
+                self.close(lse[:, row:row + 1], s.logsumexp(-1), tolerance)
         self.check(ops.attention_decode, (query, key, value, begin, length, 64, SCALE))
         self.check(ops.attention_decode, (query, key, value, begin, length, 64, SCALE), window=5, query_position=begin + length - 1,
                    key_position=torch.arange(N))
+
+    def test_merge_states(self):
+        for dtype, tolerance in DTYPES:
+            a, b = normal(N, HEADS, WIDTH, dtype=dtype), normal(N, HEADS, WIDTH, dtype=dtype)
+            lse_a, lse_b = 3 * normal(HEADS, N), 3 * normal(HEADS, N)
+            lse_a[1, 2], lse_b[0, 3] = -torch.inf, -torch.inf
+            output, lse = ops.merge_states(a, lse_a, b, lse_b)
+            share = torch.stack((lse_a, lse_b)).softmax(0).transpose(1, 2)[..., None]
+            self.close(output, share[0] * a.float() + share[1] * b.float(), tolerance)
+            self.close(lse, torch.logaddexp(lse_a, lse_b), tolerance)
+        self.check(ops.merge_states, (a, lse_a, b, lse_b))
+        self.check_gradients(ops.merge_states, (a.float(), lse_a, b.float(), lse_b))
 
     def probe_inputs(self, dtype=torch.float32):
         query, key, _ = self.attention_inputs(dtype)
@@ -162,6 +175,11 @@ class Ops(unittest.TestCase):
                 self.close(ops.attention_probe(*layer, *groups, SCALE, True, heads, True), reduced.mean(-2), tolerance)
                 self.close(ops.attention_probe(*layer, *groups, SCALE, True, heads, False), reduced, tolerance)
         self.check(ops.attention_probe, (*layer, *groups, SCALE, True, "each", True))
+        query, key, lse = layer
+        apart = (query[25:], key, lse[:, 25:], int64(5, 11), *groups[1:])
+        own_key = torch.arange(25, N)
+        self.close(ops.attention_probe(*apart, SCALE, True, "mean", True, own_key=own_key), expected.mean(0).mean(-2), 4e-3)
+        self.check(ops.attention_probe, (*apart, SCALE, True, "mean", True), own_key=own_key)
         layer, _ = self.probe_inputs()
         self.check_gradients(ops.attention_probe, (*layer, *groups, SCALE, True, "mean", True))
 
@@ -259,7 +277,7 @@ class Ops(unittest.TestCase):
         named = {schema.name.split("::")[1] for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("espalier::")}
         with open(__file__, encoding="utf-8") as file:
             here = file.read()
-        self.assertEqual(len(named), 18)
+        self.assertEqual(len(named), 19)
         self.assertEqual([op for op in sorted(named) if f"ops.{op}" not in here], [])
 
 

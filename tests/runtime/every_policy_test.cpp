@@ -36,33 +36,20 @@ constexpr const char* kFamilies[] = {"llava15", "llava_next_mistral", "llava_nex
 enum class Leaves { kOld, kNew };  // tokens as they were, or others in their place before the decoder
 
 struct Case {
-  const char* name;
-  const char* spec;  // RECIPE and SETS stand for files
+  std::string name;
+  std::string spec;  // the table's first example; it may name files
   Leaves leaves = Leaves::kOld;
 };
 
-constexpr Case kCases[] = {{"none", "none"},
-                           {"random", "random:keep_ratio=1/4,seed=3"},
-                           {"uniform", "uniform:keep_ratio=1/4"},
-                           {"vtw", "vtw:layer=5"},
-                           {"keepmask", "keepmask:file=SETS"},
-                           {"fastv", "fastv:keep_ratio=1/4,layer=3"},
-                           {"catp", "catp:keep_ratio=2/9"},
-                           {"divprune", "divprune:keep_ratio=1/3"},
-                           {"cdpruner", "cdpruner:keep_ratio=1/4"},
-                           {"m3", "m3:keep_ratio=1/4", Leaves::kNew},
-                           {"hired", "hired:keep_ratio=1/4"},
-                           {"attention", "attention:keep_ratio=1/3,layer=2,rows=own_text"},
-                           {"pyramiddrop", "pyramiddrop"},
-                           {"dart", "dart:keep_ratio=1/3"},
-                           {"plphp", "plphp"},
-                           {"sparsevlm", "sparsevlm:keep_ratio=1/2,recycle=false"},
-                           {"fitprune", "fitprune:recipe=RECIPE"},
-                           {"atp", "atp:theta_r=0.3,theta_s=0.9"},
-                           {"prumerge", "prumerge", Leaves::kNew},
-                           {"prumerge+", "prumerge+:num_kept=5", Leaves::kNew},
-                           {"visionzip", "visionzip:num_kept=7", Leaves::kNew},
-                           {"resize", "resize:keep_ratio=1/2", Leaves::kNew}};
+std::vector<Case> cases_of_table() {
+  std::vector<Case> cases;
+  for (const PolicyEntry& entry : policy_table()) {
+    const PolicyExample& example = entry.examples[0];
+    cases.push_back(
+        {std::string(entry.name), std::string(example.spec), example.keeps_tokens ? Leaves::kOld : Leaves::kNew});
+  }
+  return cases;
+}
 
 Chat prompt_of(int first, int shots) {
   constexpr std::pair<int, int> kSizes[] = {
@@ -89,20 +76,20 @@ struct Family {
   void write_sets(const std::string& policy) const {
     const Request request{.prompt = prompt, .policy = policy, .custom = {}, .options = {}, .trace = false};
     record(model, request, {.signals = signals(), .layout = layout(), .only = {}}, {});
-    replay(policy, {.signals = signals(), .layout = layout(), .out = folder.path() / "sets.json"});
+    replay(policy, {.signals = signals(), .layout = layout(), .out = folder.path() / "kept.json"});
   }
   std::filesystem::path signals() const { return folder.path() / "signals.safetensors"; }
   std::filesystem::path layout() const { return folder.path() / "layout.json"; }
   std::string spec(const Case& of) const {
     std::string text = of.spec;
-    for (const auto& [word, file] : {std::pair("RECIPE", "recipe.json"), {"SETS", "sets.json"}})
-      if (const size_t at = text.find(word); at != std::string::npos)
-        text.replace(at, std::string(word).size(), (folder.path() / file).string());
+    for (const std::string file : {"recipe.json", "kept.json"})
+      if (const size_t at = text.find(file); at != std::string::npos)
+        text.replace(at, file.size(), (folder.path() / file).string());
     return text;
   }
   // Why the model cannot run the policy; empty when it can. A fitted recipe serves any depth.
   std::string refusal(const Case& of) const {
-    if (std::string(of.name) == "fitprune") return {};
+    if (of.name == "fitprune") return {};
     return std::ranges::find(policy_table(), of.name, &PolicyEntry::name)->refusal(model.facts);
   }
 
@@ -120,18 +107,18 @@ const Family& family(const std::string& name) {
 
 Sequence sequence_of(const Family& f, const Prompt& prompt, const std::string& spec) {
   const PolicyPtr policy = make_policy(spec);
-  return {pack_prompt(f.model, prompt, 32, policy.get()), policy, f.model.facts};
+  return {f.model, pack_prompt(f.model, prompt, 32, policy.get()), policy};
 }
 
 // What entered the decoder, through the reference decoder at the positions that it has.
 void expect_equals_reference(const Family& f, const Prompt& prompt, const std::string& spec, const Answered& run) {
   const c10::InferenceMode no_gradients;
   Sequence sequence = sequence_of(f, prompt, spec);
-  encode(f.model, sequence, {});
-  const int64_t n = sequence.hidden.size(0);
+  encode(f.model, sequence);
+  const int64_t n = sequence.stream.hidden.size(0);
   const std::vector<int32_t> fed(run.answer.begin(), run.answer.end() - 1);
   const test::Dropped nothing{std::vector<int>(static_cast<size_t>(n), f.model.facts.num_layers), {}};
-  const at::Tensor expected = test::masked_logits(f.model, sequence.hidden, sequence.walk.layout().position_id,
+  const at::Tensor expected = test::masked_logits(f.model, sequence.stream.hidden, sequence.walk.layout().position_id,
                                                   sequence.prompt.next_position, nothing, fed)
                                   .slice(0, n - 1);
   for (size_t step = 0; step < run.logits.size(); ++step) {
@@ -178,7 +165,7 @@ TEST_P(EveryPolicyRun, EqualsItsOwnRecordingReplayed) {
   request.options.max_new_tokens = 1;
   record(family_.model, request, {.signals = at("s.safetensors"), .layout = at("l.json"), .only = {}}, {});
   const ReplayFiles files{.signals = at("s.safetensors"), .layout = at("l.json"), .out = at("out.json")};
-  if (std::string(case_.name) == "resize") {
+  if (case_.name == "resize") {
     // The recording is of the smaller pictures, so there is nothing left to change; of whole ones it is refused.
     const Family& whole = family_;
     test::expect_says(test::message_of<Error>([&] {
@@ -189,7 +176,7 @@ TEST_P(EveryPolicyRun, EqualsItsOwnRecordingReplayed) {
   }
   replay(spec_, files);
   const Json replayed = Json::parse(test::read_file(files.out));
-  const Result live = std::move(generate_batch(family_.model, {&request, 1}, {})[0]);
+  const Result live = generate(family_.model, request);
   EXPECT_EQ(replayed.at("kept").get<Tokens>(), live.kept);
   ASSERT_EQ(replayed.at("points").size(), live.points.size());
   for (size_t i = 0; i < live.points.size(); ++i) {
@@ -226,7 +213,7 @@ TEST_P(EveryPolicyRun, FloorsAndPinsHold) {
     Request request{.prompt = prompt, .policy = spec, .custom = {}, .options = {}, .trace = true};
     request.options.max_new_tokens = 2;
     request.options.greedy = true;
-    return std::move(generate_batch(family_.model, {&request, 1}, {})[0]);
+    return generate(family_.model, request);
   };
   const Result whole = run(family_.prompt, "none");
   if (name != "none") {  // below the least number of tokens it is the unpruned run
@@ -277,14 +264,8 @@ std::string name_of_run(const testing::TestParamInfo<std::tuple<const char*, Cas
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, EveryPolicyRun,
-                         testing::Combine(testing::ValuesIn(kFamilies), testing::ValuesIn(kCases)), name_of_run);
-
-TEST(EveryPolicyRun, NoneOfTheTableIsMissing) {
-  std::set<std::string_view> cases, table;
-  for (const Case& of : kCases) cases.insert(of.name);
-  for (const PolicyEntry& entry : policy_table()) table.insert(entry.name);
-  EXPECT_EQ(cases, table);
-}
+                         testing::Combine(testing::ValuesIn(kFamilies), testing::ValuesIn(cases_of_table())),
+                         name_of_run);
 
 TEST(EveryPolicyRun, PaddingIsCutAway) {
   for (const char* name : {"llava_next_mistral", "llava_next_vicuna"}) {
@@ -301,10 +282,11 @@ TEST(EveryPolicyRun, InOneBatchEachEqualsItsOracle) {
   for (const char* name : kFamilies) {
     SCOPED_TRACE(name);
     const Family& f = family(name);
+    const std::vector<Case> all = cases_of_table();
     std::vector<const Case*> cases;
     std::vector<Prompt> prompts;
     std::vector<Sequence> packed;
-    for (const Case& of : kCases) {
+    for (const Case& of : all) {
       if (!f.refusal(of).empty()) continue;
       cases.push_back(&of);
       const bool is_bound = std::string(of.name) == "keepmask";  // to the prompt of its sets

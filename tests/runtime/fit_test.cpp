@@ -70,7 +70,7 @@ Result run(const std::string& policy, int shots) {
   Request request{
       .prompt = test::in_context_prompt(shots), .policy = policy, .custom = {}, .options = {}, .trace = false};
   request.options.max_new_tokens = 1;
-  return std::move(generate_batch(tiny_llava(), std::span(&request, 1), {})[0]);
+  return generate(tiny_llava(), request);
 }
 
 TEST(Fit, VtwRecipesAreTaken) {

@@ -47,8 +47,8 @@ TEST(Int8Weights, EqualTheRoundedModel) {
   const LoadedModel int8 = load_model(kModel, options);
   EXPECT_EQ(int8.weights.decoder.layers[0].q.scalar_type(), at::kChar);
   const Request request = question();
-  EXPECT_EQ(generate_batch(int8, {&request, 1}, {}).front().token_ids,
-            generate_batch(by_hand, {&request, 1}, {}).front().token_ids);
+  EXPECT_EQ(generate(int8, request).token_ids,
+            generate(by_hand, request).token_ids);
 }
 
 // The bound that the documentation states.

@@ -17,6 +17,7 @@
 #include "tests/runtime/derived_checkpoint.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/masked_run.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"
 
@@ -96,50 +97,39 @@ INSTANTIATE_TEST_SUITE_P(Sites, NextSites, testing::ValuesIn(some_points()),
 
 // ---- policies ----
 
-const char* const kDroppingPolicies[] = {"random:keep_ratio=1/4,seed=3",
-                                         "random:keep_ratio=1/9,row_breaks=follow",
-                                         "uniform:keep_ratio=1/5",
-                                         "vtw:layer=5",
-                                         "attention:keep_ratio=1/3,layer=2,rows=own_text",
-                                         "attention:num_kept=3,layer=4,row_breaks=follow",
-                                         "pyramiddrop",
-                                         "sparsevlm:keep_ratio=1/2,recycle=false",
-                                         "sparsevlm:rule=rank_scale,recycle=false,row_breaks=follow",
-                                         "dart:keep_ratio=1/3",
-                                         "fastv:keep_ratio=1/4,layer=3",
-                                         "fastv:num_kept=5,layer=1,rows=all,row_breaks=follow",
-                                         "fastv:keep_ratio=1/8,pool=image",
-                                         "catp:keep_ratio=2/9",
-                                         "catp:keep_ratio=1/9,row_breaks=pool",
-                                         "catp:keep_ratio=1/3,k=4,stage1_share=0,min_per_image=3",
-                                         "divprune:keep_ratio=1/6",
-                                         "divprune:num_kept=4,distance=l2,row_breaks=follow",
-                                         "cdpruner:keep_ratio=1/5",
-                                         "hired:keep_ratio=1/4",
-                                         "hired:keep_ratio=1/10,allocation=count_strips,alpha=1/5",
-                                         "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4"};
+std::vector<std::string> dropping_policies() {
+  std::vector<std::string> specs =
+      espalier::test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
+        return example.keeps_tokens && entry.name != "plphp";  // not with a sliding window
+      });
+  for (const char* spec :
+       {"fastv:num_kept=5,layer=1,rows=all,row_breaks=follow", "fastv:keep_ratio=1/8,pool=image",
+        "catp:keep_ratio=1/9,row_breaks=pool", "catp:keep_ratio=1/3,k=4,stage1_share=0,min_per_image=3",
+        "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4"})
+    specs.emplace_back(spec);
+  return specs;
+}
 
-class NextPolicies : public testing::TestWithParam<const char*> {};
+class NextPolicies : public testing::TestWithParam<std::string> {};
 
 TEST_P(NextPolicies, DroppingEqualsMasking) {
   for (const LoadedModel* model : {&mistral(), &vicuna()}) {
     SCOPED_TRACE(model->folder.filename());
-    expect_dropping_equals_masking(*model, mixed_prompt(), make_policy(GetParam()), 6);
+    expect_dropping_equals_masking(*model, mixed_prompt(), espalier::test::make_example(GetParam()), 6);
   }
 }
 
 // Nothing is left of the second picture's tiles but row breaks, or not even these.
 TEST_P(NextPolicies, OfPicturesThatAreLines) {
-  expect_dropping_equals_masking(mistral(), prompt_of({{1, 700}, {700, 1}, {60, 70}}), make_policy(GetParam()), 3);
+  expect_dropping_equals_masking(mistral(), prompt_of({{1, 700}, {700, 1}, {60, 70}}),
+                                 espalier::test::make_example(GetParam()), 3);
 }
 
-std::string name_of_spec(const testing::TestParamInfo<const char*>& info) {
-  std::string name;
-  for (const char c : std::string(info.param)) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return name;
+std::string name_of_spec(const testing::TestParamInfo<std::string>& info) {
+  return espalier::test::test_name(info.param);
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, NextPolicies, testing::ValuesIn(kDroppingPolicies), name_of_spec);
+INSTANTIATE_TEST_SUITE_P(Policies, NextPolicies, testing::ValuesIn(dropping_policies()), name_of_spec);
 
 TEST(NextPolicies, AtTheCacheOnlyWithoutASlidingWindow) {
   expect_dropping_equals_masking(vicuna(), mixed_prompt(), make_policy("plphp"), 6);
@@ -170,7 +160,13 @@ TEST(NextPolicies, KeepingEverythingChangesNoBit) {
 
 // Merged tokens enter image by image and crop by crop, without row breaks; the decoder then is the plain one on what
 // entered, at the positions that the tokens have.
-class NextMerging : public testing::TestWithParam<const char*> {};
+class NextMerging : public testing::TestWithParam<std::string> {};
+
+std::vector<std::string> merging_policies() {
+  return espalier::test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
+    return !example.keeps_tokens && !entry.sites.empty() && entry.sites.back() < Site::kBeforeLayer;
+  });
+}
 
 TEST_P(NextMerging, EntersCropByCropAndEqualsTheReference) {
   const c10::InferenceMode no_gradients;
@@ -178,13 +174,13 @@ TEST_P(NextMerging, EntersCropByCropAndEqualsTheReference) {
     SCOPED_TRACE(model->folder.filename());
     std::vector<Sequence> sequences;
     sequences.push_back(test::sequence_for(*model, mixed_prompt(), make_policy(GetParam())));
-    encode(*model, sequences[0], {});
+    encode(*model, sequences[0]);
     const TokenLayout layout = sequences[0].walk.layout();
     EXPECT_FALSE((layout.kind == static_cast<int64_t>(Segment::Kind::kRowBreak)).any().item<bool>());
     const at::Tensor place = layout.image * 100 + layout.crop;
     const at::Tensor of_images = place.index_select(0, (layout.image >= 0).nonzero().squeeze(1));
     EXPECT_TRUE(of_images.equal(std::get<0>(of_images.sort())));
-    const at::Tensor hidden = sequences[0].hidden.clone();
+    const at::Tensor hidden = sequences[0].stream.hidden.clone();
     sequences.clear();
     sequences.push_back(test::sequence_for(*model, mixed_prompt(), make_policy(GetParam())));
     const Answered run = test::run_packed(*model, sequences, 5)[0];
@@ -202,22 +198,17 @@ TEST_P(NextMerging, EntersCropByCropAndEqualsTheReference) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, NextMerging,
-                         testing::Values("m3:keep_ratio=1/4", "prumerge", "prumerge:num_kept=3", "prumerge+:num_kept=5",
-                                         "visionzip:num_kept=7", "visionzip:keep_ratio=1/3,contextual=2"),
-                         name_of_spec);
+INSTANTIATE_TEST_SUITE_P(Policies, NextMerging, testing::ValuesIn(merging_policies()), name_of_spec);
 
 TEST(NextRowBreaks, FollowTheirRowUntilItsLastPatchLeaves) {
   const Prompt prompt = RawPrompt{"<image> a", {{.image = picture(112, 112, 3), .pins = {}}}, {}};
   class KeepRow final : public PruningPolicy {  // the full view's first patch and one patch of stitched row 5
    public:
     std::string spec() const override { return "keep_row"; }
-    std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override {
-      return {{Site::kProjectorOutput}};
-    }
-    std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
-    Verdict decide(const ActPoint&, const TokenLayout&, std::span<const at::Tensor>, State*) const override {
-      return {.kept = test::int64_tensor({0, 16 + 5 * 8 + 3})};
+    std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+      return {{.at = {Site::kProjectorOutput}, .decide = [](const TokenLayout&, std::span<const at::Tensor>) {
+                 return Verdict{.kept = test::int64_tensor({0, 16 + 5 * 8 + 3})};
+               }}};
     }
   };
   std::vector<Sequence> sequences;
@@ -235,17 +226,18 @@ TEST(NextRowBreaks, FollowTheirRowUntilItsLastPatchLeaves) {
 class TowerReader final : public PruningPolicy {
  public:
   std::string spec() const override { return "tower_reader"; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override {
-    return {{Site::kVisionOutput}};
-  }
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override {
-    return {AttentionProbe{.layer = 1, .rows = AttentionProbe::Rows::kClass, .heads = AttentionProbe::Heads::kEach},
-            Tap{Tap::What::kVisionKey, 1}, Tap{Tap::What::kVisionOutput}, Tap{Tap::What::kVisionClass}};
-  }
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State*) const override {
-    seen.assign(signals.begin(), signals.end());
-    return {.kept = at::arange(layout.num_image_tokens(), at::kLong)};
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+    const AttentionProbe probe{.layer = 1, .rows = AttentionProbe::Rows::kClass, .heads = AttentionProbe::Heads::kEach};
+    return {
+        {.at = {Site::kVisionOutput},
+         .needs = [probe](const TokenLayout&) -> std::vector<Signal> {
+           return {probe, Tap{Tap::What::kVisionKey, 1}, Tap{Tap::What::kVisionOutput}, Tap{Tap::What::kVisionClass}};
+         },
+         .decide =
+             [this](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+               seen.assign(signals.begin(), signals.end());
+               return Verdict{.kept = at::arange(layout.num_image_tokens(), at::kLong)};
+             }}};
   }
   mutable std::vector<at::Tensor> seen;
 };
@@ -256,7 +248,7 @@ TEST(NextSignals, OfTheTowerFollowTheSequence) {
   const LoadedModel& model = mistral();
   const auto reader = std::make_shared<TowerReader>();
   Sequence sequence = test::sequence_for(model, mixed_prompt(), reader);
-  encode(model, sequence, {});
+  encode(model, sequence);
   ASSERT_EQ(reader->seen.size(), 4U);
   const VisionFacts& tower = model.config.vision;
   int64_t column = 0, class_row = 0;
@@ -295,9 +287,9 @@ TEST(NextSignals, ClassRowsBehindCropsThatAreCutAway) {
   for (const LoadedModel* model : {&mistral(), &vicuna()}) {
     const auto front_of_second_image = [&](const Prompt& prompt, int image) {
       Sequence sequence = test::sequence_for(*model, prompt, make_policy("visionzip:num_kept=4,contextual=1"));
-      encode(*model, sequence, {});
+      encode(*model, sequence);
       const at::Tensor own = (sequence.walk.layout().image == image).nonzero().squeeze(1);
-      return sequence.hidden.index_select(0, own).clone();
+      return sequence.stream.hidden.index_select(0, own).clone();
     };
     const at::Tensor alone = front_of_second_image(prompt_of({{60, 70}}), 0);
     Chat line_first = prompt_of({{700, 1}, {60, 70}});

@@ -16,9 +16,8 @@
 #include <random>
 
 #include "model/decoder.h"
-#include "runtime/decode.h"
+#include "runtime/decoder_pass.h"
 #include "runtime/encode.h"
-#include "runtime/prefill.h"
 #include "tests/support/reference_decoder.h"
 #include "tests/support/tensors.h"
 
@@ -72,8 +71,16 @@ Dropped dropped_by(const Sequence& sequence, int num_layers) {
 
 }  // namespace
 
-Verdict RandomKeep::decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor>,
-                           State*) const {
+std::vector<Step> RandomKeep::steps(const ModelFacts&, const PromptLayout&) const {
+  std::vector<Step> steps;
+  for (const ActPoint& point : points_)
+    steps.push_back({.at = point, .decide = [this, point](const TokenLayout& layout, std::span<const at::Tensor>) {
+                       return decide(point, layout);
+                     }});
+  return steps;
+}
+
+Verdict RandomKeep::decide(const ActPoint& point, const TokenLayout& layout) const {
   std::mt19937 draw(seed_ + 31 * point.layer + 7 * static_cast<uint32_t>(point.site));
   const int64_t m = layout.num_image_tokens(), k = static_cast<int64_t>(share_ * double(m));
   const int heads = point.site == Site::kCache ? num_kv_heads_ : 1;
@@ -135,17 +142,22 @@ at::Tensor masked_logits(const LoadedModel& model, const at::Tensor& hidden, con
 }
 
 Sequence sequence_for(const LoadedModel& model, const Prompt& prompt, PolicyPtr policy) {
-  return {pack_prompt(model, prompt, 32), std::move(policy), model.facts};
+  return {model, pack_prompt(model, prompt, 32), std::move(policy)};
 }
 
 std::vector<Answered> run_packed(const LoadedModel& model, std::vector<Sequence>& sequences, int new_tokens) {
   const c10::InferenceMode no_gradients;
-  for (Sequence& s : sequences) encode(model, s, {});
-  KvCache cache;
-  at::Tensor rows = prefill(model, sequences, cache, {});
+  std::vector<Sequence*> all;
+  for (Sequence& s : sequences) {
+    encode(model, s);
+    all.push_back(&s);
+  }
+  KvArena arena(model.config.decoder, model.dtype, model.device);
+  DecoderPass prefill(model, arena, all);
+  prefill.run_to(model.config.decoder.num_layers);
+  for (const DecoderPass::Failure& failure : prefill.take_failures()) std::rethrow_exception(failure.error);
+  at::Tensor rows = prefill.finish();
   std::vector<Answered> runs(sequences.size());
-  std::vector<size_t> active(sequences.size());
-  std::iota(active.begin(), active.end(), 0);
   for (int step = 0; step < new_tokens; ++step) {
     std::vector<int32_t> ids;
     for (size_t s = 0; s < runs.size(); ++s) {
@@ -153,16 +165,20 @@ std::vector<Answered> run_packed(const LoadedModel& model, std::vector<Sequence>
       ids.push_back(static_cast<int32_t>(rows[static_cast<int64_t>(s)].argmax().item<int64_t>()));
       runs[s].answer.push_back(ids.back());
     }
-    if (step + 1 < new_tokens) rows = decode_step(model, sequences, active, ids, cache);
+    if (step + 1 == new_tokens) break;
+    DecoderPass next(model, arena, all, ids);
+    next.run_to(model.config.decoder.num_layers);
+    rows = next.finish();
   }
+  for (Sequence& s : sequences) s.kv = SequenceKv(0);  // rows of an arena that ends here
   return runs;
 }
 
 at::Tensor unpruned_hidden(const LoadedModel& model, const Prompt& prompt) {
   const c10::InferenceMode no_gradients;
   Sequence plain = sequence_for(model, prompt, make_policy("none"));
-  encode(model, plain, {});
-  return plain.hidden.clone();
+  encode(model, plain);
+  return plain.stream.hidden.clone();
 }
 
 void expect_equals_masked_run(const LoadedModel& model, const Prompt& prompt, const Sequence& sequence,

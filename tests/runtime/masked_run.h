@@ -26,11 +26,11 @@ class RandomKeep : public PruningPolicy {
 
   std::string spec() const override { return "random_keep"; }
   CommonOptions common() const override { return {.positions = positions_}; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override { return points_; }
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
-  Verdict decide(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override;
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override;
 
  private:
+  Verdict decide(const ActPoint& point, const TokenLayout& layout) const;
+
   std::vector<ActPoint> points_;
   double share_;
   uint32_t seed_;

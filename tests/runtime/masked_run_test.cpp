@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "espalier/policies/fitprune.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/tiny_llava.h"
 
 namespace espalier {
@@ -55,35 +56,13 @@ INSTANTIATE_TEST_SUITE_P(Sites, MaskedRunTest, testing::ValuesIn(test::point_lis
                          [](const auto& instance) { return test::name_of_points(instance.param); });
 
 TEST(MaskedRun, BuiltInPolicies) {
-  for (const char* spec : {"none",
-                           "random:keep_ratio=1/4,seed=3",
-                           "uniform:keep_ratio=1/4",
-                           "vtw:layer=5",
-                           "vtw:min_per_image=2",
-                           "attention:keep_ratio=1/3,layer=2,rows=own_text",
-                           "pyramiddrop",
-                           "sparsevlm:keep_ratio=1/2,recycle=false",
-                           "sparsevlm:rule=rank_lambda,recycle=false",
-                           "atp:theta_r=0.3,theta_s=0.9",
-                           "atp:theta_r=0.6:0.4:0.3,theta_s=1,norm=rank,layers=2:3:7",
-                           "catp:keep_ratio=2/3,stage1_share=1 + atp:theta_r=0.3,theta_s=0.5",
-                           "dart:keep_ratio=1/3",
-                           "dart:num_kept=2,layer=5,text_pivots=1",
-                           "plphp",
-                           "plphp:keep_ratio=1/2,alpha=0.02,beta=0.01,min_per_image=3",
-                           "pyramiddrop:num_kept=20:3,layers=2:6,rank=previous",
-                           "fastv:keep_ratio=1/4,layer=3",
-                           "fastv:num_kept=5,layer=1,rows=all",
-                           "catp:keep_ratio=2/9",
-                           "catp:keep_ratio=1/3,k=4,stage1_share=0",
-                           "catp:keep_ratio=1/9,stage1_share=1",
-                           "divprune:keep_ratio=1/3",
-                           "cdpruner:keep_ratio=1/4",
-                           "hired:keep_ratio=1/4"}) {
+  std::vector<std::string> specs = espalier::test::selecting_examples();
+  specs.emplace_back("catp:keep_ratio=2/3,stage1_share=1 + atp:theta_r=0.3,theta_s=0.5");
+  for (const std::string& spec : specs) {
     SCOPED_TRACE(spec);
     const Prompt prompt = test::in_context_prompt(4);
     std::vector<Sequence> sequences;
-    sequences.push_back(sequence_for(prompt, make_policy(spec)));
+    sequences.push_back(sequence_for(prompt, espalier::test::make_example(spec)));
     const std::vector<Answered> runs = run_packed(sequences, 17);
     expect_equals_masked_run(prompt, sequences[0], runs[0]);
   }

@@ -19,6 +19,7 @@
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/scratch_folder.h"
 #include "tests/support/catp_loops.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/prumerge_loops.h"
 #include "tests/support/tiny_llava.h"
 
@@ -26,8 +27,8 @@ namespace espalier {
 namespace {
 
 using Json = nlohmann::json;
-using testing::ArraySignals;
-using testing::Matrix;
+using test::ArraySignals;
+using test::Matrix;
 using Tokens = std::vector<int64_t>;
 using Values = std::vector<double>;
 using Score = std::function<double(int64_t)>;
@@ -353,7 +354,7 @@ std::vector<Left> catp(const Run& run) {
   CatpOptions options;
   options.amount.keep_ratio = Fraction{2, 9};
   const ArraySignals signals = run.signals();
-  testing::CatpLoops loops(run.prompt(), signals, options, 2);
+  test::CatpLoops loops(run.prompt(), signals, options, 2);
   auto after = loops.run_all();
   return {{.site = "projector_output", .kept = after.at(0)},
           {.site = "before_layer", .layer = 2, .kept = after.at(2)},
@@ -552,7 +553,7 @@ std::vector<Left> prumerge_of(const Run& run, int64_t budget, bool plus) {
   const ArraySignals signals = run.vision_signals(layer);
   Left left{.site = "vision_output"};
   for (const Tokens& crop : run.crops()) {
-    const testing::PrumergeLoops expected = testing::prumerge_loops(signals, layer, crop, budget, plus, 32);
+    const test::PrumergeLoops expected = test::prumerge_loops(signals, layer, crop, budget, plus, 32);
     left.sources.insert(left.sources.end(), expected.chosen.begin(), expected.chosen.end());
     left.sources.push_back(-1);
     left.vectors.insert(left.vectors.end(), expected.survivors.begin(), expected.survivors.end());
@@ -622,32 +623,29 @@ std::vector<Left> visionzip(const Run& run) {
 
 // ---- the comparison ----
 
-struct Case {
-  const char* name;
-  const char* spec;  // RECIPE stands for a file
-  Method method;
+// By policy; the spec is the table's first example.
+const std::vector<std::pair<std::string, Method>> kMethods = {
+    {"none", nothing},
+    {"random", random},
+    {"uniform", uniform},
+    {"vtw", vtw},
+    {"fastv", fastv},
+    {"catp", catp},
+    {"divprune", divprune},
+    {"cdpruner", cdpruner},
+    {"m3", m3},
+    {"hired", hired},
+    {"attention", attention_own_text},
+    {"pyramiddrop", pyramiddrop},
+    {"dart", dart},
+    {"plphp", plphp},
+    {"sparsevlm", sparsevlm},
+    {"fitprune", fitprune},
+    {"atp", atp},
+    {"prumerge", prumerge},
+    {"prumerge+", prumerge_plus},
+    {"visionzip", visionzip},
 };
-
-constexpr Case kCases[] = {{"none", "none", nothing},
-                           {"random", "random:keep_ratio=1/4,seed=3", random},
-                           {"uniform", "uniform:keep_ratio=1/4", uniform},
-                           {"vtw", "vtw:layer=5", vtw},
-                           {"fastv", "fastv:keep_ratio=1/4,layer=3", fastv},
-                           {"catp", "catp:keep_ratio=2/9", catp},
-                           {"divprune", "divprune:keep_ratio=1/3", divprune},
-                           {"cdpruner", "cdpruner:keep_ratio=1/4", cdpruner},
-                           {"m3", "m3:keep_ratio=1/4", m3},
-                           {"hired", "hired:keep_ratio=1/4", hired},
-                           {"attention", "attention:keep_ratio=1/3,layer=2,rows=own_text", attention_own_text},
-                           {"pyramiddrop", "pyramiddrop", pyramiddrop},
-                           {"dart", "dart:keep_ratio=1/3", dart},
-                           {"plphp", "plphp", plphp},
-                           {"sparsevlm", "sparsevlm:keep_ratio=1/2,recycle=false", sparsevlm},
-                           {"fitprune", "fitprune:recipe=RECIPE", fitprune},
-                           {"atp", "atp:theta_r=0.3,theta_s=0.9", atp},
-                           {"prumerge", "prumerge", prumerge},
-                           {"prumerge_plus", "prumerge+:num_kept=5", prumerge_plus},
-                           {"visionzip", "visionzip:num_kept=9,contextual=3", visionzip}};
 
 Chat prompt_of_three() {  // LLaVA-NeXT cuts padding from the second
   const auto picture = [](int width, int height, uint32_t seed) {
@@ -659,20 +657,19 @@ Chat prompt_of_three() {  // LLaVA-NeXT cuts padding from the second
   return in_context_chat(examples, picture(112, 56, 7), "What colour is the kite?");
 }
 
-class PolicyLoops : public ::testing::TestWithParam<std::tuple<const char*, Case>> {};
+class PolicyLoops : public ::testing::TestWithParam<std::tuple<const char*, std::pair<std::string, Method>>> {};
 
 TEST_P(PolicyLoops, KeepTheSameOfWhatWasRecorded) {
   const LoadedModel& model = test::tiny_model(std::get<0>(GetParam()));
-  const Case& of = std::get<1>(GetParam());
+  const auto& [name, method] = std::get<1>(GetParam());
   const test::ScratchFolder folder;
   const auto at = [&](const char* name) { return folder.path() / name; };
   folder.write(
       "recipe.json",
       R"({"method": "fitprune", "model": "made up", "layers": 8, "n_visual": 16, "delete": [3,0,4,2,0,1,3,2]})");
-  std::string spec = of.spec;
-  if (const size_t file = spec.find("RECIPE"); file != std::string::npos)
-    spec.replace(file, 6, at("recipe.json").string());
-  const std::string name = spec.substr(0, spec.find(':'));
+  std::string spec(std::ranges::find(policy_table(), name, &PolicyEntry::name)->examples[0].spec);
+  if (const size_t file = spec.find("recipe.json"); file != std::string::npos)
+    spec.replace(file, 11, at("recipe.json").string());
   if (name != "fitprune")
     if (const auto reason = std::ranges::find(policy_table(), name, &PolicyEntry::name)->refusal(model.facts);
         !reason.empty())
@@ -681,7 +678,7 @@ TEST_P(PolicyLoops, KeepTheSameOfWhatWasRecorded) {
   record(model, request, {.signals = at("s.safetensors"), .layout = at("l.json"), .only = {}}, {});
   replay(spec, {.signals = at("s.safetensors"), .layout = at("l.json"), .out = at("out.json")});
   const Json points = Json::parse(test::read_file(at("out.json"))).at("points");
-  const std::vector<Left> expected = of.method({at("s.safetensors"), at("l.json")});
+  const std::vector<Left> expected = method({at("s.safetensors"), at("l.json")});
   size_t next = 0;
   for (const Json& point : points) {
     SCOPED_TRACE(point.value("site", "") + " " + std::to_string(point.value("layer", -1)));
@@ -704,16 +701,19 @@ TEST_P(PolicyLoops, KeepTheSameOfWhatWasRecorded) {
   EXPECT_EQ(next, expected.size());
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Table, PolicyLoops,
-    ::testing::Combine(::testing::Values("llava15", "llava_next_mistral", "llava_next_vicuna", "qwen25vl"),
-                       ::testing::ValuesIn(kCases)),
-    [](const auto& test) { return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param).name; });
+INSTANTIATE_TEST_SUITE_P(Table, PolicyLoops,
+                         ::testing::Combine(::testing::Values("llava15", "llava_next_mistral", "llava_next_vicuna",
+                                                              "qwen25vl"),
+                                            ::testing::ValuesIn(kMethods)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param)) + "_" +
+                                  espalier::test::test_name(std::get<1>(test.param).first);
+                         });
 
 // resize changes pictures before anything is recorded, and keepmask judges nothing.
 TEST(PolicyLoops, NoneOfTheTableIsMissing) {
   std::set<std::string> cases = {"resize", "keepmask"}, table;
-  for (const Case& of : kCases) cases.insert(std::string(of.spec).substr(0, std::string(of.spec).find(':')));
+  for (const auto& [name, method] : kMethods) cases.insert(name);
   for (const PolicyEntry& entry : policy_table()) table.insert(std::string(entry.name));
   EXPECT_EQ(cases, table);
 }

@@ -2,6 +2,8 @@
 // What a policy may ask where, and what it may answer: every refusal by name, and what is legal just beside it.
 #include "layout/policy_walk.h"
 
+#include "layout/check_signal.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/tensor.h>
@@ -20,11 +22,11 @@ namespace {
 
 using test::expect_says;
 using test::message_of;
-using LayoutBuilder = ::espalier::testing::LayoutBuilder;
+using LayoutBuilder = ::espalier::test::LayoutBuilder;
 using Tokens = std::vector<int64_t>;
 
 ModelFacts model_facts() {
-  ModelFacts model = ::espalier::testing::facts(8);
+  ModelFacts model = ::espalier::test::facts(8);
   model.vision_layers = 4;
   model.vision_feature_layer = 2;
   model.has_class_token = true;
@@ -50,10 +52,14 @@ struct Scripted : PruningPolicy {
 
   std::string spec() const override { return "scripted:x=1"; }
   CommonOptions common() const override { return options; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override { return acts; }
-  std::vector<Signal> needs(const ActPoint& p, const TokenLayout&, const State*) const override { return asks(p); }
-  Verdict decide(const ActPoint& p, const TokenLayout& layout, std::span<const at::Tensor>, State*) const override {
-    return answers(p, layout);
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+    std::vector<Step> steps;
+    for (const ActPoint& p : acts)
+      steps.push_back(
+          {.at = p,
+           .needs = [this, p](const TokenLayout&) { return asks(p); },
+           .decide = [this, p](const TokenLayout& layout, std::span<const at::Tensor>) { return answers(p, layout); }});
+    return steps;
   }
 };
 
@@ -368,13 +374,6 @@ TEST(PolicyWalk, CompactPositionsNeedPlainOnes) {
   policy.options.positions = Positions::kCompact;
   expect_says(message_of<Error>([&] { PolicyWalk(std::make_shared<Scripted>(policy), model_facts(), three_part); }),
               {"scripted:x=1", "positions=compact", "three-part"});
-}
-
-TEST(PruningPolicy, WithoutASoftMaskItCannotBeTrained) {
-  const Scripted policy;
-  const TokenLayout layout = full_layout(prompt(), false);
-  expect_says(message_of<Error>([&] { policy.soft_mask({Site::kProjectorOutput}, layout, {}, nullptr); }),
-              {"scripted:x=1", "cannot be trained"});
 }
 
 }  // namespace

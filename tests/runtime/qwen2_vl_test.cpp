@@ -49,7 +49,7 @@ TEST(Qwen2Vl, DefaultsPenaliseRepetition) {
     const GoldenCase golden(name, "qwen2vl");
     Request request = golden.request();
     request.options.greedy = false;
-    const Result result = std::move(generate_batch(model(), std::span(&request, 1), {})[0]);
+    const Result result = generate(model(), request);
     const at::Tensor expected = test::read_arrays(golden.tensors).at("penalised_tokens");
     EXPECT_EQ(std::vector<int64_t>(result.token_ids.begin(), result.token_ids.end()),
               std::vector<int64_t>(expected.const_data_ptr<int64_t>(),

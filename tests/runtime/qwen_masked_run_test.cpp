@@ -9,6 +9,7 @@
 #include "espalier/error.h"
 #include "tests/runtime/masked_run.h"
 #include "tests/runtime/scratch_folder.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"
 
@@ -68,15 +69,14 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, QwenMaskedRun, testing::ValuesIn(kCheckpoi
                          [](const auto& instance) { return instance.param; });
 
 TEST_P(QwenMaskedRun, BuiltInPolicies) {
-  for (const char* spec :
-       {"none", "random:keep_ratio=1/4,seed=3", "uniform:keep_ratio=1/4", "vtw:layer=5",
-        "attention:keep_ratio=1/3,layer=2,rows=own_text", "pyramiddrop", "sparsevlm:keep_ratio=1/2,recycle=false",
-        "dart:keep_ratio=1/3", "plphp", "fastv:keep_ratio=1/4,layer=3", "fastv:num_kept=5,layer=1,rows=all",
-        "catp:keep_ratio=2/9", "catp:keep_ratio=1/3,k=4,stage1_share=0", "divprune:keep_ratio=1/3",
-        "cdpruner:keep_ratio=1/4", "catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6"}) {
+  std::vector<std::string> specs = test::examples_where([&](const PolicyEntry& entry, const PolicyExample& example) {
+    return example.keeps_tokens && (entry.name == "fitprune" || entry.refusal(model_.facts).empty());
+  });
+  specs.emplace_back("catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6");
+  for (const std::string& spec : specs) {
     SCOPED_TRACE(spec);
     const Prompt prompt = prompt_of(4);
-    run_alone(model_, prompt, sequence_for(model_, prompt, spec), 9);
+    run_alone(model_, prompt, test::sequence_for(model_, prompt, test::make_example(spec)), 9);
   }
 }
 

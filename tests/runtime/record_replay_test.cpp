@@ -62,7 +62,7 @@ class Recording {
 Result live_run(const Prompt& prompt, const std::string& policy, const LoadedModel& model = tiny_llava()) {
   Request request{.prompt = prompt, .policy = policy, .custom = {}, .options = {}, .trace = true};
   request.options.max_new_tokens = 1;
-  return std::move(generate_batch(model, std::span(&request, 1), {})[0]);
+  return generate(model, request);
 }
 
 // The same sets at every point; scores as close as float32 attention in two forms is.

@@ -41,7 +41,7 @@ Result run(const LoadedModel& model, const std::string& policy, std::vector<std:
   Request request{.prompt = Chat{{message}}, .policy = policy, .custom = {}, .options = {}, .trace = false};
   request.options.max_new_tokens = 3;
   request.options.greedy = true;
-  return std::move(generate_batch(model, std::span(&request, 1), {})[0]);
+  return generate(model, request);
 }
 
 TEST(ResizeRun, TokensAreAboutTheWantedOnes) {

@@ -48,19 +48,19 @@ struct Probing : PruningPolicy {
   mutable std::vector<Heard> heard;
 
   std::string spec() const override { return "probing"; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override {
-    std::vector<ActPoint> points;
-    for (const auto& [point, asks] : plan) points.push_back(point);
-    return points;
-  }
-  std::vector<Signal> needs(const ActPoint& p, const TokenLayout& layout, const State*) const override {
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+    std::vector<Step> steps;
     for (const auto& [point, asks] : plan)
-      if (point == p) return asks(layout);
-    return {};
+      steps.push_back({.at = point,
+                       .needs = asks,
+                       .decide = [this, point, asks](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+                         return decide(point, layout, asks(layout), signals);
+                       }});
+    return steps;
   }
-  Verdict decide(const ActPoint& p, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State*) const override {
-    heard.push_back({p, layout, needs(p, layout, nullptr), {}});
+  Verdict decide(const ActPoint& p, const TokenLayout& layout, const std::vector<Signal>& asked,
+                 std::span<const at::Tensor> signals) const {
+    heard.push_back({p, layout, asked, {}});
     for (const at::Tensor& s : signals) heard.back().signals.push_back(s.clone());
     std::vector<int64_t> kept;
     for (int64_t i = 0; i < layout.num_image_tokens(); ++i)

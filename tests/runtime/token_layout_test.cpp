@@ -66,9 +66,8 @@ std::shared_ptr<const PromptLayout> tiled() {
                    patches(7, {1, 2}, 0, 1, {1, 0}), patches(9, {1, 2}, 0, 2, {1, 0}), row_break(11, 0), text(12, 13)});
 }
 
-Applied apply(const TokenLayout& layout, const Verdict& verdict, Positions positions = Positions::kKeep,
-              bool compete = false) {
-  return apply_verdict(layout, verdict, positions, compete, "mine");
+Applied apply(const TokenLayout& layout, const Cut& cut, Positions positions = Positions::kKeep) {
+  return apply_cut(layout, cut, positions, "mine");
 }
 
 std::string error_of(const std::function<void()>& call) {

@@ -42,7 +42,7 @@ std::vector<Watched> watch(const LoadedModel& model, const std::vector<Request>&
   Callbacks callbacks;
   callbacks.on_prompt = [&](size_t i, const PromptTrace& prompt) { seen.at(i).prompt = prompt; };
   callbacks.on_point = [&](size_t i, const PointTrace& point) { seen.at(i).points.push_back(point); };
-  std::vector<Result> results = generate_batch(model, requests, callbacks);
+  std::vector<Result> results = generate(model, requests, callbacks);
   for (size_t i = 0; i < results.size(); ++i) seen[i].result = std::move(results[i]);
   return seen;
 }
@@ -207,15 +207,19 @@ TEST(Trace, EachRequestOfABatchHasItsOwn) {
 class Counting final : public PruningPolicy {
  public:
   std::string spec() const override { return "counting"; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override {
-    return {{Site::kBeforeLayer, 2}, {Site::kBeforeLayer, 4}};
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+    std::vector<Step> steps;
+    for (const int layer : {2, 4})
+      steps.push_back({.at = {Site::kBeforeLayer, layer},
+                       .needs = [this, layer](const TokenLayout&) -> std::vector<Signal> {
+                         ++asked;
+                         return {AttentionProbe{.layer = layer - 1}};
+                       },
+                       .decide = [this](const TokenLayout& layout,
+                                        std::span<const at::Tensor> signals) { return decide(layout, signals); }});
+    return steps;
   }
-  std::vector<Signal> needs(const ActPoint& point, const TokenLayout&, const State*) const override {
-    ++asked;
-    return {AttentionProbe{.layer = point.layer - 1}};
-  }
-  Verdict decide(const ActPoint&, const TokenLayout& layout, std::span<const at::Tensor> signals,
-                 State*) const override {
+  Verdict decide(const TokenLayout& layout, std::span<const at::Tensor> signals) const {
     ++decided;
     const int64_t m = layout.num_image_tokens();
     Verdict verdict{.kept = std::get<0>(std::get<1>(signals[0].topk(m / 2)).sort())};
@@ -232,7 +236,7 @@ TEST(Trace, WithoutOneNothingMoreIsDoneAndTheResultIsTheSame) {
     Request request = request_of(test::in_context_prompt(2), "none");
     request.custom = policy;
     request.trace = trace;
-    Result result = std::move(generate_batch(test::tiny_llava(), {&request, 1}, callbacks)[0]);
+    Result result = generate(test::tiny_llava(), request, callbacks);
     EXPECT_EQ(policy->asked, 2);
     EXPECT_EQ(policy->decided, 2);
     return result;

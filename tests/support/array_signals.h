@@ -20,10 +20,10 @@
 #include <vector>
 
 #include "espalier/pruning.h"
-#include "layout/cut.h"
+#include "layout/layout_builder.h"
 #include "layout/policy_walk.h"
 
-namespace espalier::testing {
+namespace espalier::test {
 
 struct Matrix {
   int64_t rows = 0, cols = 0;
@@ -98,7 +98,7 @@ struct ArraySignals {
     if (tap.what == Tap::What::kVisionOutput) return rows_of(vision_output, patches_of(layout));
     if (tap.what == Tap::What::kVisionKey) return rows_of(vision_key.at(tap.layer), patches_of(layout));
     if (tap.what == Tap::What::kVisionClass)
-      return to_floats(vision_class.values, {vision_class.rows, vision_class.cols});
+      return to_floats(vision_class.values, {vision_class.rows, vision_class.cols}).slice(0, class_rows_before(layout));
     const bool is_key = tap.what == Tap::What::kKey;
     if (!is_key && tap.what != Tap::What::kHidden && tap.what != Tap::What::kFinalNorm)
       throw std::logic_error("no such array");
@@ -112,6 +112,19 @@ struct ArraySignals {
   }
 
  private:
+  // Class rows of the pictures of a cached prefix.
+  static int64_t class_rows_before(const TokenLayout& layout) {
+    int64_t rows = 0;
+    int image = -1;
+    for (const Segment& s : layout.prompt->segments) {
+      if (s.begin >= layout.begin || s.image <= image) continue;
+      image = s.image;
+      const auto& tiling = layout.prompt->images[static_cast<size_t>(image)].tiling;
+      rows += 1 + (tiling ? tiling->rows * tiling->cols : 0);
+    }
+    return rows;
+  }
+
   // Source indices of the patches, in the order of the sequence.
   static std::vector<int64_t> patches_of(const TokenLayout& layout) {
     const std::vector<int64_t> source = to_vector(layout.source_index), kind = to_vector(layout.kind);
@@ -245,69 +258,7 @@ inline ArraySignals random_signals(int64_t n, int num_layers, int heads, int64_t
 
 // ---- layouts ----
 
-// A layout written down segment by segment.
-class LayoutBuilder {
- public:
-  LayoutBuilder& text(int64_t length, int example) {
-    layout_.segments.push_back({.kind = Segment::Kind::kText,
-                                .begin = end_,
-                                .end = end_ + length,
-                                .example = example,
-                                .grid = {},
-                                .origin = {}});
-    end_ += length;
-    return *this;
-  }
-  // A whole image of one crop.
-  LayoutBuilder& image(GridSize grid, int example) {
-    layout_.images.push_back({.grid = grid, .tiling = {}});
-    return patches(static_cast<int>(layout_.images.size()) - 1, 0, grid, {0, 0}, example);
-  }
-  LayoutBuilder& patches(int image, int crop, GridSize grid, GridSize origin, int example) {
-    const int64_t count = grid.rows * grid.cols;
-    layout_.segments.push_back({.kind = Segment::Kind::kPatches,
-                                .begin = end_,
-                                .end = end_ + count,
-                                .image = image,
-                                .crop = crop,
-                                .example = example,
-                                .grid = grid,
-                                .origin = origin});
-    end_ += count;
-    return *this;
-  }
-  LayoutBuilder& row_break(int image, int example) {
-    layout_.segments.push_back({.kind = Segment::Kind::kRowBreak,
-                                .begin = end_,
-                                .end = end_ + 1,
-                                .image = image,
-                                .example = example,
-                                .grid = {},
-                                .origin = {}});
-    ++end_;
-    return *this;
-  }
-  // Pins tokens of the unpruned sequence.
-  LayoutBuilder& pin(std::vector<int64_t> tokens) {
-    pinned_ = std::move(tokens);
-    return *this;
-  }
-  std::shared_ptr<const PromptLayout> build(int query_example) {
-    layout_.query_example = query_example;
-    finish_prompt_layout(layout_, at::kCPU);
-    for (const int64_t t : pinned_) {
-      layout_.pinned[t] = true;
-      ++layout_.pinned_per_image[static_cast<size_t>(layout_.image[t].item<int64_t>())];
-    }
-    return std::make_shared<PromptLayout>(layout_);
-  }
-  PromptLayout& layout() { return layout_; }
-
- private:
-  PromptLayout layout_;
-  std::vector<int64_t> pinned_;
-  int64_t end_ = 0;
-};
+using ::espalier::LayoutBuilder;
 
 inline ModelFacts facts(int num_layers) {
   ModelFacts model;
@@ -337,6 +288,11 @@ inline std::vector<PointTrace> run(const PolicyPtr& policy, const ModelFacts& mo
   return walk.trace(true);
 }
 
+// Where the policy acts for a request.
+inline std::vector<ActPoint> points_of(const PolicyPtr& policy, const ModelFacts& model, const PromptLayout& prompt) {
+  return PolicyWalk(policy, model, std::make_shared<const PromptLayout>(prompt)).points();
+}
+
 inline std::vector<int64_t> image_tokens_of(const PromptLayout& prompt, bool with_row_breaks = false) {
   std::vector<int64_t> tokens;
   for (const Segment& s : prompt.segments)
@@ -352,4 +308,4 @@ inline std::vector<int64_t> kept_at_end(const PolicyPtr& policy, const ModelFact
   return points.empty() ? image_tokens_of(*prompt, policy->row_breaks_compete()) : points.back().kept;
 }
 
-}  // namespace espalier::testing
+}  // namespace espalier::test

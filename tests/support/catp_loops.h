@@ -13,7 +13,7 @@
 #include "espalier/policies/catp.h"
 #include "tests/support/array_signals.h"
 
-namespace espalier::testing {
+namespace espalier::test {
 
 struct CatpLoops {
   using Tokens = std::vector<int64_t>;
@@ -243,4 +243,4 @@ struct CatpLoops {
   }
 };
 
-}  // namespace espalier::testing
+}  // namespace espalier::test

@@ -9,7 +9,7 @@
 
 #include "tests/support/array_signals.h"
 
-namespace espalier::testing {
+namespace espalier::test {
 
 struct PrumergeLoops {
   std::vector<int64_t> chosen;
@@ -76,4 +76,4 @@ inline PrumergeLoops prumerge_loops(const ArraySignals& arrays, int layer, const
   return result;
 }
 
-}  // namespace espalier::testing
+}  // namespace espalier::test

@@ -134,17 +134,15 @@ class FixedMasks final : public PruningPolicy {
  public:
   explicit FixedMasks(std::map<int, std::vector<int64_t>> gone) : gone_(std::move(gone)) {}
   std::string spec() const override { return "fixed"; }
-  std::vector<ActPoint> points(const ModelFacts&, const PromptLayout&) const override {
-    std::vector<ActPoint> points;
-    for (const auto& [layer, gone] : gone_) points.push_back({Site::kBeforeLayer, layer});
-    return points;
-  }
-  std::vector<Signal> needs(const ActPoint&, const TokenLayout&, const State*) const override { return {}; }
-  Verdict decide(const ActPoint&, const TokenLayout&, std::span<const at::Tensor>, State*) const override { return {}; }
-  at::Tensor soft_mask(const ActPoint& point, const TokenLayout& layout, std::span<const at::Tensor>,
-                       State*) const override {
-    return torch::ones({layout.num_image_tokens()}, torch::kDouble)
-        .index_fill(0, int64_tensor(gone_.at(point.layer)), 0.0);
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+    std::vector<Step> steps;
+    for (const auto& [layer, gone] : gone_)
+      steps.push_back(
+          {.at = {Site::kBeforeLayer, layer},
+           .soft_mask = [ordinals = gone](const TokenLayout& layout, std::span<const at::Tensor>) {
+             return torch::ones({layout.num_image_tokens()}, torch::kDouble).index_fill(0, int64_tensor(ordinals), 0.0);
+           }});
+    return steps;
   }
 
  private:
@@ -333,10 +331,8 @@ TEST(MaskedPass, SteepMasksEqualTheRuntimeThatRemoves) {
     request.prompt = asked;
     request.custom = policy_of_modules(modules, settings, 10);
     request.options.max_new_tokens = 0;
-    RunHooks hooks;
-    at::Tensor expected;
-    hooks.prefill.on_logits = [&](const at::Tensor& rows) { expected = rows[0].clone(); };
-    const Result result = std::move(generate_batch(model, {&request, 1}, {}, hooks)[0]);
+    LogitsWatcher watcher;
+    const Result result = generate(model, request, {}, {.watcher = &watcher});
     const at::Tensor tokens = full_layout(sequence.masked.prompt, false).image_tokens;
     ASSERT_EQ(result.points.size(), 3U);
     for (size_t p = 0; p < 3; ++p) {
@@ -353,7 +349,7 @@ TEST(MaskedPass, SteepMasksEqualTheRuntimeThatRemoves) {
     }
     const at::Tensor row = pass.hidden.slice(0, sequence.answer - 1, sequence.answer);
     test::expect_close(logits(model.weights.decoder, final_norm(model.config.decoder, model.weights.decoder, row))[0],
-                       expected, 1e-4, "item " + std::to_string(item));
+                       watcher.logits, 1e-4, "item " + std::to_string(item));
   }
   EXPECT_GT(stayed, 50);  // both happen
   EXPECT_GT(removed, 50);

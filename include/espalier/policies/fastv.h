@@ -12,13 +12,12 @@ namespace espalier {
 
 struct FastvOptions {
   enum class Rows : uint8_t { kLast, kAll };
-  enum class Pool : uint8_t { kRequest, kImage };
 
   Amount amount = {};       // of the pool; the paper's R is 1 - keep_ratio
   int layer = 2;            // the paper's K, 1 to the model's depth; the depth itself drops nothing
   Rows rows = Rows::kLast;  // whose attention ranks: the last prompt row (all released code), or all rows averaged (the
                             // paper's words)
-  Pool pool = Pool::kRequest;
+  Budget::Pool pool = Budget::Pool::kRequest;  // or kImage
   bool row_breaks_compete = true;
   CommonOptions common = {};
 };

@@ -100,7 +100,8 @@ void run_plain(const AttentionProblem& p, const AttentionSequence* sequences, in
 }
 
 // The blocked form. A sequence with few stacked rows (decoding) is cut along its keys, and its parts are joined at the
-// end; one with many is cut into blocks of rows, over keys packed once. All cuts depend on the sequence alone.
+// end; one with many is cut into blocks of rows, over keys packed once, and along its keys as well where the blocks are
+// too few for many cores (rows behind a long prefix, few KV heads). All cuts depend on the sequence alone.
 class BlockedRun {
  public:
   BlockedRun(const AttentionKernels& kernels, const AttentionProblem& problem, const AttentionSequence* sequences,
@@ -132,15 +133,18 @@ class BlockedRun {
   }
 
  private:
-  static constexpr int64_t kRowBlock = 96, kSplitKeys = 512, kPackTiles = 8;
+  static constexpr int64_t kRowBlock = 96, kPackTiles = 8;
+  // Keys of a part: of a single group of rows, which only reads them; of a few groups; of a block of rows.
+  static constexpr int64_t kGroupSplitKeys = 512, kSplitKeys = 256, kBlockSplitKeys = 1024;
+  static constexpr int64_t kEnoughBlocks = 32;  // of a sequence, to keep many cores busy without cutting its keys
 
   struct Planned {
     const AttentionSequence* sequence;
     std::vector<AttentionTilePositions> positions;
     int64_t num_tiles, packed_offset;  // -1: packed on the way
   };
-  // Blocks of rows: of one KV head, finished at once. Parts of the keys: of the KV heads from range.kv_head on, whose
-  // partial results begin at partial_offset, `partial_stride` apart.
+  // Blocks of rows: of one KV head, finished at once where partial_offset is -1. Parts of the keys: of the KV heads
+  // from range.kv_head on, whose partial results begin at partial_offset, `partial_stride` apart.
   struct Item {
     size_t planned;
     AttentionRange range;
@@ -172,11 +176,12 @@ class BlockedRun {
   }
 
   void plan_splits(const AttentionSequence& s, int64_t rows) {
-    const int64_t parts = std::max<int64_t>(1, (s.num_keys + kSplitKeys - 1) / kSplitKeys);
+    const int64_t part_keys = rows <= kernels_.rows_per_group ? kGroupSplitKeys : kSplitKeys;
+    const int64_t parts = std::max<int64_t>(1, (s.num_keys + part_keys - 1) / part_keys);
     const int64_t floats = kernels_.partial_floats(problem_, rows);
     for (int64_t head = 0; head < problem_.num_kv_heads; head += pass_)
       for (int64_t part = 0; part < parts; ++part) {
-        const int64_t begin = part * kSplitKeys, end = std::min(begin + kSplitKeys, s.num_keys);
+        const int64_t begin = part * part_keys, end = std::min(begin + part_keys, s.num_keys);
         const int64_t heads = std::min(pass_, problem_.num_kv_heads - head);
         items_.push_back({planned_.size() - 1,
                           {head, 0, rows, begin, end},
@@ -190,11 +195,25 @@ class BlockedRun {
   }
 
   void plan_blocks(const AttentionSequence& s, int64_t kv_head, int64_t rows) {
+    const bool is_cut = problem_.num_kv_heads * ((rows + kRowBlock - 1) / kRowBlock) < kEnoughBlocks;
     for (int64_t row = 0; row < rows; row += kRowBlock) {
       const int64_t end = std::min(row + kRowBlock, rows);
       const int64_t seen = problem_.is_causal ? (end - 1) / ratio_ + 1 + s.num_keys - s.num_queries : s.num_keys;
       const int64_t keys = std::clamp<int64_t>(seen, 0, s.num_keys);
-      items_.push_back({planned_.size() - 1, {kv_head, row, end, 0, keys}, 1, 0, 0, (end - row) * keys});
+      const auto add = [&](int64_t key_begin, int64_t key_end, int64_t partial) {
+        const AttentionRange range{kv_head, row, end, key_begin, key_end};
+        items_.push_back({planned_.size() - 1, range, 1, partial, 0, (end - row) * (key_end - key_begin)});
+      };
+      const int64_t parts = is_cut ? (keys + kBlockSplitKeys - 1) / kBlockSplitKeys : 1;
+      if (parts <= 1) {
+        add(0, keys, -1);
+        continue;
+      }
+      joins_.push_back({&s, {kv_head, row, end, 0, keys}, num_partial_floats_, parts});
+      for (int64_t part = 0; part < parts; ++part) {
+        add(part * kBlockSplitKeys, std::min((part + 1) * kBlockSplitKeys, keys), num_partial_floats_);
+        num_partial_floats_ += kernels_.partial_floats(problem_, end - row);
+      }
     }
   }
 
@@ -222,12 +241,14 @@ class BlockedRun {
         kernels_.pack(problem_, *s.sequence, head, tile, packed(s, head, false), packed(s, head, true));
   }
 
-  void attend_block(const Item& item, float* partial, void* scratch) const {
+  void attend_block(const Item& item, float* own_partial, void* scratch) const {
     const Planned& s = planned_[item.planned];
+    const bool is_whole = item.partial_offset < 0;
+    float* partial = is_whole ? own_partial : partials_.data_ptr<float>() + item.partial_offset;
     kernels_.start(problem_, item.range.row_end - item.range.row_begin, partial);
     kernels_.attend(problem_, *s.sequence, item.range, s.positions.data(), packed(s, item.range.kv_head, false),
                     packed(s, item.range.kv_head, true), scratch, partial);
-    kernels_.finish(problem_, *s.sequence, item.range, partial, 1);
+    if (is_whole) kernels_.finish(problem_, *s.sequence, item.range, partial, 1);
   }
 
   void attend_split(const Item& item, void* scratch) {

@@ -13,13 +13,15 @@
 
 namespace espalier::ops {
 
-Tensor attention_decode(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& key_begin,
-                        const Tensor& key_length, int64_t max_length, double scale, int64_t window,
-                        const OptionalTensor& query_position, const OptionalTensor& key_position) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::attention_decode", "")
-                             .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                           int64_t, double, int64_t, const OptionalTensor&, const OptionalTensor&)>();
+std::tuple<Tensor, Tensor> attention_decode(const Tensor& query, const Tensor& key, const Tensor& value,
+                                            const Tensor& key_begin, const Tensor& key_length, int64_t max_length,
+                                            double scale, int64_t window, const OptionalTensor& query_position,
+                                            const OptionalTensor& key_position) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("espalier::attention_decode", "")
+          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                            int64_t, double, int64_t, const OptionalTensor&, const OptionalTensor&)>();
   return op.call(query, key, value, key_begin, key_length, max_length, scale, window, query_position, key_position);
 }
 
@@ -56,13 +58,15 @@ void check_attention_decode(const AttentionDecodeInputs& in) {
 
 namespace {
 
-Tensor attention_decode_meta(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& key_begin,
-                             const Tensor& key_length, int64_t max_length, double scale, int64_t window,
-                             const OptionalTensor& query_position, const OptionalTensor& key_position) {
+std::tuple<Tensor, Tensor> attention_decode_meta(const Tensor& query, const Tensor& key, const Tensor& value,
+                                                 const Tensor& key_begin, const Tensor& key_length, int64_t max_length,
+                                                 double scale, int64_t window, const OptionalTensor& query_position,
+                                                 const OptionalTensor& key_position) {
   if (has_plain_sizes(query, key, value, key_begin, key_length, query_position, key_position))
     check_attention_decode(
         {query, key, value, key_begin, key_length, max_length, scale, window, query_position, key_position});
-  return at::empty_symint(query.sym_sizes(), query.options());
+  return {at::empty_symint(query.sym_sizes(), query.options()),
+          at::empty_symint({query.sym_size(1), query.sym_size(0)}, query.options().dtype(at::kFloat))};
 }
 
 }  // namespace

@@ -7,11 +7,12 @@
 
 namespace espalier::kernels {
 
-// query [b, h, d]; output [b, h, d] contiguous; key_begin and key_length [b], of which no length is above max_length.
-// Positions are read only with window > 0.
+// query [b, h, d]; output [b, h, d] and lse [h, b] contiguous; key_begin and key_length [b], of which no length is
+// above max_length. Positions are read only with window > 0.
 struct AttentionDecodeProblem {
   AttentionRows query, key, value;
   void* output;
+  float* lse;
   const int64_t* key_begin;
   const int64_t* key_length;
   const int64_t* query_position;

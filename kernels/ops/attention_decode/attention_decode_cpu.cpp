@@ -13,9 +13,10 @@
 namespace espalier::ops {
 namespace {
 
-Tensor attention_decode_cpu(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& key_begin,
-                            const Tensor& key_length, int64_t max_length, double scale, int64_t window,
-                            const OptionalTensor& query_position, const OptionalTensor& key_position) {
+std::tuple<Tensor, Tensor> attention_decode_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
+                                                const Tensor& key_begin, const Tensor& key_length, int64_t max_length,
+                                                double scale, int64_t window, const OptionalTensor& query_position,
+                                                const OptionalTensor& key_position) {
   check_attention_decode(
       {query, key, value, key_begin, key_length, max_length, scale, window, query_position, key_position});
   const Tensor begins = key_begin.contiguous(), lengths = key_length.contiguous();
@@ -26,8 +27,8 @@ Tensor attention_decode_cpu(const Tensor& query, const Tensor& key, const Tensor
   }
   kernels::note_kernel("attention_decode", kernels::attention_cpu_name(kernels::element_type(query, "attention_decode"),
                                                                        kernels::cpu_level()));
-  return std::get<0>(attention(query, key, value, at::arange(query.size(0) + 1, at::kLong), begins, lengths, scale,
-                               /*is_causal=*/true, window, query_position, key_position));
+  return attention(query, key, value, at::arange(query.size(0) + 1, at::kLong), begins, lengths, scale,
+                   /*is_causal=*/true, window, query_position, key_position);
 }
 
 }  // namespace

@@ -18,9 +18,10 @@ namespace {
 using kernels::AttentionDecodeProblem;
 using kernels::AttentionRows;
 
-Tensor attention_decode_cuda(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& key_begin,
-                             const Tensor& key_length, int64_t max_length, double scale, int64_t window,
-                             const OptionalTensor& query_position, const OptionalTensor& key_position) {
+std::tuple<Tensor, Tensor> attention_decode_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
+                                                 const Tensor& key_begin, const Tensor& key_length, int64_t max_length,
+                                                 double scale, int64_t window, const OptionalTensor& query_position,
+                                                 const OptionalTensor& key_position) {
   check_attention_decode(
       {query, key, value, key_begin, key_length, max_length, scale, window, query_position, key_position});
   TORCH_CHECK(query.size(2) <= kernels::kAttentionCudaMaxDim, "attention_decode: heads wider than ",
@@ -33,12 +34,14 @@ Tensor attention_decode_cuda(const Tensor& query, const Tensor& key, const Tenso
   const Tensor query_positions = window > 0 ? query_position->contiguous() : Tensor(),
                key_positions = window > 0 ? key_position->contiguous() : Tensor();
   Tensor out = at::empty(query.sizes(), query.options());
+  Tensor lse = at::empty({query.size(1), query.size(0)}, query.options().dtype(at::kFloat));
   const auto rows = [](const Tensor& t) { return AttentionRows{t.const_data_ptr(), t.stride(0), t.stride(1)}; };
   const AttentionDecodeProblem problem{
       .query = rows(q),
       .key = rows(k),
       .value = rows(v),
       .output = out.mutable_data_ptr(),
+      .lse = lse.mutable_data_ptr<float>(),
       .key_begin = begins.const_data_ptr<int64_t>(),
       .key_length = lengths.const_data_ptr<int64_t>(),
       .query_position = window > 0 ? query_positions.const_data_ptr<int64_t>() : nullptr,
@@ -55,7 +58,7 @@ Tensor attention_decode_cuda(const Tensor& query, const Tensor& key, const Tenso
       at::empty({kernels::attention_decode_cuda_partial_floats(problem)}, query.options().dtype(at::kFloat));
   C10_CUDA_CHECK(
       kernels::attention_decode_cuda(problem, partials.mutable_data_ptr<float>(), c10::cuda::getCurrentCUDAStream()));
-  return out;
+  return {out, lse};
 }
 
 }  // namespace

@@ -165,6 +165,7 @@ __global__ void __launch_bounds__(kThreads) join_kernel(AttentionDecodeProblem p
     static_cast<T*>(p.output)[(sequence * p.num_heads + head) * dim + column] =
         from_float<T>(mass > 0 ? sum / mass : 0.0F);
   }
+  if (threadIdx.x == 0) p.lse[head * p.num_sequences + sequence] = mass > 0 ? peak + logf(mass) : -INFINITY;
 }
 
 template <typename T, int N, int R, bool kWide>

@@ -22,9 +22,9 @@ void check_growth(const at::Tensor& query_lower, const at::Tensor& key_lower, co
              has_direction = direction.has_value() && direction->defined();
   TORCH_CHECK(has_hidden == has_direction, "attention_growth: hidden and direction come together or not at all");
   if (!has_hidden) return;
-  TORCH_CHECK(hidden->dim() == 2 && hidden->size(0) == query_lower.size(0) && direction->dim() == 2 &&
+  TORCH_CHECK(hidden->dim() == 2 && hidden->size(0) == key_lower.size(0) && direction->dim() == 2 &&
                   direction->size(0) == row_begin.size(0) - 1 && direction->size(1) == hidden->size(1),
-              "attention_growth: hidden [", query_lower.size(0), ", w] and direction [", row_begin.size(0) - 1,
+              "attention_growth: hidden [", key_lower.size(0), ", w] and direction [", row_begin.size(0) - 1,
               ", w] expected, got ", hidden->sizes(), " and ", direction->sizes());
   TORCH_CHECK(hidden->device() == query_lower.device() && direction->device() == query_lower.device(),
               "attention_growth: hidden and direction must be on ", query_lower.device(), ", got ", hidden->device(),
@@ -55,19 +55,21 @@ namespace {
 
 using GrowthSignature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, bool, int64_t,
-                               const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double);
+                               const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
+                               const OptionalTensor&);
 
 Tensor attention_growth_meta(const Tensor& query_lower, const Tensor& key_lower, const Tensor& lse_lower,
                              const Tensor& query_upper, const Tensor& key_upper, const Tensor& lse_upper,
                              const Tensor& rows, const Tensor& row_begin, const Tensor& columns,
                              const Tensor& column_begin, double, bool, int64_t window, const OptionalTensor& position,
-                             const OptionalTensor& hidden, const OptionalTensor& direction, double) {
+                             const OptionalTensor& hidden, const OptionalTensor& direction, double,
+                             const OptionalTensor& own_key) {
   if (has_plain_sizes(query_lower, key_lower, lse_lower, query_upper, key_upper, lse_upper, rows, row_begin, columns,
-                      column_begin, position, hidden, direction)) {
+                      column_begin, position, hidden, direction, own_key)) {
     kernels::check_probe_layer("attention_growth", query_lower, key_lower, lse_lower);
     kernels::check_probe_layer("attention_growth", query_upper, key_upper, lse_upper);
-    kernels::check_probe_groups("attention_growth", query_lower, rows, row_begin, columns, column_begin, window,
-                                position);
+    kernels::check_probe_groups("attention_growth", query_lower, key_lower, rows, row_begin, columns, column_begin,
+                                /*is_causal=*/true, window, position, own_key);
     kernels::check_growth(query_lower, key_lower, query_upper, key_upper, row_begin, hidden, direction);
   }
   return at::empty_symint({columns.sym_size(0)}, lse_lower.options());
@@ -79,11 +81,12 @@ Tensor attention_growth(const Tensor& query_lower, const Tensor& key_lower, cons
                         const Tensor& query_upper, const Tensor& key_upper, const Tensor& lse_upper, const Tensor& rows,
                         const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
                         bool relu_per_head, int64_t window, const OptionalTensor& position,
-                        const OptionalTensor& hidden, const OptionalTensor& direction, double cosine_weight) {
+                        const OptionalTensor& hidden, const OptionalTensor& direction, double cosine_weight,
+                        const OptionalTensor& own_key) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("espalier::attention_growth", "").typed<GrowthSignature>();
   return op.call(query_lower, key_lower, lse_lower, query_upper, key_upper, lse_upper, rows, row_begin, columns,
-                 column_begin, scale, relu_per_head, window, position, hidden, direction, cosine_weight);
+                 column_begin, scale, relu_per_head, window, position, hidden, direction, cosine_weight, own_key);
 }
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {

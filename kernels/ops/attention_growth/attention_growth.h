@@ -11,7 +11,7 @@ namespace espalier::kernels {
 
 // out[c] += weight · cos(hidden[column], direction[group]); nothing is added without hidden.
 struct GrowthDirection {
-  const void* hidden = nullptr;  // [n, width]
+  const void* hidden = nullptr;  // [nk, width]
   int64_t hidden_stride = 0;     // elements from token to token
   ElementType hidden_type = ElementType::kFloat32;
   const float* direction = nullptr;  // [groups, width]

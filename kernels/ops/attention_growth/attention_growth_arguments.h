@@ -12,7 +12,7 @@
 
 namespace espalier::kernels {
 
-// Both layers of one shape; hidden [n, w] and direction [groups, w] together or neither. Throws otherwise.
+// Both layers of one shape; hidden [nk, w] and direction [groups, w] together or neither. Throws otherwise.
 void check_growth(const at::Tensor& query_lower, const at::Tensor& key_lower, const at::Tensor& query_upper,
                   const at::Tensor& key_upper, const at::Tensor& row_begin, const std::optional<at::Tensor>& hidden,
                   const std::optional<at::Tensor>& direction);

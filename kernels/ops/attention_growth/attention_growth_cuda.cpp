@@ -21,14 +21,15 @@ at::Tensor attention_growth_cuda(const at::Tensor& query_lower, const at::Tensor
                                  const at::Tensor& row_begin, const at::Tensor& columns, const at::Tensor& column_begin,
                                  double scale, bool relu_per_head, int64_t window,
                                  const std::optional<at::Tensor>& position, const std::optional<at::Tensor>& hidden,
-                                 const std::optional<at::Tensor>& direction, double cosine_weight) {
+                                 const std::optional<at::Tensor>& direction, double cosine_weight,
+                                 const std::optional<at::Tensor>& own_key) {
   kernels::note_kernel("attention_growth", "cuda");
   const c10::cuda::CUDAGuard guard(query_lower.device());
   const kernels::LayerPointers lower("attention_growth", query_lower, key_lower, lse_lower);
   const kernels::LayerPointers upper("attention_growth", query_upper, key_upper, lse_upper);
   const kernels::GroupPointers groups("attention_growth", query_lower, key_lower, rows, row_begin, columns,
                                       column_begin, scale,
-                                      /*is_causal=*/true, window, position);
+                                      /*is_causal=*/true, window, position, own_key);
   kernels::check_growth(query_lower, key_lower, query_upper, key_upper, row_begin, hidden, direction);
   const kernels::DirectionPointers pointers(hidden, direction, cosine_weight);
   at::Tensor out = at::empty({columns.size(0)}, lse_lower.options());

@@ -24,6 +24,10 @@ namespace espalier::kernels {
 
 namespace {
 
+bool given(const std::optional<at::Tensor>& t) {
+  return t.has_value() && t->defined();
+}
+
 void check_index(const char* op, const char* name, const at::Tensor& index, const at::Tensor& query) {
   TORCH_CHECK(index.scalar_type() == at::kLong && index.dim() == 1 && index.device() == query.device(), op, ": ", name,
               " must be int64 [count] on ", query.device(), ", got ", index.scalar_type(), " ", index.sizes(), " on ",
@@ -33,9 +37,8 @@ void check_index(const char* op, const char* name, const at::Tensor& index, cons
 }  // namespace
 
 void check_probe_layer(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse) {
-  TORCH_CHECK(query.dim() == 3 && key.dim() == 3 && query.size(0) == key.size(0) && query.size(2) == key.size(2) &&
-                  query.size(2) > 0,
-              op, ": query [n, h, d] and key [n, g, d] expected, got ", query.sizes(), " and ", key.sizes());
+  TORCH_CHECK(query.dim() == 3 && key.dim() == 3 && query.size(2) == key.size(2) && query.size(2) > 0, op,
+              ": query [nq, h, d] and key [nk, g, d] expected, got ", query.sizes(), " and ", key.sizes());
   TORCH_CHECK(key.size(1) > 0 && query.size(1) > 0 && query.size(1) % key.size(1) == 0, op,
               ": query heads must be a multiple of key heads, got ", query.size(1), " and ", key.size(1));
   TORCH_CHECK(query.is_floating_point() && query.scalar_type() == key.scalar_type(), op,
@@ -50,9 +53,10 @@ void check_probe_layer(const char* op, const at::Tensor& query, const at::Tensor
               lse.device());
 }
 
-void check_probe_groups(const char* op, const at::Tensor& query, const at::Tensor& rows, const at::Tensor& row_begin,
-                        const at::Tensor& columns, const at::Tensor& column_begin, int64_t window,
-                        const std::optional<at::Tensor>& position) {
+void check_probe_groups(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& rows,
+                        const at::Tensor& row_begin, const at::Tensor& columns, const at::Tensor& column_begin,
+                        bool is_causal, int64_t window, const std::optional<at::Tensor>& position,
+                        const std::optional<at::Tensor>& own_key) {
   check_index(op, "rows", rows, query);
   check_index(op, "columns", columns, query);
   check_offsets(op, "row_begin", row_begin, rows.size(0));
@@ -65,11 +69,19 @@ void check_probe_groups(const char* op, const at::Tensor& query, const at::Tenso
               ": row_begin and column_begin must name the same groups, got ", row_begin.size(0) - 1, " and ",
               column_begin.size(0) - 1);
   TORCH_CHECK(window >= 0, op, ": window must be 0 (none) or positive, got ", window);
+  if (given(own_key)) {
+    check_index(op, "own_key", *own_key, query);
+    TORCH_CHECK(own_key->size(0) == query.size(0), op, ": own_key [", query.size(0), "] expected, got ",
+                own_key->sizes());
+  } else {
+    TORCH_CHECK(query.size(0) == key.size(0) || (!is_causal && window == 0), op,
+                ": causality and windows need own_key where query and key have different rows, got ", query.size(0),
+                " and ", key.size(0));
+  }
   if (window == 0) return;
-  TORCH_CHECK(position.has_value() && position->defined(), op, ": window > 0 needs position [n]");
+  TORCH_CHECK(given(position), op, ": window > 0 needs position [nk]");
   check_index(op, "position", *position, query);
-  TORCH_CHECK(position->size(0) == query.size(0), op, ": position [", query.size(0), "] expected, got ",
-              position->sizes());
+  TORCH_CHECK(position->size(0) == key.size(0), op, ": position [", key.size(0), "] expected, got ", position->sizes());
 }
 
 ProbeHeads probe_heads(const char* op, std::string_view name) {
@@ -101,11 +113,15 @@ LayerPointers::LayerPointers(const char* op, const at::Tensor& query_in, const a
 GroupPointers::GroupPointers(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& rows_in,
                              const at::Tensor& row_begin_in, const at::Tensor& columns_in,
                              const at::Tensor& column_begin_in, double scale, bool is_causal, int64_t window,
-                             const std::optional<at::Tensor>& position_in) {
-  check_probe_groups(op, query, rows_in, row_begin_in, columns_in, column_begin_in, window, position_in);
+                             const std::optional<at::Tensor>& position_in,
+                             const std::optional<at::Tensor>& own_key_in) {
+  check_probe_groups(op, query, key, rows_in, row_begin_in, columns_in, column_begin_in, is_causal, window, position_in,
+                     own_key_in);
+  if (given(own_key_in)) own_key = own_key_in->contiguous();
   if (query.device().is_cpu()) {
     check_rows_in_range(op, rows_in, query.size(0));
-    check_rows_in_range(op, columns_in, query.size(0));
+    check_rows_in_range(op, columns_in, key.size(0));
+    if (own_key.defined()) check_rows_in_range(op, own_key, key.size(0));
   }
   rows = rows_in.contiguous();
   row_begin = row_begin_in.contiguous();
@@ -113,13 +129,14 @@ GroupPointers::GroupPointers(const char* op, const at::Tensor& query, const at::
   column_begin = column_begin_in.contiguous();
   if (window > 0) position = position_in->contiguous();
   shape = {.type = element_type(query, op),
-           .num_tokens = query.size(0),
+           .num_queries = query.size(0),
            .num_heads = query.size(1),
            .num_kv_heads = key.size(1),
            .d = query.size(2),
            .scale = static_cast<float>(scale),
            .is_causal = is_causal,
            .window = window,
+           .own_key = own_key.defined() ? own_key.const_data_ptr<int64_t>() : nullptr,
            .position = window > 0 ? position.const_data_ptr<int64_t>() : nullptr,
            .rows = rows.const_data_ptr<int64_t>(),
            .row_begin = row_begin.const_data_ptr<int64_t>(),
@@ -135,16 +152,17 @@ namespace espalier::ops {
 namespace {
 
 using ProbeSignature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                              const Tensor&, double, bool, std::string_view, bool, int64_t, const OptionalTensor&);
+                              const Tensor&, double, bool, std::string_view, bool, int64_t, const OptionalTensor&,
+                              const OptionalTensor&);
 
 Tensor call_attention_probe(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
                             const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
                             bool is_causal, std::string_view heads, bool reduce_rows, int64_t window,
-                            const OptionalTensor& position) {
+                            const OptionalTensor& position, const OptionalTensor& own_key) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("espalier::attention_probe", "").typed<ProbeSignature>();
   return op.call(query, key, lse, rows, row_begin, columns, column_begin, scale, is_causal, heads, reduce_rows, window,
-                 position);
+                 position, own_key);
 }
 
 const char* name_of(HeadReduction heads) {
@@ -160,20 +178,23 @@ const char* name_of(HeadReduction heads) {
 }
 
 void check(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows, const Tensor& row_begin,
-           const Tensor& columns, const Tensor& column_begin, std::string_view heads, bool reduce_rows, int64_t window,
-           const OptionalTensor& position) {
+           const Tensor& columns, const Tensor& column_begin, bool is_causal, std::string_view heads, bool reduce_rows,
+           int64_t window, const OptionalTensor& position, const OptionalTensor& own_key) {
   kernels::check_probe_layer("attention_probe", query, key, lse);
-  kernels::check_probe_groups("attention_probe", query, rows, row_begin, columns, column_begin, window, position);
+  kernels::check_probe_groups("attention_probe", query, key, rows, row_begin, columns, column_begin, is_causal, window,
+                              position, own_key);
   kernels::probe_heads("attention_probe", heads);
   TORCH_CHECK(reduce_rows || row_begin.size(0) == 2, "attention_probe: rows can be kept apart for one group only, got ",
               row_begin.size(0) - 1, " groups");
 }
 
 Tensor attention_probe_meta(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
-                            const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double, bool,
-                            std::string_view heads, bool reduce_rows, int64_t window, const OptionalTensor& position) {
-  if (has_plain_sizes(query, key, lse, rows, row_begin, columns, column_begin, position))
-    check(query, key, lse, rows, row_begin, columns, column_begin, heads, reduce_rows, window, position);
+                            const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double,
+                            bool is_causal, std::string_view heads, bool reduce_rows, int64_t window,
+                            const OptionalTensor& position, const OptionalTensor& own_key) {
+  if (has_plain_sizes(query, key, lse, rows, row_begin, columns, column_begin, position, own_key))
+    check(query, key, lse, rows, row_begin, columns, column_begin, is_causal, heads, reduce_rows, window, position,
+          own_key);
   std::vector<c10::SymInt> sizes;
   if (heads == "each") sizes.push_back(query.sym_size(1));
   if (!reduce_rows) sizes.push_back(rows.sym_size(0));
@@ -181,13 +202,13 @@ Tensor attention_probe_meta(const Tensor& query, const Tensor& key, const Tensor
   return at::empty_symint(sizes, lse.options());
 }
 
-// True where a row sees a column: [r, c].
-Tensor visible(const Tensor& row, const Tensor& column, bool is_causal, int64_t window,
+// True where a row, whose own key is given, sees a column: [r, c].
+Tensor visible(const Tensor& own, const Tensor& column, bool is_causal, int64_t window,
                const OptionalTensor& position) {
-  Tensor seen = (column.unsqueeze(0) >= 0).expand({row.size(0), column.size(0)});
-  if (is_causal) seen = seen.logical_and(column.unsqueeze(0) <= row.unsqueeze(1));
+  Tensor seen = (column.unsqueeze(0) >= 0).expand({own.size(0), column.size(0)});
+  if (is_causal) seen = seen.logical_and(column.unsqueeze(0) <= own.unsqueeze(1));
   if (window > 0) {
-    const Tensor row_position = position->index_select(0, row).unsqueeze(1);
+    const Tensor row_position = position->index_select(0, own).unsqueeze(1);
     const Tensor column_position = position->index_select(0, column).unsqueeze(0);
     seen = seen.logical_and(row_position - window < column_position);
   }
@@ -211,8 +232,9 @@ Tensor group_probabilities(const Tensor& query, const Tensor& key, const Tensor&
 Tensor attention_probe_composed(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
                                 const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin,
                                 double scale, bool is_causal, std::string_view heads, bool reduce_rows, int64_t window,
-                                const OptionalTensor& position) {
-  check(query, key, lse, rows, row_begin, columns, column_begin, heads, reduce_rows, window, position);
+                                const OptionalTensor& position, const OptionalTensor& own_key) {
+  check(query, key, lse, rows, row_begin, columns, column_begin, is_causal, heads, reduce_rows, window, position,
+        own_key);
   const Tensor row_starts = row_begin.contiguous(), column_starts = column_begin.contiguous();
   const int64_t* row_start = row_starts.const_data_ptr<int64_t>();
   const int64_t* column_start = column_starts.const_data_ptr<int64_t>();
@@ -220,8 +242,9 @@ Tensor attention_probe_composed(const Tensor& query, const Tensor& key, const Te
   for (int64_t i = 0; i + 1 < row_begin.numel(); ++i) {
     const Tensor row = rows.slice(0, row_start[i], row_start[i + 1]);
     const Tensor column = columns.slice(0, column_start[i], column_start[i + 1]);
+    const Tensor own = kernels::given(own_key) ? own_key->index_select(0, row) : row;
     Tensor p =
-        group_probabilities(query, key, lse, row, column, scale, visible(row, column, is_causal, window, position));
+        group_probabilities(query, key, lse, row, column, scale, visible(own, column, is_causal, window, position));
     if (heads == "mean") p = p.mean(0);
     if (heads == "max") p = p.amax(0);
     if (reduce_rows) p = row.size(0) > 0 ? p.mean(-2) : p.sum(-2);
@@ -235,14 +258,14 @@ Tensor attention_probe_composed(const Tensor& query, const Tensor& key, const Te
 Tensor attention_probe_autograd(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
                                 const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin,
                                 double scale, bool is_causal, std::string_view heads, bool reduce_rows, int64_t window,
-                                const OptionalTensor& position) {
+                                const OptionalTensor& position, const OptionalTensor& own_key) {
   if (query.scalar_type() == at::kDouble || wants_gradient(query, key, lse)) {
     return attention_probe_composed(query, key, lse, rows, row_begin, columns, column_begin, scale, is_causal, heads,
-                                    reduce_rows, window, position);
+                                    reduce_rows, window, position, own_key);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return call_attention_probe(query, key, lse, rows, row_begin, columns, column_begin, scale, is_causal, heads,
-                              reduce_rows, window, position);
+                              reduce_rows, window, position, own_key);
 }
 
 }  // namespace
@@ -250,9 +273,9 @@ Tensor attention_probe_autograd(const Tensor& query, const Tensor& key, const Te
 Tensor attention_probe(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
                        const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
                        bool is_causal, HeadReduction heads, bool reduce_rows, int64_t window,
-                       const OptionalTensor& position) {
+                       const OptionalTensor& position, const OptionalTensor& own_key) {
   return call_attention_probe(query, key, lse, rows, row_begin, columns, column_begin, scale, is_causal, name_of(heads),
-                              reduce_rows, window, position);
+                              reduce_rows, window, position, own_key);
 }
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {

@@ -16,12 +16,12 @@ namespace espalier::kernels {
 
 enum class ProbeHeads : uint8_t { kMean, kMax, kEach };
 
-// One attention layer over n packed tokens. Heads lie behind each other inside a token; tokens lie a stride (in
-// elements) apart.
+// One attention layer over packed tokens. Heads lie behind each other inside a token; tokens lie a stride (in elements)
+// apart.
 struct ProbeLayer {
-  const void* query;     // [n, h, d]
-  const void* key;       // [n, g, d]
-  const float* lse;      // [h, n], log-sum-exp of the scaled scores; -inf where a row sees no key
+  const void* query;     // [nq, h, d]
+  const void* key;       // [nk, g, d]
+  const float* lse;      // [h, nq], log-sum-exp of the scaled scores; -inf where a row sees no key
   int64_t query_stride;  // elements from token to token
   int64_t key_stride;
 };
@@ -30,14 +30,15 @@ struct ProbeLayer {
 // columns[column_begin[i] .. [i+1]].
 struct ProbeShape {
   ElementType type;
-  int64_t num_tokens;  // n
-  int64_t num_heads;   // h
+  int64_t num_queries;  // nq
+  int64_t num_heads;    // h
   int64_t num_kv_heads;
   int64_t d;
   float scale;
-  bool is_causal;           // column index > row index: probability 0
-  int64_t window;           // > 0: position[row] - window >= position[column] gives 0
-  const int64_t* position;  // [n], read for window > 0 only
+  bool is_causal;           // column > the row's own key: probability 0
+  int64_t window;           // > 0: position[own key] - window >= position[column] gives 0
+  const int64_t* own_key;   // [nq], among the keys; null: a row's own key is its namesake
+  const int64_t* position;  // [nk], read for window > 0 only
   const int64_t* rows;
   const int64_t* row_begin;
   const int64_t* columns;
@@ -45,7 +46,7 @@ struct ProbeShape {
   int64_t num_groups;
 };
 
-// Probability of token `column` in head `head` of token `row`: exp(scale · q·k - lse), 0 where it is not seen.
+// Probability of key `column` in head `head` of query `row`: exp(scale · q·k - lse), 0 where it is not seen.
 float attention_probability_plain(const ProbeLayer& layer, const ProbeShape& shape, int64_t head, int64_t row,
                                   int64_t column);
 

@@ -15,14 +15,16 @@
 
 namespace espalier::kernels {
 
-// One layer: query [n, h, d], key [n, g, d] of one dtype, lse [h, n] float32 (float64 for float64), all on one device.
+// One layer: query [nq, h, d], key [nk, g, d] of one dtype, lse [h, nq] float32 (float64 for float64), all on one
+// device.
 void check_probe_layer(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse);
 
 // rows [r], columns [c] int64 on query's device; row_begin, column_begin int64 [groups + 1] on the CPU, from 0 to r and
-// to c.
-void check_probe_groups(const char* op, const at::Tensor& query, const at::Tensor& rows, const at::Tensor& row_begin,
-                        const at::Tensor& columns, const at::Tensor& column_begin, int64_t window,
-                        const std::optional<at::Tensor>& position);
+// to c; position [nk] and own_key [nq], where causality or a window needs them.
+void check_probe_groups(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& rows,
+                        const at::Tensor& row_begin, const at::Tensor& columns, const at::Tensor& column_begin,
+                        bool is_causal, int64_t window, const std::optional<at::Tensor>& position,
+                        const std::optional<at::Tensor>& own_key);
 
 // "mean", "max" or "each".
 ProbeHeads probe_heads(const char* op, std::string_view name);
@@ -35,15 +37,16 @@ struct LayerPointers {
   LayerPointers(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse);
 };
 
-// Pointers to the groups of checked arguments: `rows`, `columns` and `position` on their own device, the begins on the
-// CPU.
+// Pointers to the groups of checked arguments: `rows`, `columns`, `position` and `own_key` on their own device, the
+// begins on the CPU.
 struct GroupPointers {
-  at::Tensor rows, row_begin, columns, column_begin, position;
+  at::Tensor rows, row_begin, columns, column_begin, position, own_key;
   ProbeShape shape;
 
   GroupPointers(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& rows,
                 const at::Tensor& row_begin, const at::Tensor& columns, const at::Tensor& column_begin, double scale,
-                bool is_causal, int64_t window, const std::optional<at::Tensor>& position);
+                bool is_causal, int64_t window, const std::optional<at::Tensor>& position,
+                const std::optional<at::Tensor>& own_key);
 };
 
 }  // namespace espalier::kernels

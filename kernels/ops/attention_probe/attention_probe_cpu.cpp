@@ -20,10 +20,11 @@ namespace espalier::kernels {
 
 float attention_probability_plain(const ProbeLayer& layer, const ProbeShape& shape, int64_t head, int64_t row,
                                   int64_t column) {
-  const float lse = layer.lse[head * shape.num_tokens + row];
+  const float lse = layer.lse[head * shape.num_queries + row];
   if (lse == -std::numeric_limits<float>::infinity()) return 0.0F;
-  if (shape.is_causal && column > row) return 0.0F;
-  if (shape.window > 0 && shape.position[row] - shape.window >= shape.position[column]) return 0.0F;
+  const int64_t own = shape.own_key != nullptr ? shape.own_key[row] : row;
+  if (shape.is_causal && column > own) return 0.0F;
+  if (shape.window > 0 && shape.position[own] - shape.window >= shape.position[column]) return 0.0F;
   const int64_t kv_head = head / (shape.num_heads / shape.num_kv_heads);
   float dot = 0.0F;
   for (int64_t i = 0; i < shape.d; ++i) {
@@ -77,10 +78,11 @@ namespace {
 at::Tensor attention_probe_cpu(const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse,
                                const at::Tensor& rows, const at::Tensor& row_begin, const at::Tensor& columns,
                                const at::Tensor& column_begin, double scale, bool is_causal, std::string_view heads,
-                               bool reduce_rows, int64_t window, const std::optional<at::Tensor>& position) {
+                               bool reduce_rows, int64_t window, const std::optional<at::Tensor>& position,
+                               const std::optional<at::Tensor>& own_key) {
   const kernels::LayerPointers layer("attention_probe", query, key, lse);
   const kernels::GroupPointers groups("attention_probe", query, key, rows, row_begin, columns, column_begin, scale,
-                                      is_causal, window, position);
+                                      is_causal, window, position, own_key);
   const kernels::ProbeHeads reduction = kernels::probe_heads("attention_probe", heads);
   TORCH_CHECK(reduce_rows || groups.shape.num_groups == 1,
               "attention_probe: rows can be kept apart for one group only, got ", groups.shape.num_groups, " groups");

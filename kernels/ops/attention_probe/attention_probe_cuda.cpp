@@ -20,11 +20,12 @@ namespace {
 at::Tensor attention_probe_cuda(const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse,
                                 const at::Tensor& rows, const at::Tensor& row_begin, const at::Tensor& columns,
                                 const at::Tensor& column_begin, double scale, bool is_causal, std::string_view heads,
-                                bool reduce_rows, int64_t window, const std::optional<at::Tensor>& position) {
+                                bool reduce_rows, int64_t window, const std::optional<at::Tensor>& position,
+                                const std::optional<at::Tensor>& own_key) {
   const c10::cuda::CUDAGuard guard(query.device());
   const kernels::LayerPointers layer("attention_probe", query, key, lse);
   const kernels::GroupPointers groups("attention_probe", query, key, rows, row_begin, columns, column_begin, scale,
-                                      is_causal, window, position);
+                                      is_causal, window, position, own_key);
   const kernels::ProbeHeads reduction = kernels::probe_heads("attention_probe", heads);
   TORCH_CHECK(reduce_rows || groups.shape.num_groups == 1,
               "attention_probe: rows can be kept apart for one group only, got ", groups.shape.num_groups, " groups");

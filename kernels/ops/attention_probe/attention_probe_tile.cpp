@@ -73,7 +73,7 @@ const float* ProbabilityTile::compute(const ProbeLayer& layer, int64_t kv_head, 
     for (int64_t r = 0; r < num_rows; ++r) {
       row_pointers_[i * num_rows + r] =
           element(layer.query, rows[r] * layer.query_stride + head * shape_.d, shape_.type);
-      lse_[i * num_rows + r] = layer.lse[head * shape_.num_tokens + rows[r]];
+      lse_[i * num_rows + r] = layer.lse[head * shape_.num_queries + rows[r]];
     }
   }
   panel_.dots(row_pointers_.data(), num_lines, lines_.data(), takes_tiles(shape_, tile.group));
@@ -97,12 +97,13 @@ void ProbabilityTile::hide(const int64_t* rows, int64_t num_rows, const ColumnTi
   const int64_t* columns = shape_.columns + tile.begin;
   const int64_t last_column = *std::max_element(columns, columns + tile.count);
   for (int64_t r = 0; r < num_rows; ++r) {
-    const bool is_cut = shape_.is_causal && last_column > rows[r];
+    const int64_t own = shape_.own_key != nullptr ? shape_.own_key[rows[r]] : rows[r];
+    const bool is_cut = shape_.is_causal && last_column > own;
     if (!is_cut && shape_.window == 0 && tile.count == kColumns) continue;
     bool seen[kColumns] = {};
     for (int64_t c = 0; c < tile.count; ++c) {
-      seen[c] = !(shape_.is_causal && columns[c] > rows[r]) &&
-                !(shape_.window > 0 && shape_.position[rows[r]] - shape_.window >= shape_.position[columns[c]]);
+      seen[c] = !(shape_.is_causal && columns[c] > own) &&
+                !(shape_.window > 0 && shape_.position[own] - shape_.window >= shape_.position[columns[c]]);
     }
     for (int64_t i = 0; i < repeat_; ++i) {
       float* line = &lines_[(i * num_rows + r) * kColumns];

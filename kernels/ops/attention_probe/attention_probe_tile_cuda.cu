@@ -7,8 +7,7 @@
 #include <algorithm>
 
 #include "kernels/ops/attention_probe/attention_probe.h"
-#include "kernels/support/cuda/element.cuh"
-#include "kernels/support/cuda/reduce.cuh"
+#include "kernels/support/cuda/row_products.cuh"
 
 namespace espalier::kernels {
 namespace {
@@ -139,10 +138,10 @@ __global__ void __launch_bounds__(kThreads) tile_kernel(ProbeLayer layer, ProbeS
         const int i = warp * kFragment + r;
         if (i >= num_rows) continue;  // the same in the whole warp
         const int64_t row = shape.rows[tile + i];
-        const float lse = layer.lse[head * shape.num_tokens + row];
-        const int64_t horizon = shape.window > 0 ? shape.position[row] - shape.window : 0;
+        const float lse = layer.lse[head * shape.num_queries + row];
+        const int64_t own = own_key(shape, row), horizon = shape.window > 0 ? shape.position[own] - shape.window : 0;
         for (int n = 0; n < kLaneColumns; ++n) {
-          const bool is_hidden = column[n] < 0 || (shape.is_causal && column[n] > row) ||
+          const bool is_hidden = column[n] < 0 || (shape.is_causal && column[n] > own) ||
                                  (shape.window > 0 && horizon >= position[n]) || lse == -INFINITY;
           const float p = is_hidden ? 0.0F : expf(shape.scale * scores[r * kScoreStride + lane + n * kWarpSize] - lse);
           reduced[r][n] = plan.heads == ProbeHeads::kMax ? fmaxf(reduced[r][n], p) : reduced[r][n] + p;

@@ -39,13 +39,19 @@ __device__ float warp_cosine(const T* row, const float* direction, int64_t d) {
   return row_norm < kSmallestNorm || direction_norm < kSmallestNorm ? 0.0F : dot / row_norm / direction_norm;
 }
 
+// The key that is the query row's own.
+__device__ inline int64_t own_key(const ProbeShape& shape, int64_t row) {
+  return shape.own_key != nullptr ? shape.own_key[row] : row;
+}
+
 // attention_probability_plain by a warp.
 template <int N, typename T>
 __device__ float warp_probability(const ProbeLayer& layer, const ProbeShape& shape, int64_t head, int64_t row,
                                   int64_t column) {
-  const float lse = layer.lse[head * shape.num_tokens + row];
-  const bool is_behind = shape.is_causal && column > row;
-  const bool is_outside = shape.window > 0 && shape.position[row] - shape.window >= shape.position[column];
+  const float lse = layer.lse[head * shape.num_queries + row];
+  const int64_t own = own_key(shape, row);
+  const bool is_behind = shape.is_causal && column > own;
+  const bool is_outside = shape.window > 0 && shape.position[own] - shape.window >= shape.position[column];
   if (is_behind || is_outside || lse == -INFINITY) return 0.0F;  // the same in every lane
   const int64_t kv_head = head / (shape.num_heads / shape.num_kv_heads);
   const T* query = static_cast<const T*>(layer.query) + row * layer.query_stride + head * shape.d;

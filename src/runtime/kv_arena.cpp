@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/kv_arena.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "espalier/ops.h"
+
+namespace espalier {
+
+int64_t bytes_per_kv_row(const DecoderConfig& config, at::ScalarType dtype) {
+  return 2 * config.num_kv_heads * config.head_dim * static_cast<int64_t>(at::elementSize(dtype));
+}
+
+KvBlock::~KvBlock() {
+  arena_.release(layer_, begin_, begin_ + capacity_);
+}
+
+KvArena::KvArena(const DecoderConfig& config, at::ScalarType dtype, at::Device device)
+    : num_kv_heads_(config.num_kv_heads),
+      head_dim_(config.head_dim),
+      bytes_per_row_(bytes_per_kv_row(config, dtype)),
+      has_window_(config.sliding_window > 0),
+      options_(at::TensorOptions(dtype).device(device)),
+      layers_(static_cast<size_t>(config.num_layers)) {}
+
+int64_t KvArena::bytes_in_use() const {
+  const std::scoped_lock lock(mutex_);
+  int64_t rows = 0;
+  for (const Layer& layer : layers_) rows += layer.rows_in_use;
+  return rows * bytes_per_row_;
+}
+
+int64_t KvArena::bytes_reserved() const {
+  const std::scoped_lock lock(mutex_);
+  int64_t rows = 0;
+  for (const Layer& layer : layers_) rows += layer.rows;
+  return rows * bytes_per_row_;
+}
+
+std::shared_ptr<const KvBlock> KvArena::allocate(int layer, int64_t wanted) {
+  const int64_t rows = std::max<int64_t>(1, wanted);  // an empty range has no place of its own
+  const std::scoped_lock lock(mutex_);
+  Layer& l = layers_[static_cast<size_t>(layer)];
+  const auto fits = [rows](const auto& range) { return range.second - range.first >= rows; };
+  auto found = std::ranges::find_if(l.free, fits);
+  if (found == l.free.end()) {
+    grow(l, rows);
+    found = std::ranges::find_if(l.free, fits);
+  }
+  const auto [begin, end] = *found;
+  l.free.erase(found);
+  if (begin + rows < end) l.free.emplace(begin + rows, end);
+  l.rows_in_use += rows;
+  return std::make_shared<const KvBlock>(*this, layer, begin, rows);
+}
+
+// More rows at the end, by half of what there are or as many as are missing.
+void KvArena::grow(Layer& l, int64_t rows) {
+  const bool ends_free = !l.free.empty() && std::prev(l.free.end())->second == l.rows;
+  const int64_t first_free = ends_free ? std::prev(l.free.end())->first : l.rows;
+  const int64_t grown = std::max(first_free + rows, l.rows + l.rows / 2);
+  const auto move = [&](at::Tensor& buffer, at::IntArrayRef sizes, at::TensorOptions options) {
+    const at::Tensor roomy = at::empty(sizes, options);
+    if (buffer.defined()) roomy.narrow(0, 0, first_free).copy_(buffer.narrow(0, 0, first_free));
+    buffer = roomy;
+  };
+  move(l.key, {grown, num_kv_heads_, head_dim_}, options_);
+  move(l.value, {grown, num_kv_heads_, head_dim_}, options_);
+  if (has_window_) move(l.position_id, {grown}, options_.dtype(at::kLong));
+  if (ends_free) l.free.erase(first_free);
+  l.free.emplace(first_free, grown);
+  l.rows = grown;
+  ++generation_;
+}
+
+// Neighbours that are free become one range; a layer that nobody uses lets its buffer go.
+void KvArena::release(int layer, int64_t begin, int64_t end) {
+  const std::scoped_lock lock(mutex_);
+  Layer& l = layers_[static_cast<size_t>(layer)];
+  l.rows_in_use -= end - begin;
+  if (l.rows_in_use == 0) {
+    l = {};
+    ++generation_;
+    return;
+  }
+  const auto next = l.free.lower_bound(begin);
+  if (next != l.free.end() && next->first == end) {
+    end = next->second;
+    l.free.erase(next);
+  }
+  const auto behind = l.free.lower_bound(begin);
+  if (behind != l.free.begin() && std::prev(behind)->second == begin)
+    std::prev(behind)->second = end;
+  else
+    l.free.emplace(begin, end);
+}
+
+int64_t SequenceKv::length(int layer) const {
+  int64_t rows = 0;
+  for (const KvRun& run : runs(layer)) rows += run.length;
+  return rows;
+}
+
+int64_t SequenceKv::extend(KvArena& arena, int layer, int64_t count, int64_t room) {
+  std::vector<KvRun>& own = layers_[static_cast<size_t>(layer)];
+  if (own.empty() || own.back().is_shared) {
+    auto block = arena.allocate(layer, count + room);
+    const int64_t begin = block->begin();
+    own.push_back({std::move(block), begin, 0});
+  }
+  KvRun& last = own.back();
+  if (last.begin + last.length + count > last.block->end()) {
+    auto block = arena.allocate(layer, last.length + count + std::max(room, last.length / 4));
+    const auto move = [&](const at::Tensor& buffer) {
+      if (buffer.defined())
+        buffer.narrow(0, block->begin(), last.length).copy_(buffer.narrow(0, last.begin, last.length));
+    };
+    move(arena.key(layer));
+    move(arena.value(layer));
+    move(arena.position_id(layer));
+    last.begin = block->begin();
+    last.block = std::move(block);
+  }
+  const int64_t first = last.begin + last.length;
+  last.length += count;
+  return first;
+}
+
+void SequenceKv::keep(KvArena& arena, int layer, const at::Tensor& rows) {
+  KvRun& own = layers_[static_cast<size_t>(layer)].back();
+  const auto all = [&](const at::Tensor& buffer) { return buffer.narrow(0, own.begin, own.length); };
+  const auto [key, value] = ops::compact_kv(all(arena.key(layer)), all(arena.value(layer)), rows);
+  own.length = rows.size(1);
+  all(arena.key(layer)).copy_(key);
+  all(arena.value(layer)).copy_(value);
+}
+
+SequenceKv SequenceKv::share(std::span<const int64_t> lengths) {
+  SequenceKv shared(static_cast<int>(layers_.size()));
+  for (size_t layer = 0; layer < lengths.size(); ++layer) {
+    std::vector<KvRun>& own = layers_[layer];
+    std::vector<KvRun> rest;
+    int64_t left = lengths[layer];
+    for (KvRun& run : own) {
+      const int64_t taken = std::min(left, run.length);
+      left -= taken;
+      if (taken > 0) {
+        shared.layers_[layer].push_back({run.block, run.begin, taken, true});
+        rest.push_back(shared.layers_[layer].back());
+      }
+      if (taken < run.length) rest.push_back({run.block, run.begin + taken, run.length - taken, run.is_shared});
+    }
+    own = std::move(rest);
+  }
+  return shared;
+}
+
+}  // namespace espalier

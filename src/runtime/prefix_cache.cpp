@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/prefix_cache.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "runtime/sequence.h"
+
+namespace espalier {
+
+namespace {
+
+size_t combined(size_t seed, size_t value) {
+  return seed ^ (value + 0x9e3779b97f4a7c15 + (seed << 6) + (seed >> 2));
+}
+
+size_t hash_of(const PrefixKey& key) {
+  const std::hash<std::string_view> text;
+  size_t hash = text({reinterpret_cast<const char*>(key.ids.data()), key.ids.size() * sizeof(int32_t)});
+  for (const ImageCache::Key& picture : key.pictures) hash = combined(hash, text(picture.first));
+  return combined(combined(hash, text(key.policy)), text(key.salt));
+}
+
+bool serves(const CachedPrefix& prefix, const PrefixKey& key, const Sequence& sequence) {
+  return prefix.key == key && prefix.custom == sequence.custom && sequence.walk.fits(*prefix.walk);
+}
+
+}  // namespace
+
+PrefixCache::PrefixCache(int64_t max_bytes, Hash hash) : max_bytes_(max_bytes), hash_(hash ? std::move(hash) : hash_of) {}
+
+PrefixPtr PrefixCache::find(const Sequence& sequence, std::span<const PrefixPtr> also) {
+  const std::vector<int64_t> ends = example_begins(*sequence.prompt.layout);
+  if (ends.empty()) return nullptr;
+  PrefixPtr found;
+  for (auto end = ends.rbegin(); end != ends.rend() && !found; ++end) {
+    const PrefixKey key = key_of_prefix(sequence, *end);
+    for (const PrefixPtr& held : also)
+      if (held && held->end == *end && serves(*held, key, sequence)) found = held;
+    const auto [first, last] = places_.equal_range(hash_(key));
+    for (auto place = first; place != last && !found; ++place) {
+      if (!serves(*place->second->prefix, key, sequence)) continue;
+      found = place->second->prefix;
+      entries_.splice(entries_.begin(), entries_, place->second);
+    }
+  }
+  ++(found ? counts_.hits : counts_.misses);
+  if (found) counts_.reused_tokens += found->end;
+  return found;
+}
+
+void PrefixCache::keep(const PrefixPtr& prefix) {
+  if (prefix->bytes > max_bytes_) return;
+  const size_t hash = hash_(prefix->key);
+  const auto [first, last] = places_.equal_range(hash);
+  for (auto place = first; place != last; ++place) {
+    const CachedPrefix& other = *place->second->prefix;
+    if (other.key == prefix->key && other.custom == prefix->custom && other.depth == prefix->depth) return;
+  }
+  while (counts_.bytes + prefix->bytes > max_bytes_) drop_last();
+  entries_.push_front({hash, prefix});
+  places_.emplace(hash, entries_.begin());
+  counts_.bytes += prefix->bytes;
+}
+
+void PrefixCache::drop_last() {
+  const auto last = std::prev(entries_.end());
+  const auto [first, end] = places_.equal_range(last->hash);
+  places_.erase(std::find_if(first, end, [&](const auto& place) { return place.second == last; }));
+  counts_.bytes -= last->prefix->bytes;
+  entries_.erase(last);
+}
+
+std::vector<int64_t> example_begins(const PromptLayout& prompt) {
+  std::vector<int64_t> begins;
+  int example = -1;
+  for (const Segment& segment : prompt.segments) {
+    if (segment.example > example && segment.begin > 0) begins.push_back(segment.begin);
+    example = std::max(example, segment.example);
+  }
+  return begins;
+}
+
+int boundary_depth(const PolicyWalk& walk, int num_layers) {
+  if (walk.positions() == Positions::kCompact) return 0;  // positions depend on what survives before
+  const ActPoint* point = walk.boundary_point();
+  if (!point) return num_layers;
+  return point->site < Site::kBeforeLayer ? 0 : point->layer;
+}
+
+PrefixKey key_of_prefix(const Sequence& sequence, int64_t end) {
+  const PackedPrompt& prompt = sequence.prompt;
+  PrefixKey key{.ids = {prompt.ids.begin(), prompt.ids.begin() + end},
+                .pictures = {},
+                .policy = sequence.walk.policy().spec(),
+                .salt = sequence.salt};
+  int images = 0;
+  for (const Segment& segment : prompt.layout->segments)
+    if (segment.end <= end) images = std::max(images, segment.image + 1);
+  key.pictures.assign(sequence.picture_keys.begin(), sequence.picture_keys.begin() + images);
+  return key;
+}
+
+}  // namespace espalier

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/request_run.h"
+
+#include <string>
+
+#include "espalier/error.h"
+#include "runtime/stopwatch.h"
+
+namespace espalier {
+
+namespace {
+
+const Request& checked(const Request& request) {
+  if (request.options.max_new_tokens < 0)
+    throw Error("max_new_tokens: 0 or more was expected, got " + std::to_string(request.options.max_new_tokens));
+  return request;
+}
+
+Sequence pack(const LoadedModel& model, const Request& request) {
+  Stopwatch packing;
+  PolicyPtr policy = policy_of(request);
+  PackedPrompt packed = pack_prompt(model, request.prompt, request.options.max_new_tokens, policy.get());
+  Sequence sequence(model, std::move(packed), std::move(policy));
+  packing.stop();
+  sequence.stats.encoded(packing.milliseconds());
+  return sequence;
+}
+
+// What a prefix knows a picture by: its pixels, what is made of them, and what of it is pinned.
+ImageCache::Key key_of_picture(const ImagePart& part, const ImagePlan& plan) {
+  ImageCache::Key key = ImageCache::key_of(*part.image, plan);
+  if (part.pin_all) key.first += " all";
+  for (const Region& pin : part.pins)
+    for (const int edge : {pin.x0, pin.y0, pin.x1, pin.y1}) key.first += " " + std::to_string(edge);
+  return key;
+}
+
+// Wants every token to run.
+bool sees_all(const RunWatcher* watcher) {
+  return watcher && (watcher->watches_vision() || watcher->watches_pixels() || watcher->watches_layers());
+}
+
+}  // namespace
+
+PolicyPtr policy_of(const Request& request) {
+  return request.custom ? request.custom : make_policy(request.policy);
+}
+
+RequestRun::RequestRun(const LoadedModel& model, const Request& asked, size_t index_in_call,
+                       std::shared_ptr<Call> shared_call, RunExtras extras)
+    : request(checked(asked)),
+      index(index_in_call),
+      call(std::move(shared_call)),
+      pixel_values(std::move(extras.pixel_values)),
+      uses_prefixes(extras.uses_prefixes && !sees_all(extras.watcher) && !pixel_values.defined()),
+      sequence(pack(model, request)),
+      sampler(sampling_rules(request.options, model.generation), request.options.seed, sequence.prompt.ids),
+      answer(model.tokenizer, request.options, model.generation.eos_ids, index, call->callbacks.on_text) {
+  constexpr int64_t kMostRoom = 256;  // made ahead, since most answers end early
+  sequence.watcher = extras.watcher;
+  sequence.custom = request.custom;
+  sequence.salt = request.salt;
+  if (uses_prefixes)
+    for (size_t i = 0; i < sequence.prompt.images.size(); ++i)
+      sequence.picture_keys.push_back(key_of_picture(sequence.prompt.images[i], sequence.prompt.plans[i]));
+  sequence.room = std::min(request.options.max_new_tokens, kMostRoom);
+  if (call->callbacks.on_point)
+    sequence.on_acted = [this] { call->callbacks.on_point(index, sequence.walk.last_point()); };
+  kv_bytes = model.config.decoder.num_layers * (sequence.prompt.layout->num_tokens + request.options.max_new_tokens) *
+             bytes_per_kv_row(model.config.decoder, model.dtype);
+}
+
+Result RequestRun::take_result() {
+  if (encoding) encoding->record_times();
+  Result r;
+  r.text = answer.text();
+  r.token_ids = answer.ids();
+  r.prompt_token_ids = sequence.prompt.ids;
+  r.prompt = sequence.prompt.text;
+  r.finish_reason = answer.finish_reason();
+  r.points = sequence.walk.trace(request.trace);
+  r.kept = sequence.walk.kept_sources();
+  r.stats = sequence.stats.finish(*sequence.prompt.layout, std::ssize(r.token_ids));
+  return r;
+}
+
+}  // namespace espalier

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// One request from submission to result: its sequence, its sampler, its answer, and whom to tell.
+#pragma once
+
+#include <atomic>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "espalier/generation.h"
+#include "runtime/answer.h"
+#include "runtime/encode.h"
+#include "runtime/sampler.h"
+#include "runtime/sequence.h"
+
+namespace espalier {
+
+PolicyPtr policy_of(const Request& request);
+
+// The callbacks of one call, which its requests share. For the thread that computes, but for cancel().
+class Call {
+ public:
+  explicit Call(Callbacks given) : callbacks(std::move(given)) {}
+
+  void cancel() { is_cancelled_ = true; }
+  bool is_cancelled() const { return is_cancelled_; }
+  // Asks the caller, until the answer was yes once.
+  bool should_cancel() {
+    if (!is_cancelled_ && callbacks.should_cancel && callbacks.should_cancel()) is_cancelled_ = true;
+    return is_cancelled_;
+  }
+
+  const Callbacks callbacks;
+
+ private:
+  std::atomic<bool> is_cancelled_ = false;
+};
+
+// What a recording or comparison adds to a request.
+struct RunExtras {
+  RunWatcher* watcher = nullptr;
+  at::Tensor pixel_values = {};  // a batch in place of the pictures' own
+  bool uses_prefixes = false;    // looks for its beginning among those that are known, and leaves its own
+};
+
+struct RequestRun {
+  // Packs the prompt and asks the policy for its plan; throws Error for what cannot be served. `index`: of the request
+  // in its call.
+  RequestRun(const LoadedModel& model, const Request& request, size_t index, std::shared_ptr<Call> call,
+             RunExtras extras = {});
+  RequestRun(const RequestRun&) = delete;
+  RequestRun& operator=(const RequestRun&) = delete;
+
+  int64_t new_tokens_left() const { return request.options.max_new_tokens - std::ssize(answer.ids()); }
+  Result take_result();
+
+  const Request request;
+  const size_t index;
+  const std::shared_ptr<Call> call;
+  at::Tensor pixel_values;
+  const bool uses_prefixes;
+  PrefixPtr held = {};  // that the caller has, and that may serve
+  Sequence sequence;
+  Sampler sampler;
+  Answer answer;
+  std::optional<Encoding> encoding;
+  int64_t kv_bytes = 0;      // that prompt and answer may take
+  // One of the two, when it has ended.
+  std::optional<Result> result;
+  std::exception_ptr error;
+};
+
+}  // namespace espalier

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/schedule.h"
+
+#include <ATen/DeviceAccelerator.h>
+#include <c10/core/InferenceMode.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <iterator>
+#include <string>
+
+#include "espalier/error.h"
+#include "layout/prompt_trace.h"
+#include "runtime/stopwatch.h"
+
+namespace espalier {
+
+namespace {
+
+// Prompts that are prefilled together: reading the weights once for all of them pays, but those who run wait for a layer
+// of all.
+constexpr int64_t kTokensTogether = 16384;
+
+int64_t peak_memory(at::Device device) {
+  if (!device.is_cpu()) {
+    const auto stats = at::accelerator::getDeviceStats(device.has_index() ? device.index() : 0);
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  }
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * int64_t{1024};
+}
+
+std::vector<Sequence*> sequences_of(const std::vector<std::unique_ptr<RequestRun>>& runs) {
+  std::vector<Sequence*> sequences;
+  for (const auto& run : runs) sequences.push_back(&run->sequence);
+  return sequences;
+}
+
+}  // namespace
+
+Schedule::Schedule(const LoadedModel& model, ScheduleOptions options)
+    : model_(model),
+      options_(std::move(options)),
+      arena_(model.config.decoder, model.dtype, model.device),
+      prefixes_(options_.prefix_cache_bytes),
+      recorded_(options_.make_graph ? std::make_unique<RecordedSteps>(model, arena_, options_.make_graph) : nullptr),
+      last_token_(std::chrono::steady_clock::now()) {}
+
+void Schedule::check_fits(const RequestRun& run) const {
+  if (options_.kv_bytes > 0 && run.kv_bytes > options_.kv_bytes)
+    throw Error("request: keys and values of its " + std::to_string(run.sequence.prompt.layout->num_tokens) +
+                " tokens and " + std::to_string(run.request.options.max_new_tokens) + " new ones take up to " +
+                std::to_string(run.kv_bytes) + " bytes; there are " + std::to_string(options_.kv_bytes));
+}
+
+void Schedule::admit(std::unique_ptr<RequestRun> run) {
+  waiting_.push_back(std::move(run));
+}
+
+Schedule::Load Schedule::load() const {
+  const int64_t in_prefill = prefill_ ? std::ssize(prefill_->runs) : 0;
+  return {.waiting = std::ssize(waiting_),
+          .running = std::ssize(gathered_) + in_prefill + std::ssize(decoding_),
+          .kv_bytes_promised = kv_bytes_promised_,
+          .prefixes = prefixes_.counts()};
+}
+
+void Schedule::step() {
+  const c10::InferenceMode no_gradients;
+  if (is_idle()) return;
+  if (seen_kernels_.empty() && !model_.device.is_cpu())
+    at::accelerator::resetPeakStats(model_.device.has_index() ? model_.device.index() : 0);
+  const kernels::ChosenKernels chosen(std::exchange(seen_kernels_, {}));
+  kernels_ = &chosen;
+  drop_cancelled_waiting();
+  advance_newcomers();
+  decode_step();
+  kernels_ = nullptr;
+  if (!is_idle()) seen_kernels_ = chosen.seen();
+}
+
+void Schedule::cancel_all() {
+  for (auto& run : waiting_) run->call->cancel();
+  for (Runs* runs : {&gathered_, &decoding_})
+    for (auto& run : *runs) run->call->cancel();
+  if (prefill_)
+    for (auto& run : prefill_->runs) run->call->cancel();
+  while (!is_idle()) step();
+}
+
+// ---- ends ----
+
+// What a caller's own function throws is its own request's affair.
+template <typename Ask>
+void Schedule::guarded(RequestRun& run, const Ask& ask) {
+  try {
+    ask();
+  } catch (...) {
+    run.error = std::current_exception();
+  }
+}
+
+void Schedule::end(std::unique_ptr<RequestRun> run) {
+  kv_bytes_promised_ -= run->kv_bytes;
+  if (!run->error) guarded(*run, [&] {
+      run->result = run->take_result();
+      run->result->stats.peak_memory_bytes = peak_memory(model_.device);
+      run->result->stats.kernels = kernels_ ? kernels_->list() : std::vector<std::pair<std::string, std::string>>();
+    });
+  run->sequence.kv = SequenceKv(0);
+  run->sequence.traces.clear();
+  run->sequence.stream = {};
+  options_.on_done(std::move(run));
+}
+
+void Schedule::end_finished(Runs& runs) {
+  for (auto& run : runs)
+    if (run->error || run->answer.is_finished()) end(std::move(run));
+  std::erase(runs, nullptr);
+}
+
+void Schedule::fail_all(Runs runs, const std::exception_ptr& error) {
+  for (auto& run : runs) {
+    run->error = error;
+    end(std::move(run));
+  }
+}
+
+// Asks each call once. Who leaves keeps what answer there is.
+void Schedule::drop_cancelled(Runs& runs, DecoderPass* pass) {
+  std::vector<const Call*> asked;
+  for (const auto& run : runs)
+    if (std::ranges::find(asked, run->call.get()) == asked.end()) {
+      guarded(*run, [&] { run->call->should_cancel(); });
+      asked.push_back(run->call.get());
+    }
+  for (auto& run : runs) {
+    if (!run->error && !run->call->is_cancelled()) continue;
+    if (pass) pass->leave(&run->sequence);
+    run->answer.cancel();
+    end(std::move(run));
+  }
+  std::erase(runs, nullptr);
+}
+
+// Once for each call, on behalf of its first request.
+template <typename Done>
+void Schedule::show_progress(const Runs& runs, std::string_view stage, const Done& done) {
+  std::vector<const Call*> shown;
+  for (const auto& run : runs) {
+    const Call* call = run->call.get();
+    if (!call->callbacks.on_progress || std::ranges::find(shown, call) != shown.end()) continue;
+    shown.push_back(call);
+    const auto [now, total] = done(*run);
+    guarded(*run, [&, n = now, t = total] { call->callbacks.on_progress(stage, n, t); });
+  }
+}
+
+// ---- those that came ----
+
+// Those that wait are not asked, only told.
+void Schedule::drop_cancelled_waiting() {
+  for (auto& run : waiting_) {
+    if (!run->call->is_cancelled()) continue;
+    run->answer.cancel();
+    kv_bytes_promised_ += run->kv_bytes;  // as if it had started
+    end(std::move(run));
+  }
+  std::erase(waiting_, nullptr);
+}
+
+void Schedule::advance_newcomers() {
+  if (prefill_) return prefill_slice();
+  if (is_encoding_) return encode_slice();
+  if (!waiting_.empty() && may_start(*waiting_.front())) {
+    gathered_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+    start(*gathered_.back());
+    return encode_slice();
+  }
+  if (!gathered_.empty()) start_prefill();
+}
+
+// From here on it runs: behind what is known of its beginning.
+void Schedule::start(RequestRun& run) {
+  kv_bytes_promised_ += run.kv_bytes;
+  is_encoding_ = true;
+  Sequence& sequence = run.sequence;
+  const int depth = run.uses_prefixes ? boundary_depth(sequence.walk, model_.config.decoder.num_layers) : 0;
+  if (depth > 0) {
+    if (PrefixPtr found = prefixes_.find(sequence, std::span(&run.held, 1))) sequence.start_behind(model_, std::move(found));
+    const std::vector<int64_t> begins = example_begins(*sequence.prompt.layout);
+    if (!begins.empty() && (!sequence.prefix.found || sequence.prefix.found->end < begins.back())) {
+      sequence.prefix.end = begins.back();
+      sequence.prefix.example = sequence.prompt.layout->query_example;
+      sequence.prefix.depth = depth;
+    }
+  }
+  run.encoding.emplace(model_, sequence,
+                       EncodeInputs{.cache = options_.images,
+                                    .pixel_values = run.pixel_values,
+                                    .between_layers = [this] { decode_between_layers(); }});
+}
+
+void Schedule::keep_prefixes(const Runs& runs) {
+  for (const auto& run : runs)
+    if (run->sequence.prefix.made) prefixes_.keep(run->sequence.prefix.made);
+}
+
+bool Schedule::may_start(const RequestRun& run) const {
+  int64_t tokens = run.sequence.prompt.layout->num_tokens;
+  for (const auto& other : gathered_) tokens += other->sequence.prompt.layout->num_tokens;
+  const bool has_room = options_.kv_bytes == 0 || kv_bytes_promised_ + run.kv_bytes <= options_.kv_bytes;
+  return has_room && (gathered_.empty() || tokens <= kTokensTogether) && !waits_for_beginning(run);
+}
+
+// Another request that begins alike is about to make its beginning known: what both share is computed once.
+bool Schedule::waits_for_beginning(const RequestRun& run) const {
+  if (!run.uses_prefixes) return false;
+  const std::vector<int64_t> begins = example_begins(*run.sequence.prompt.layout);
+  return std::ranges::any_of(gathered_, [&](const auto& other) {
+    const int64_t end = other->sequence.prefix.end;
+    return end > 0 && other->sequence.custom == run.sequence.custom && std::ranges::binary_search(begins, end) &&
+           key_of_prefix(other->sequence, end) == key_of_prefix(run.sequence, end);
+  });
+}
+
+void Schedule::encode_slice() {
+  RequestRun& run = *gathered_.back();
+  try {
+    if (run.call->should_cancel()) throw Cancelled();
+    const Callbacks& callbacks = run.call->callbacks;
+    if (run.encoding->pictures_done() == 0 && callbacks.on_prompt)
+      callbacks.on_prompt(run.index, trace_of(*run.sequence.prompt.layout));
+    is_encoding_ = run.encoding->step();
+    if (const auto pictures = std::ssize(run.sequence.prompt.images); pictures > 0 && callbacks.on_progress)
+      callbacks.on_progress("encode", run.encoding->pictures_done(), pictures);
+    return;
+  } catch (const Cancelled&) {
+    run.answer.cancel();
+  } catch (...) {
+    run.error = std::current_exception();
+  }
+  is_encoding_ = false;
+  std::unique_ptr<RequestRun> left = std::move(gathered_.back());
+  gathered_.pop_back();
+  end(std::move(left));
+}
+
+void Schedule::start_prefill() {
+  drop_cancelled(gathered_, nullptr);
+  if (gathered_.empty()) return;
+  Runs runs = std::exchange(gathered_, {});
+  DecoderPass pass(model_, arena_, sequences_of(runs));
+  prefill_.emplace(Prefill{std::move(runs), std::move(pass)});
+  prefill_slice();
+}
+
+void Schedule::prefill_slice() {
+  drop_cancelled(prefill_->runs, &prefill_->pass);
+  if (prefill_->runs.empty()) return prefill_.reset();
+  try {
+    DecoderPass& pass = prefill_->pass;
+    pass.run_to(pass.depth() + 1);
+    for (auto& [sequence, error] : pass.take_failures()) {
+      const auto failed = std::ranges::find_if(
+          prefill_->runs, [&, s = sequence](const auto& run) { return &run->sequence == s; });
+      (*failed)->error = std::move(error);
+      end(std::move(*failed));
+      prefill_->runs.erase(failed);
+    }
+    if (prefill_->runs.empty()) return prefill_.reset();
+    const int layers = model_.config.decoder.num_layers;
+    show_progress(prefill_->runs, "prefill", [&](const RequestRun&) { return std::pair(pass.depth(), layers); });
+    if (pass.depth() < layers) return;
+    const at::Tensor logits = pass.finish();
+    keep_prefixes(prefill_->runs);
+    Runs runs = std::move(prefill_->runs);
+    prefill_.reset();
+    sample(runs, logits);
+    end_finished(runs);
+    std::ranges::move(runs, std::back_inserter(decoding_));
+    last_token_ = std::chrono::steady_clock::now();
+  } catch (...) {
+    Runs runs = std::move(prefill_->runs);
+    prefill_.reset();
+    fail_all(std::move(runs), std::current_exception());
+  }
+}
+
+// ---- those that run ----
+
+// One sampled token for each run; row i of `logits` is run i's.
+void Schedule::sample(const Runs& runs, const at::Tensor& logits) {
+  const at::Tensor rows = logits.to(at::kFloat).cpu().contiguous();
+  for (size_t i = 0; i < runs.size(); ++i) {
+    if (runs[i]->answer.is_finished()) continue;  // asked for no tokens
+    const at::Tensor row = rows.select(0, static_cast<int64_t>(i));
+    guarded(*runs[i], [&] {
+      runs[i]->answer.add(runs[i]->sampler.next({row.data_ptr<float>(), static_cast<size_t>(row.numel())}));
+    });
+  }
+}
+
+// Between two layers of the tower, which are shorter than a step of decoding: a step as soon as two of them would have
+// fitted into the time since the last.
+void Schedule::decode_between_layers() {
+  if (gathered_.back()->call->should_cancel()) throw Cancelled();
+  if (decoding_.empty()) return;
+  if (std::chrono::steady_clock::now() - last_token_ >= 2 * token_time_) decode_step();
+}
+
+at::Tensor Schedule::decode(const std::vector<Sequence*>& sequences, const std::vector<int32_t>& ids) {
+  if (recorded_ && RecordedSteps::can_step(sequences)) return recorded_->step(sequences, ids);
+  if (!model_.device.is_cpu()) kernels::note_kernel("decode", "launches");
+  DecoderPass pass(model_, arena_, sequences, ids);
+  pass.run_to(model_.config.decoder.num_layers);
+  return pass.finish();
+}
+
+void Schedule::decode_step() {
+  drop_cancelled(decoding_, nullptr);
+  if (decoding_.empty()) return;
+  try {
+    const auto began = std::chrono::steady_clock::now();
+    std::vector<int32_t> ids;
+    for (const auto& run : decoding_) ids.push_back(run->answer.ids().back());
+    sample(decoding_, decode(sequences_of(decoding_), ids));
+    last_token_ = std::chrono::steady_clock::now();
+    token_time_ = last_token_ - began;
+    for (const auto& run : decoding_)
+      run->sequence.stats.decoded(std::chrono::duration<double, std::milli>(token_time_).count());
+    show_progress(decoding_, "decode", [](const RequestRun& run) {
+      return std::pair(std::ssize(run.answer.ids()), run.request.options.max_new_tokens);
+    });
+    end_finished(decoding_);
+  } catch (...) {
+    fail_all(std::exchange(decoding_, {}), std::current_exception());
+  }
+}
+
+}  // namespace espalier

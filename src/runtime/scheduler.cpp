@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "espalier/scheduler.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <unordered_map>
+
+#include "runtime/engine_impl.h"
+#include "runtime/schedule_thread.h"
+
+namespace espalier {
+
+struct Ticket::State {
+  std::shared_ptr<Call> call;
+  mutable std::mutex mutex;
+  mutable std::condition_variable changed;
+  std::deque<std::string> pieces;
+  bool is_done = false;
+  Result result;
+  std::exception_ptr error;
+
+  Continue add(std::string_view piece) {
+    const std::scoped_lock lock(mutex);
+    pieces.emplace_back(piece);
+    changed.notify_all();
+    return Continue::kGo;
+  }
+  void end(RequestRun& run) {
+    const std::scoped_lock lock(mutex);
+    if (run.result) result = std::move(*run.result);
+    error = run.error;
+    is_done = true;
+    changed.notify_all();
+  }
+};
+
+Ticket::Next Ticket::next(std::string& piece, std::chrono::milliseconds timeout) {
+  std::unique_lock lock(state_->mutex);
+  state_->changed.wait_for(lock, timeout, [this] { return state_->is_done || !state_->pieces.empty(); });
+  if (!state_->pieces.empty()) {
+    piece = std::move(state_->pieces.front());
+    state_->pieces.pop_front();
+    return Next::kText;
+  }
+  return state_->is_done ? Next::kEnd : Next::kTimeout;
+}
+
+void Ticket::cancel() {
+  state_->call->cancel();
+}
+
+bool Ticket::is_done() const {
+  const std::scoped_lock lock(state_->mutex);
+  return state_->is_done;
+}
+
+const Result& Ticket::result() const {
+  std::unique_lock lock(state_->mutex);
+  state_->changed.wait(lock, [this] { return state_->is_done; });
+  if (state_->error) std::rethrow_exception(state_->error);
+  return state_->result;
+}
+
+struct Scheduler::Impl {
+  Impl(const LoadedModel& loaded, ImageCache* images, const SchedulerOptions& options)
+      : model(loaded),
+        thread(loaded,
+               {.images = images,
+                .kv_bytes = options.kv_bytes,
+                .prefix_cache_bytes = options.prefix_cache_bytes,
+                .on_done = [this](std::unique_ptr<RequestRun> run) { end(*run); }},
+               options.own_thread) {}
+
+  void end(RequestRun& run) {
+    std::shared_ptr<Ticket::State> state;
+    {
+      const std::scoped_lock lock(mutex);
+      const auto found = tickets.find(run.call.get());
+      state = found->second;
+      tickets.erase(found);
+    }
+    state->end(run);
+  }
+
+  const LoadedModel& model;
+  std::mutex mutex;
+  std::unordered_map<const Call*, std::shared_ptr<Ticket::State>> tickets;  // of those that have not ended
+  ScheduleThread thread;                                                    // first to go
+};
+
+Scheduler::Scheduler(const Engine& engine, const SchedulerOptions& options)
+    : impl_(std::make_unique<Impl>(engine.impl().model, engine.impl().images.get(), options)) {}
+Scheduler::Scheduler(Scheduler&&) noexcept = default;
+Scheduler& Scheduler::operator=(Scheduler&&) noexcept = default;
+Scheduler::~Scheduler() = default;
+
+Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
+  auto state = std::make_shared<Ticket::State>();
+  Callbacks watched = callbacks;
+  // Not by the state's owner: the call holds its callbacks, and the state holds the call.
+  watched.on_text = [weak = std::weak_ptr(state), on_text = callbacks.on_text](size_t i, std::string_view piece) {
+    if (const auto there = weak.lock()) there->add(piece);
+    return on_text ? on_text(i, piece) : Continue::kGo;
+  };
+  state->call = std::make_shared<Call>(std::move(watched));
+  ScheduleThread::Runs runs;
+  runs.push_back(std::make_unique<RequestRun>(impl_->model, request, 0, state->call,
+                                              RunExtras{.uses_prefixes = impl_->thread.caches_prefixes()}));
+  {
+    const std::scoped_lock lock(impl_->mutex);
+    impl_->tickets[state->call.get()] = state;
+  }
+  try {
+    impl_->thread.admit(std::move(runs));
+  } catch (...) {
+    const std::scoped_lock lock(impl_->mutex);
+    impl_->tickets.erase(state->call.get());
+    throw;
+  }
+  return Ticket(std::move(state));
+}
+
+bool Scheduler::step() {
+  return impl_->thread.step();
+}
+
+SchedulerLoad Scheduler::load() const {
+  const Schedule::Load load = impl_->thread.load();
+  return {.waiting = load.waiting,
+          .running = load.running,
+          .kv_bytes_promised = load.kv_bytes_promised,
+          .kv_bytes_in_use = impl_->thread.kv_bytes_in_use(),
+          .prefix_hits = load.prefixes.hits,
+          .prefix_misses = load.prefixes.misses,
+          .reused_tokens = load.prefixes.reused_tokens,
+          .prefix_bytes = load.prefixes.bytes};
+}
+
+}  // namespace espalier

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "espalier/session.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/tensor.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+
+#include "espalier/pruning.h"
+#include "runtime/engine_impl.h"
+#include "runtime/waiting_call.h"
+
+namespace espalier {
+
+namespace {
+
+// A session's policy in later turns, where what is gone stays gone: before the first step that looks at the request,
+// tokens that an earlier turn dropped leave. Where no step does, the same tokens leave in every turn anyway.
+class Sticky final : public PruningPolicy {
+ public:
+  // gone[i]: ordinals among the tokens of image i.
+  Sticky(PolicyPtr inner, std::vector<std::vector<int64_t>> gone) : inner_(std::move(inner)), gone_(std::move(gone)) {}
+
+  std::string spec() const override { return inner_->spec(); }
+  CommonOptions common() const override { return inner_->common(); }
+  bool row_breaks_compete() const override { return inner_->row_breaks_compete(); }
+  ImageShape wanted_shape(const ModelFacts& model, const ImageShape& shape) const override {
+    return inner_->wanted_shape(model, shape);
+  }
+  std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const override {
+    std::vector<Step> steps = inner_->steps(model, prompt);
+    const auto first = std::ranges::find(steps, Scope::kRequest, &Step::scope);
+    if (first == steps.end() || first->at.site == Site::kCache) return steps;
+    Step drop;
+    drop.at = first->at;
+    drop.budget.is_adaptive = true;
+    drop.decide = [sources = sources_of(prompt)](const TokenLayout& layout, std::span<const at::Tensor>) {
+      const at::Tensor own = layout.source_index.index_select(0, layout.image_tokens).cpu();
+      std::vector<int64_t> kept;
+      for (int64_t i = 0; i < own.size(0); ++i)
+        if (!std::ranges::binary_search(sources, own.const_data_ptr<int64_t>()[i])) kept.push_back(i);
+      return Verdict{.kept = int64_tensor(kept).to(layout.image_tokens.device())};
+    };
+    steps.insert(first, std::move(drop));
+    return steps;
+  }
+
+ private:
+  std::vector<int64_t> sources_of(const PromptLayout& prompt) const {
+    std::vector<int64_t> sources;
+    std::vector<int64_t> seen(prompt.images.size(), 0);  // tokens of each image so far
+    for (const Segment& segment : prompt.segments) {
+      if (segment.image < 0) continue;
+      int64_t& ordinal = seen[static_cast<size_t>(segment.image)];
+      for (int64_t token = segment.begin; token < segment.end; ++token, ++ordinal)
+        if (static_cast<size_t>(segment.image) < gone_.size() &&
+            std::ranges::binary_search(gone_[static_cast<size_t>(segment.image)], ordinal))
+          sources.push_back(token);
+    }
+    return sources;
+  }
+
+  PolicyPtr inner_;
+  std::vector<std::vector<int64_t>> gone_;
+};
+
+// Of each image, the ordinals of its tokens that did not survive. kept: source indices, ascending.
+std::vector<std::vector<int64_t>> gone_of(const PromptLayout& prompt, const std::vector<int64_t>& kept) {
+  std::vector<std::vector<int64_t>> gone(prompt.images.size());
+  std::vector<int64_t> seen(prompt.images.size(), 0);
+  for (const Segment& segment : prompt.segments) {
+    if (segment.image < 0) continue;
+    const auto image = static_cast<size_t>(segment.image);
+    for (int64_t token = segment.begin; token < segment.end; ++token, ++seen[image])
+      if (segment.kind == Segment::Kind::kPatches && !std::ranges::binary_search(kept, token))
+        gone[image].push_back(seen[image]);
+  }
+  return gone;
+}
+
+}  // namespace
+
+struct Session::Impl {
+  const Engine& engine;
+  SessionOptions options;
+  PolicyPtr policy;
+  Chat chat;
+  PrefixPtr prefix;                        // of the last turn; held, so that nothing evicts it
+  std::vector<std::vector<int64_t>> gone;  // sticky
+};
+
+Session::Session(const Engine& engine, const SessionOptions& options)
+    : impl_(new Impl{engine, options, options.custom ? options.custom : make_policy(options.policy), {}, {}, {}}) {
+  if (!options.system.empty()) impl_->chat.messages.push_back({"system", {TextPart{options.system}}});
+}
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+Session::~Session() = default;
+
+const Chat& Session::chat() const {
+  return impl_->chat;
+}
+
+Result Session::ask(const std::string& text, const Callbacks& callbacks) {
+  return ask(std::vector<Part>{TextPart{text}}, callbacks);
+}
+
+Result Session::ask(std::vector<Part> turn, const Callbacks& callbacks) {
+  const c10::InferenceMode no_gradients;
+  Impl& self = *impl_;
+  const Engine::Impl& engine = self.engine.impl();
+  Chat chat = self.chat;
+  chat.messages.push_back({"user", std::move(turn)});
+  Request request;
+  request.prompt = chat;
+  request.options = self.options.generation;
+  request.custom = self.gone.empty() ? self.policy : std::make_shared<const Sticky>(self.policy, self.gone);
+  const auto call = std::make_shared<WaitingCall>(callbacks, 1);
+  ScheduleThread::Runs runs;
+  runs.push_back(std::make_unique<RequestRun>(engine.model, request, 0, call, RunExtras{.uses_prefixes = true}));
+  runs[0]->sequence.custom = self.options.custom;  // turns know each other's prefixes by the session's policy
+  runs[0]->held = self.prefix;
+  const std::shared_ptr<const PromptLayout> layout = runs[0]->sequence.prompt.layout;
+  engine.thread->admit(std::move(runs));
+  Result result = std::move(call->wait()[0]);
+  if (result.finish_reason == FinishReason::kCancelled) return result;
+  if (self.options.sticky) self.gone = gone_of(*layout, result.kept);
+  self.prefix = call->prefix();
+  chat.messages.push_back({"assistant", {TextPart{result.text}}});
+  self.chat = std::move(chat);
+  return result;
+}
+
+}  // namespace espalier
