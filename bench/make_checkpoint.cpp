@@ -24,8 +24,7 @@
 #include "base/output_file.h"
 #include "base/safetensors.h"
 #include "espalier/error.h"
-#include "model/config.h"
-#include "model/weights.h"
+#include "families/families.h"
 #include "synth/llava_files.h"
 
 namespace espalier {

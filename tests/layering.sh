@@ -41,6 +41,7 @@ mapfile -t jinja < <(files src/jinja)
 mapfile -t text < <(files src/text)
 mapfile -t pictures < <(files src/pictures)
 mapfile -t model < <(files src/model)
+mapfile -t families < <(files src/families)
 mapfile -t layout < <(files src/layout)
 mapfile -t pruning < <(files src/pruning)
 mapfile -t runtime < <(files src/runtime)
@@ -65,19 +66,21 @@ own_includes 'text knows bytes: text/, jinja/, base/ and public headers' '(text|
 own_includes 'pictures knows bytes: pictures/, base/ and public headers' '(pictures|base)/|espalier/' "${pictures[@]}"
 own_includes 'model knows tensors: model/, base/, ops.h, the layout' \
   '(model|base)/|espalier/(ops|error|token_layout|generation)\.h' "${model[@]}"
+own_includes 'families join pictures and model: families/, model/, pictures/, base/, the layout' \
+  '(families|model|pictures|base)/|espalier/(error|image|token_layout)\.h' "${families[@]}"
 own_includes 'layout knows tokens: layout/, base/ and public headers' '(layout|base)/|espalier/' "${layout[@]}"
 own_includes 'pruning knows decisions: pruning/, base/random.h and public headers' 'pruning/|base/random\.h|espalier/' "${pruning[@]}"
 own_includes 'runtime joins what lies below; nothing above it' \
-  '(runtime|layout|pruning|model|pictures|text|base|kernels)/|espalier/' "${runtime[@]}"
-own_includes 'recording stands on runtime' '(recording|runtime|layout|pruning|model|base)/|espalier/' "${recording[@]}"
+  '(runtime|layout|pruning|families|model|pictures|text|base|kernels)/|espalier/' "${runtime[@]}"
+own_includes 'recording stands on runtime' '(recording|runtime|layout|pruning|families|model|base)/|espalier/' "${recording[@]}"
 own_includes 'synth draws and words: synth/, base/ and pictures/ for its files' '(synth|base|pictures|text|model)/|espalier/' "${synth[@]}"
 own_includes 'conformance plays a runtime to policies' '(conformance|layout|recording)/|espalier/' "${conformance[@]}"
 own_includes 'inspect draws what runtime tells' '(inspect|runtime|layout|pictures|base)/|espalier/' "${inspect[@]}"
 own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layout|pruning|base)/|espalier/' "${evaluation[@]}"
 own_includes 'cli asks runtime and recording; base, text and pictures for its files' \
-  '(eval|cli|runtime|recording|layout|inspect|base|text|pictures|synth)/|model/(config|checkpoint|generation_config)\.h|espalier/' "${cli[@]}"
+  '(eval|cli|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|espalier/' "${cli[@]}"
 own_includes 'training stands beside runtime' \
-  '(training|synth|runtime|recording|layout|pictures|text|base|model|pruning|kernels)/|espalier/' "${training[@]}"
+  '(training|synth|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/ and ops.h' 'kernels/|espalier/ops\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"
 

@@ -68,7 +68,7 @@ void write_text(const std::filesystem::path& file, const std::string& text) {
 
 // Pictures as the model wants them: nothing is gained by scaling a drawing.
 int side_for(const Engine& engine) {
-  const int64_t side = engine.impl().model.config.vision.image_size;
+  const int64_t side = engine.impl().model.config.vision.crop_size;
   return side > 0 ? static_cast<int>(side) : 336;
 }
 

@@ -11,7 +11,7 @@
 
 #include "base/json_file.h"
 #include "cli/commands.h"
-#include "model/config.h"
+#include "families/families.h"
 #include "runtime/loaded_model.h"
 
 namespace espalier::cli {

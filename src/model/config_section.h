@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the parsers of config.json share: typed reading of one JSON object with errors that name file and field, and the
-// parts that families have in common. For src/model/config*.cpp alone; everybody else includes config.h.
+// parts that families have in common. For the parsers in src/families.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 
 #include "espalier/error.h"
 #include "model/config.h"
+#include "model/layers.h"
 
 namespace espalier {
 
@@ -77,10 +78,5 @@ void read_decoder_sizes(const Section& section, DecoderConfig& decoder);
 std::string read_dtype(const Section& root);
 // The id of the image placeholder, which must be one of the vocabulary.
 int32_t read_image_token(const Section& root, int32_t fallback, int64_t vocab_size);
-
-// One parser a family; `root` is the whole file.
-ModelConfig read_llava(const Section& root);
-ModelConfig read_llava_next(const Section& root);
-ModelConfig read_qwen25_vl(const Section& root);
 
 }  // namespace espalier

@@ -132,7 +132,11 @@ PatchGrid patch_grid(const QwenImageProcessor& processor, int width, int height)
 }
 
 PatchValues preprocess(const QwenImageProcessor& processor, const Image& image) {
-  PatchValues out{patch_grid(processor, image.width, image.height), 0, {}};
+  return preprocess(processor, image, patch_grid(processor, image.width, image.height));
+}
+
+PatchValues preprocess(const QwenImageProcessor& processor, const Image& image, PatchGrid grid) {
+  PatchValues out{grid, 0, {}};
   const int side = processor.patch_size, merge = processor.merge_size;
   const int width = out.grid.cols * side, height = out.grid.rows * side;
   std::vector<float> planes;

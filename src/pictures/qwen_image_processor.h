@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a picture of any size to the flattened patches that Qwen2.5-VL's vision tower reads, as the checkpoint's
-// preprocessor_config.json says (Qwen2VLImageProcessor, with the arithmetic of Transformers' PIL backend).
+// From a picture of any size to the flattened patches that the towers of Qwen2-VL and Qwen2.5-VL read, as the
+// checkpoint's preprocessor_config.json says (Qwen2VLImageProcessor, with the arithmetic of Transformers' PIL backend).
 #pragma once
 
 #include <array>
@@ -46,6 +46,8 @@ struct PatchValues {
   std::vector<float> values;
 };
 
+// The picture scaled to `grid`, by default its patch_grid.
+PatchValues preprocess(const QwenImageProcessor& processor, const Image& image, PatchGrid grid);
 PatchValues preprocess(const QwenImageProcessor& processor, const Image& image);
 
 }  // namespace espalier

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -25,7 +26,6 @@
 #include "layout/layout_json.h"
 #include "model/decoder.h"
 #include "runtime/generate.h"
-#include "runtime/pixels.h"
 #include "runtime/signals.h"
 
 namespace espalier {
@@ -89,7 +89,10 @@ class Recorder final : public RunWatcher {
   }
   // States are what reaches a point, whose policy judges tokens that it then drops; hidden.0 is that of
   // projector_output.
-  void on_embedded(const TokenLayout& layout, const at::Tensor& hidden) override { state(0, layout, hidden); }
+  void on_embedded(const TokenLayout& layout, const at::Tensor& hidden) override {
+    prompt_ = layout.prompt;
+    state(0, layout, hidden);
+  }
   void on_state(int layer, const TokenLayout& layout, const at::Tensor& hidden) override {
     if (layer > 0) state(layer, layout, hidden);
   }
@@ -103,6 +106,8 @@ class Recorder final : public RunWatcher {
   void on_output(const TokenLayout& layout, const at::Tensor& hidden) override {
     state(model_.config.decoder.num_layers, layout, hidden);
   }
+
+  const PromptLayout& prompt() const { return *prompt_; }
 
   // Arrays that were collected image by image, joined.
   Arrays finish() {
@@ -147,22 +152,22 @@ class Recorder final : public RunWatcher {
     const auto in_order = [&](const at::Tensor& values, int64_t dimension) {
       return in_sequence_order(values, dimension, plan.tower_row);
     };
-    const VisionConfig& config = model_.config.vision;
+    const VisionFacts& facts = model_.config.vision;
     const std::string layer = std::to_string(t.layer);
     if (const std::string name = "vision.key." + layer; wanted_(name))
-      by_image_[name].push_back(in_order(vision_keys(config, t), 0));
-    if (!config.has_class_token) return;  // nor is there a map between tokens that are merged from patches
+      by_image_[name].push_back(in_order(vision_keys(facts, t), 0));
+    if (!facts.has_class_token) return;  // nor is there a map between tokens that are merged from patches
     const int64_t crops = t.output.size(0), p1 = t.output.size(1);
-    const at::Tensor q = t.query.to(at::kFloat).view({crops, p1, config.num_heads, -1});
-    const at::Tensor k = t.key.to(at::kFloat).view({crops, p1, config.num_heads, -1});
-    const double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim()));
+    const at::Tensor q = t.query.to(at::kFloat).view({crops, p1, facts.num_heads, -1});
+    const at::Tensor k = t.key.to(at::kFloat).view({crops, p1, facts.num_heads, -1});
+    const double scale = 1.0 / std::sqrt(static_cast<double>(facts.head_dim()));
     if (const std::string name = "vision.cls_attention." + layer; wanted_(name)) {
       const at::Tensor scores = at::einsum("chd,ckhd->hck", {q.select(1, 0), k}) * scale;
       by_image_[name].push_back(in_order(at::softmax(scores, -1).slice(2, 1).flatten(1), -1));
     }
     if (const std::string name = "vision.cls_attention_joint." + layer; wanted_(name)) {
       const at::Tensor scores =
-          at::einsum("chd,ckhd->ck", {q.select(1, 0), k}) / std::sqrt(static_cast<double>(config.hidden_size));
+          at::einsum("chd,ckhd->ck", {q.select(1, 0), k}) / std::sqrt(static_cast<double>(facts.hidden_size));
       by_image_[name].push_back(in_order(at::softmax(scores, -1).slice(1, 1).flatten(), 0));
     }
     if (const std::string name = "vision.attention." + layer + "." + std::to_string(image); wanted_(name) && crops == 1)
@@ -171,6 +176,7 @@ class Recorder final : public RunWatcher {
 
   const LoadedModel& model_;
   Wanted wanted_;
+  std::shared_ptr<const PromptLayout> prompt_;
   Arrays arrays_;
   std::set<int> looked_at_;  // layers whose attention a policy read ahead
   std::map<std::string, std::vector<at::Tensor>> by_image_;
@@ -248,9 +254,8 @@ void record(const LoadedModel& model, const Request& request, const RecordFiles&
   for (const std::string& name : files.only)
     if (std::ranges::none_of(arrays, [&](const auto& entry) { return Wanted({name})(entry.first); }))
       throw Error("--only " + name + ": this model and prompt record nothing of that name");
-  const PackedPrompt packed = pack_prompt(model, request.prompt, 0, policy_of(request).get());
   OutputFile layout(files.layout);  // both files or none
-  layout.write(layout_to_json(*packed.layout, model.facts));
+  layout.write(layout_to_json(recorder.prompt(), model.facts));
   write_arrays(files.signals, arrays);
   layout.commit();
 }
@@ -267,7 +272,7 @@ Result dump(const LoadedModel& model, const Request& request, const std::filesys
       generate(model, request, callbacks, {.watcher = &dump, .pixel_values = read_pixel_values(pixel_values)});
   if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
   Arrays& arrays = dump.arrays;
-  if (!dump.pixels.empty()) arrays["pixel_values"] = batch_pixels(model.config, dump.pixels);
+  if (!dump.pixels.empty()) arrays["pixel_values"] = model.front_end.batch_pixels(dump.pixels);
   arrays["input_ids"] = long_tensor(result.prompt_token_ids);
   arrays["greedy_tokens"] = long_tensor(result.token_ids);
   OutputFile json(prefix.string() + ".json");  // both files or none

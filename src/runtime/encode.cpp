@@ -11,8 +11,6 @@
 #include "espalier/error.h"
 #include "espalier/ops.h"
 #include "model/decoder.h"
-#include "model/qwen_vision.h"
-#include "runtime/pixels.h"
 #include "runtime/signals.h"
 
 namespace espalier {
@@ -22,18 +20,6 @@ namespace {
 bool reads_vision_layer(const Sequence& sequence, int layer) {
   return std::ranges::any_of(sequence.walk.needs(),
                              [&](const Signal& s) { return std::ranges::count(vision_layers_read(s), layer) > 0; });
-}
-
-// A row for each of the plan's tower rows, and the class rows of its crops where the tower has them.
-VisionFeatures run_tower(const LoadedModel& model, const ImagePlan& plan, const at::Tensor& pixels, int num_layers,
-                         const VisionObserver& observe) {
-  const VisionConfig& vision = model.config.vision;
-  if (model.config.family == Family::kQwen25Vl)
-    return {run_qwen_vision(vision, model.weights.qwen_vision, pixels, plan.shape.grid.rows * vision.merge_size,
-                            plan.shape.grid.cols * vision.merge_size, observe),
-            {}};
-  const VisionFeatures of_crops = run_vision_tower(model.config, model.weights.vision, pixels, num_layers, observe);
-  return {of_crops.patches.flatten(0, 1), of_crops.classes};
 }
 
 // What was seen of the picture before, by its handle or in the cache; else `look` looks, and the cache keeps it.
@@ -71,24 +57,20 @@ at::Tensor merge_embeddings(const LoadedModel& model, const Sequence& sequence, 
   at::Tensor ids = at::empty({static_cast<int64_t>(sequence.prompt.ids.size())}, at::kLong);
   std::ranges::copy(sequence.prompt.ids, ids.data_ptr<int64_t>());
   ids = ids.to(model.device);
-  at::Tensor hidden = embed_tokens(model.weights.decoder, ids.index_select(0, layout.source_index.clamp_min(0)));
+  const at::Tensor hidden = embed_tokens(model.weights.decoder, ids.index_select(0, layout.source_index.clamp_min(0)));
   if (!image_tokens.defined()) return hidden;
-  const auto of_kind = [&](Segment::Kind kind) {
-    return (layout.kind == static_cast<int64_t>(kind)).nonzero().squeeze(1);
-  };
-  hidden = hidden.index_copy(0, of_kind(Segment::Kind::kPatches), image_tokens.to(hidden.scalar_type()));
-  if (!model.weights.image_newline.defined()) return hidden;
-  const at::Tensor row_breaks = of_kind(Segment::Kind::kRowBreak);
-  return hidden.index_copy(0, row_breaks, model.weights.image_newline.expand({row_breaks.size(0), -1}));
+  const at::Tensor is_text = layout.kind == static_cast<int64_t>(Segment::Kind::kText);
+  return hidden.index_copy(0, is_text.logical_not().nonzero().squeeze(1), image_tokens.to(hidden.scalar_type()));
 }
 
 }  // namespace
 
 std::shared_ptr<const ImageHandle> look_at(const LoadedModel& model, std::shared_ptr<const Image> image) {
   if (!image || image->width < 1 || image->height < 1) throw Error("look_at: the image has no pixels");
-  const ImagePlan plan = plan_image(model, image->width, image->height);
-  const at::Tensor pixels = pixels_of(model, plan, *image);
-  VisionFeatures features = run_tower(model, plan, pixels.to(model.device), model.config.last_vision_layer(), {});
+  const ImagePlan plan = model.front_end.plan(image->width, image->height);
+  const at::Tensor pixels = model.front_end.pixels(plan, *image);
+  VisionFeatures features =
+      model.front_end.tower(plan, pixels.to(model.device), model.config.vision.feature_layers, {});
   return std::make_shared<const ImageHandle>(model, std::move(image), plan.pixel_shape, std::move(features));
 }
 
@@ -97,7 +79,7 @@ Encoding::Encoding(const LoadedModel& model, Sequence& sequence, EncodeInputs in
       sequence_(sequence),
       inputs_(std::move(inputs)),
       next_(sequence.prefix.first_image),
-      vision_{.config = model.config.vision, .traces = {}, .features = {}, .classes = {}, .tower_row = {}},
+      vision_{.facts = model.config.vision, .traces = {}, .features = {}, .classes = {}, .tower_row = {}},
       encoding_(model.device, Stopwatch::kStopped),
       selecting_(model.device, Stopwatch::kStopped) {}
 
@@ -128,7 +110,7 @@ bool Encoding::is_watched() const {
 // Vision layers that the features and the policy's pending signals need.
 int Encoding::layers_to_run() const {
   if (sequence_.watcher && sequence_.watcher->watches_vision()) return model_.config.vision.num_layers;
-  int layers = model_.config.last_vision_layer();
+  int layers = model_.config.vision.feature_layers;
   for (const Signal& signal : sequence_.walk.needs())
     for (const int layer : vision_layers_read(signal)) layers = std::max(layers, layer + 1);
   return layers;
@@ -147,15 +129,18 @@ void Encoding::run_picture(size_t image) {
     encoding_.start();
   };
   const auto look = [&] {
+    const VisionFrontEnd& front_end = model_.front_end;
     const at::Tensor pixels = inputs_.pixel_values.defined()
-                                  ? pixels_in_batch(model_.config, prompt.plans, inputs_.pixel_values, image)
-                                  : pixels_of(model_, plan, *prompt.images[image].image);
+                                  ? front_end.pixels_in_batch(prompt.plans, inputs_.pixel_values, image)
+                                  : front_end.pixels(plan, *prompt.images[image].image);
     if (watcher) watcher->on_pixels(pixels);
-    return run_tower(model_, plan, pixels.to(model_.device), layers_to_run(), observe);
+    const bool is_observed = is_watched() || inputs_.between_layers;
+    return front_end.tower(plan, pixels.to(model_.device), layers_to_run(),
+                           is_observed ? VisionObserver(observe) : VisionObserver());
   };
   const bool may_reuse = !is_watched() && !(watcher && watcher->watches_pixels()) && !inputs_.pixel_values.defined();
   const VisionFeatures features = may_reuse ? features_once(prompt.images[image], plan, inputs_.cache, look) : look();
-  patches_.push_back(features.patches);
+  patches_.push_back(features.patches.flatten(0, -2));
   if (features.classes.defined()) classes_.push_back(features.classes);
 }
 
@@ -182,7 +167,7 @@ at::Tensor Encoding::finish_pictures() {
   }
   selecting_.stop();
   encoding_.start();
-  return project(model_.config, model_.weights.projector, features);
+  return model_.front_end.project(features, sequence_.walk.layout());
 }
 
 void Encoding::embed(const at::Tensor& image_tokens) {

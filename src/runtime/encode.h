@@ -6,7 +6,6 @@
 #include <functional>
 
 #include "espalier/generation.h"
-#include "model/vision_tower.h"
 #include "runtime/device_stopwatch.h"
 #include "runtime/image_cache.h"
 #include "runtime/loaded_model.h"

@@ -15,10 +15,12 @@
 #include <vector>
 
 #include "espalier/prompt.h"
-#include "model/vision_tower.h"
-#include "runtime/image_plan.h"
+#include "families/image_plan.h"
+#include "model/vision.h"
 
 namespace espalier {
+
+struct LoadedModel;
 
 class ImageHandle {
  public:

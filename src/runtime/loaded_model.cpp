@@ -5,12 +5,16 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/util/StringUtil.h>
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <string>
 
 #include "base/json_file.h"
 #include "espalier/error.h"
+#include "families/families.h"
 #include "model/checkpoint.h"
 
 namespace espalier {
@@ -28,12 +32,6 @@ at::ScalarType scalar_type(Dtype dtype, const std::string& name) {
     default:
       throw Error(name + ": weights are F32, F16 or BF16, got " + std::string(name_of(dtype)));
   }
-}
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
 }
 
 // The tensor over the mapped file itself. The map is read-only: nothing may write to a weight.
@@ -74,62 +72,29 @@ at::Device compute_device(DeviceKind kind) {
   return at::Device(at::kCUDA, 0);
 }
 
-ModelWeights load_weights(const ModelConfig& config, const std::filesystem::path& folder, at::ScalarType dtype,
-                          at::Device device, const Progress& on_progress) {
-  const Checkpoint checkpoint = Checkpoint::open(folder);
-  const auto total = static_cast<int64_t>(weight_names(config).size());
-  int64_t done = 0;
-  return bind_weights(config, [&](const std::string& name, at::IntArrayRef shape) {
-    const TensorView* view = checkpoint.find(name);
+// Tensors of the checkpoint in the compute dtype on the compute device, counted as they are given out.
+WeightSource weights_of(const std::filesystem::path& folder, at::ScalarType dtype, at::Device device, int64_t total,
+                        const Progress& on_progress) {
+  const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(folder));
+  const auto done = std::make_shared<int64_t>(0);
+  return [=](const std::string& name, at::IntArrayRef shape) {
+    const TensorView* view = checkpoint->find(name);
     if (!view) throw Error(folder.string() + ": the weights lack " + name);
     if (!std::ranges::equal(view->shape, shape))
-      throw Error(folder.string() + ": " + name + ": config.json asks for shape " + shape_text(shape) +
-                  ", the file has " + shape_text(view->shape));
+      throw Error(c10::str(folder.string(), ": ", name, ": config.json asks for shape ", shape, ", the file has ",
+                           at::IntArrayRef(view->shape)));
     const at::Tensor weight =
         over_map(*view, scalar_type(view->dtype, folder.string() + ": " + name)).to(device, dtype);
-    if (on_progress) on_progress("load", ++done, total);
+    if (on_progress) on_progress("load", ++*done, total);
     return weight;
-  });
-}
-
-// Pictures are cut by the processor's file and put together by the model's: both must mean the same canvases.
-void check_pinpoints(const LoadedModel& m) {
-  std::vector<ImageProcessor::Size> expected;
-  for (const auto& [height, width] : m.config.grid_pinpoints)
-    expected.push_back({static_cast<int>(height), static_cast<int>(width)});
-  if (m.image_processor.grid_pinpoints == expected) return;
-  const std::string file = m.folder.string() + "/preprocessor_config.json: ";
-  if (expected.empty()) throw Error(file + "LlavaNextImageProcessor, but config.json is of a model without tiles");
-  if (m.image_processor.grid_pinpoints.empty())
-    throw Error(file + "LlavaNextImageProcessor was expected, as config.json is of llava_next");
-  throw Error(file + "image_grid_pinpoints are not those of config.json");
-}
-
-void check_patches(const LoadedModel& m) {
-  const auto check = [&](const char* field, int64_t of_processor, int64_t of_model) {
-    if (of_processor != of_model)
-      throw Error(m.folder.string() + "/preprocessor_config.json: " + field + ": " + std::to_string(of_processor) +
-                  ", but the vision tower of config.json has " + std::to_string(of_model));
   };
-  check("patch_size", m.qwen_image_processor.patch_size, m.config.vision.patch_size);
-  check("temporal_patch_size", m.qwen_image_processor.temporal_patch_size, m.config.vision.temporal_patch_size);
-  check("merge_size", m.qwen_image_processor.merge_size, m.config.vision.merge_size);
-}
-
-void check_image_pipeline(const LoadedModel& m) {
-  if (m.config.family == Family::kQwen25Vl) return check_patches(m);
-  check_pinpoints(m);
-  if (m.config.keeps_class_token)
-    throw Error(m.folder.string() + "/config.json: vision_feature_select_strategy full: only default is supported");
 }
 
 }  // namespace
 
 ModelFacts facts_of(const ModelConfig& config) {
   const DecoderConfig& d = config.decoder;
-  int feature_state = 0;
-  for (size_t i = 0; i < config.vision_feature_layers.size(); ++i)
-    feature_state = std::max(feature_state, config.hidden_state_of_feature(i));
+  const VisionFacts& v = config.vision;
   return {.num_layers = d.num_layers,
           .hidden_size = d.hidden_size,
           .num_heads = d.num_heads,
@@ -138,11 +103,11 @@ ModelFacts facts_of(const ModelConfig& config) {
           .intermediate_size = d.intermediate_size,
           .sliding_window = d.sliding_window,
           .has_mrope = !d.mrope_section.empty(),
-          .vision_layers = config.vision.num_layers,
-          .vision_feature_layer = feature_state - 1,
-          .vision_heads = config.vision.num_heads,
-          .vision_hidden_size = config.vision.merge_size * config.vision.merge_size * config.vision.hidden_size,
-          .has_class_token = config.vision.has_class_token,
+          .vision_layers = v.num_layers,
+          .vision_feature_layer = v.feature_layers - 1,
+          .vision_heads = v.num_heads,
+          .vision_hidden_size = v.patches_per_token * v.hidden_size,
+          .has_class_token = v.has_class_token,
           .has_text_tower = false};
 }
 
@@ -153,20 +118,19 @@ LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions&
   ModelConfig config = parse_config(read_text_file(config_file), config_file.string());
   const at::Device device = compute_device(options.device);
   const at::ScalarType dtype = compute_dtype(config, options, config_file.string());
-  const bool is_qwen = config.family == Family::kQwen25Vl;
   LoadedModel model{.folder = folder,
                     .config = config,
+                    .front_end = {},
                     .weights = {},
                     .facts = facts_of(config),
                     .tokenizer = Tokenizer::load(folder),
                     .chat_template = ChatTemplate::find(folder),
-                    .image_processor = is_qwen ? ImageProcessor() : ImageProcessor::load(folder),
-                    .qwen_image_processor = is_qwen ? QwenImageProcessor::load(folder) : QwenImageProcessor(),
                     .generation = read_generation_config(folder),
                     .dtype = dtype,
                     .device = device};
-  check_image_pipeline(model);
-  model.weights = load_weights(config, folder, dtype, device, options.on_progress);
+  const WeightSource source = weights_of(folder, dtype, device, std::ssize(weight_names(config)), options.on_progress);
+  model.front_end = config.load_front_end(folder, source);
+  model.weights.decoder = bind_decoder(config.decoder, source);
   if (options.int8_weights) quantise_to_int8(model.weights.decoder);
   return model;
 }

@@ -9,24 +9,27 @@
 
 #include "espalier/engine.h"
 #include "espalier/pruning.h"
-#include "model/config.h"
+#include "families/model_config.h"
+#include "families/vision_front_end.h"
 #include "model/generation_config.h"
 #include "model/weights.h"
-#include "pictures/image_processor.h"
-#include "pictures/qwen_image_processor.h"
 #include "text/chat_template.h"
 
 namespace espalier {
 
+// What the runtime computes with by name; the tensors in front of the decoder are the front end's own.
+struct ModelWeights {
+  DecoderWeights decoder;  // mapped from the file where dtype and device allow
+};
+
 struct LoadedModel {
   std::filesystem::path folder;
   ModelConfig config;
-  ModelWeights weights;  // mapped from the file where dtype and device allow
+  VisionFrontEnd front_end;
+  ModelWeights weights;
   ModelFacts facts;
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;  // raw prompts work without one
-  ImageProcessor image_processor;             // of LLaVA's families,
-  QwenImageProcessor qwen_image_processor;    // or Qwen2.5-VL's; the other is not read
   GenerationConfig generation;
   at::ScalarType dtype;
   at::Device device;

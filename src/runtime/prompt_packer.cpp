@@ -130,24 +130,32 @@ void check_length(const LoadedModel& model, int64_t tokens, int64_t positions, i
               " new ones pass the model's limit of " + std::to_string(limit) + " positions");
 }
 
+// Each picture is planned once, as the checkpoint shows it; where that is not the shape that the policy wants, in that
+// shape instead.
 std::vector<ImagePlan> plan_images(const LoadedModel& model, const std::vector<ImagePart>& images,
                                    const PruningPolicy* policy) {
-  const auto plan_all = [&](const PruningPolicy* of) {
-    std::vector<ImagePlan> plans;
-    for (size_t i = 0; i < images.size(); ++i) {
-      try {
-        plans.push_back(plan_image(model, images[i].image->width, images[i].image->height, of));
-      } catch (const Error& e) {
-        throw Error("prompt: image " + std::to_string(i) + ": " + e.what());
-      }
+  const auto plan_of = [&](size_t i, const auto& plan) {
+    try {
+      return plan(images[i].image->width, images[i].image->height);
+    } catch (const Error& e) {
+      throw Error("prompt: image " + std::to_string(i) + ": " + e.what());
     }
-    return plans;
   };
-  std::vector<ImagePlan> plans = plan_all(nullptr);
-  if (!policy) return plans;
+  std::vector<ImagePlan> plans;
   int64_t tokens = 0;
-  for (const ImagePlan& plan : plans) tokens += plan.num_tokens();
-  return tokens < policy->common().min_tokens ? plans : plan_all(policy);
+  for (size_t i = 0; i < images.size(); ++i) {
+    plans.push_back(plan_of(i, model.front_end.plan));
+    tokens += plans.back().num_tokens();
+  }
+  if (!policy || tokens < policy->common().min_tokens) return plans;
+  for (size_t i = 0; i < plans.size(); ++i)
+    plans[i] = plan_of(i, [&](int width, int height) {
+      const ImageShape& own = plans[i].shape;
+      const ImageShape wanted = policy->wanted_shape(model.facts, own);
+      const bool is_own = wanted.grid == own.grid && wanted.tiling == own.tiling;
+      return is_own ? plans[i] : model.front_end.plan_as(width, height, wanted);
+    });
+  return plans;
 }
 
 }  // namespace
@@ -179,7 +187,7 @@ PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t
   layout.query_example = static_cast<int>(rendered.example_begins.size()) - 1;
   const int64_t n = builder.length();
   if (n == 0) throw Error("prompt: it has no tokens");
-  PromptPositions positions = prompt_positions(model.config, layout);
+  PromptPositions positions = model.front_end.positions(layout);
   check_length(model, n, positions.next, new_tokens);
   layout.num_tokens = n;
   layout.position_id = std::move(positions.ids);

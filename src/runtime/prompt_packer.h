@@ -10,7 +10,7 @@
 
 #include "espalier/prompt.h"
 #include "espalier/token_layout.h"
-#include "runtime/image_plan.h"
+#include "families/image_plan.h"
 #include "runtime/loaded_model.h"
 
 namespace espalier {

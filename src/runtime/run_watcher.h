@@ -6,8 +6,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "espalier/token_layout.h"
-#include "model/vision_tower.h"
-#include "runtime/image_plan.h"
+#include "families/image_plan.h"
+#include "model/vision.h"
 
 namespace espalier {
 
@@ -28,7 +28,7 @@ class RunWatcher {
   virtual void on_vision_layer(size_t image, const ImagePlan& plan, const VisionLayerTrace& trace) {}
   // True: pictures are prepared even where their features are known.
   virtual bool watches_pixels() const { return false; }
-  virtual void on_pixels(const at::Tensor& pixels) {}  // of each image, runtime/pixels.h
+  virtual void on_pixels(const at::Tensor& pixels) {}  // of each image, as the front end makes them
   // The tower's output in the order of the sequence.
   virtual void on_vision_output(const at::Tensor& features, const at::Tensor& classes) {}
   // [image tokens, d] as they enter the sequence, row breaks among them.

@@ -119,14 +119,14 @@ class DecoderSignal {
 };
 
 // The class row of each crop against the crop's patches; row 0 of a crop is its class token.
-at::Tensor class_attention(const VisionConfig& config, const VisionLayerTrace& t, AttentionProbe::Heads heads) {
+at::Tensor class_attention(const VisionFacts& facts, const VisionLayerTrace& t, AttentionProbe::Heads heads) {
   const int64_t crops = t.output.size(0), p1 = t.output.size(1), p = p1 - 1;
   at::Tensor query = t.query, key = t.key, lse = t.lse;
-  double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim()));
+  double scale = 1.0 / std::sqrt(static_cast<double>(facts.head_dim()));
   if (heads == AttentionProbe::Heads::kJoint) {
-    query = query.reshape({crops * p1, 1, config.hidden_size});
-    key = key.reshape({crops * p1, 1, config.hidden_size});
-    scale = 1.0 / std::sqrt(static_cast<double>(config.hidden_size));
+    query = query.reshape({crops * p1, 1, facts.hidden_size});
+    key = key.reshape({crops * p1, 1, facts.hidden_size});
+    scale = 1.0 / std::sqrt(static_cast<double>(facts.hidden_size));
     const at::Tensor begins = at::arange(crops, at::kLong) * p1;
     lse = std::get<1>(ops::attention(query, key, key, at::arange(crops + 1, at::kLong) * p1, begins,
                                      at::full({crops}, p1, at::kLong), scale, false));
@@ -142,11 +142,8 @@ at::Tensor class_attention(const VisionConfig& config, const VisionLayerTrace& t
 
 }  // namespace
 
-at::Tensor vision_keys(const VisionConfig& config, const VisionLayerTrace& t) {
-  if (!config.has_class_token) {
-    const int64_t patches = config.merge_size * config.merge_size;
-    return t.key.reshape({-1, patches * config.hidden_size});
-  }
+at::Tensor vision_keys(const VisionFacts& facts, const VisionLayerTrace& t) {
+  if (!facts.has_class_token) return t.key.reshape({-1, facts.patches_per_token * facts.hidden_size});
   return t.key.reshape({t.output.size(0), t.output.size(1), -1}).slice(1, 1).flatten(0, 1);
 }
 
@@ -184,14 +181,14 @@ at::Tensor compute_signal(const Signal& signal, const VisionSignalSource& source
   if (const auto* probe = std::get_if<AttentionProbe>(&signal)) {
     std::vector<at::Tensor> images;
     for (const VisionLayerTrace& t : source.traces.at(probe->layer))
-      images.push_back(class_attention(source.config, t, probe->heads));
+      images.push_back(class_attention(source.facts, t, probe->heads));
     return in_sequence_order(at::cat(images, -1), -1, source.tower_row);
   }
   const Tap& tap = std::get<Tap>(signal);
   if (tap.what == Tap::What::kVisionOutput) return source.features;
   if (tap.what == Tap::What::kVisionClass) return source.classes;
   std::vector<at::Tensor> keys;
-  for (const VisionLayerTrace& t : source.traces.at(tap.layer)) keys.push_back(vision_keys(source.config, t));
+  for (const VisionLayerTrace& t : source.traces.at(tap.layer)) keys.push_back(vision_keys(source.facts, t));
   return in_sequence_order(at::cat(keys), 0, source.tower_row);
 }
 
@@ -224,7 +221,7 @@ double look_ahead_flops(const Signal& signal, const DecoderConfig& config, const
 double signal_flops(const Signal& signal, const VisionSignalSource& source) {
   const auto* probe = std::get_if<AttentionProbe>(&signal);
   if (!probe) return 0;
-  const auto d = static_cast<double>(source.config.hidden_size);
+  const auto d = static_cast<double>(source.facts.hidden_size);
   double flops = 0;
   for (const VisionLayerTrace& t : source.traces.at(probe->layer)) {
     const auto crops = static_cast<double>(t.output.size(0)), rows = static_cast<double>(t.output.size(1));

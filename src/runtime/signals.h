@@ -11,7 +11,7 @@
 
 #include "espalier/pruning.h"
 #include "model/config.h"
-#include "model/vision_tower.h"
+#include "model/vision.h"
 #include "runtime/sequence.h"
 
 namespace espalier {
@@ -34,19 +34,19 @@ at::Tensor compute_signal(const Signal& signal, const SignalSource& source);
 
 // What the tower leaves of one request's images, collected crop by crop.
 struct VisionSignalSource {
-  const VisionConfig& config;
+  const VisionFacts& facts;
   std::map<int, std::vector<VisionLayerTrace>> traces;  // by vision layer, images in order
   at::Tensor features;                                  // [m, d_v]
   at::Tensor classes;                                   // [c, d_v]
-  at::Tensor tower_row;                                 // runtime/image_plan.h, of all images; may be undefined
+  at::Tensor tower_row;                                 // families/image_plan.h, of all images; may be undefined
 };
 // Values of the tower's rows along `dimension` as the patches follow each other in the sequence.
 at::Tensor in_sequence_order(const at::Tensor& values, int64_t dimension, const at::Tensor& tower_row);
 bool is_vision_signal(const Signal& signal);
 at::Tensor compute_signal(const Signal& signal, const VisionSignalSource& source);
 // Keys of one layer, heads concatenated, a row for each of the tower's rows without class rows: [rows, d_v]. A merged
-// token has the keys of its patches behind each other, [rows, merge_size²·d_v].
-at::Tensor vision_keys(const VisionConfig& config, const VisionLayerTrace& trace);
+// token has the keys of its patches behind each other, [rows, patches_per_token·d_v].
+at::Tensor vision_keys(const VisionFacts& facts, const VisionLayerTrace& trace);
 
 // Multiply-adds times two that a signal costs beyond the plain pass: of the decoder, without the look-ahead itself; of
 // a look at a layer that has not run yet; of the tower.

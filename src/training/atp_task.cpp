@@ -81,15 +81,15 @@ AtpSequence atp_sequence(const LoadedModel& model, const Chat& chat) {
                 std::to_string(model.config.decoder.max_positions) + " positions");
   std::vector<int64_t> ids(packed.ids.begin(), packed.ids.end());
   ids.insert(ids.end(), result.answer_ids.begin(), result.answer_ids.end());
-  Sequence sequence(std::move(packed), make_policy("none"), model.facts);
-  encode(model, sequence, {});
+  Sequence sequence(model, std::move(packed), make_policy("none"));
+  encode(model, sequence);
   result.ids = int64_tensor(ids, model.device);
   result.answer = n;
   result.text_rows = torch::cat({(layout->kind == static_cast<int64_t>(Segment::Kind::kText)).nonzero().squeeze(1),
                                  torch::arange(n, n + count, result.ids.options())});
   result.masked = {
       .prompt = layout,
-      .embedding = torch::cat({sequence.hidden, embed_tokens(model.weights.decoder, result.ids.slice(0, n))}),
+      .embedding = torch::cat({sequence.stream.hidden, embed_tokens(model.weights.decoder, result.ids.slice(0, n))}),
       .position_id = with_answer(layout->position_id, next, count)};
   return result;
 }
@@ -152,11 +152,8 @@ double AtpTask::temperature(int64_t step) const {
 
 DecoderWeights AtpTask::decoder_of(const Parameters& parameters) const {
   if (!options_.train_decoder) return model_.weights.decoder;
-  return bind_weights(model_.config,
-                      [&](const std::string& name, at::IntArrayRef) {
-                        return parameters.has(name) ? parameters.at(name).to(model_.dtype) : at::Tensor();
-                      })
-      .decoder;
+  return bind_decoder(model_.config.decoder,
+                      [&](const std::string& name, at::IntArrayRef) { return parameters.at(name).to(model_.dtype); });
 }
 
 struct AtpTask::Parts {

@@ -23,8 +23,8 @@ std::vector<Score> LanguageTask::evaluate_without_images(const Parameters& param
 
 double LanguageTask::evaluation_loss_without(const Parameters& parameters, const std::vector<int>& layers) const {
   const torch::NoGradGuard no_gradients;
-  ModelConfig shallow = config_;
-  ModelWeights weights = bind_parameters(config_, parameters, options_.dtype);
+  LlavaConfig shallow = config_;
+  LlavaWeights weights = bind_parameters(config_, parameters, options_.dtype);
   for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer)
     weights.decoder.layers.erase(weights.decoder.layers.begin() + *layer);
   shallow.decoder.num_layers = static_cast<int>(weights.decoder.layers.size());
@@ -38,7 +38,7 @@ double LanguageTask::evaluation_loss_without(const Parameters& parameters, const
 
 std::vector<Score> LanguageTask::evaluate(const Parameters& parameters, const TrainingPassOptions& pass) const {
   const torch::NoGradGuard no_gradients;
-  const ModelWeights weights = bind_parameters(config_, parameters, options_.dtype);
+  const LlavaWeights weights = bind_parameters(config_, parameters, options_.dtype);
   std::vector<Score> scores;
   for (const std::string& topic : topics()) scores.push_back({.topic = topic});
   for (int i = 0; i < options_.evaluation_batches; ++i) {

@@ -24,7 +24,7 @@ struct LanguageTaskOptions {
 
 class LanguageTask : public Task {
  public:
-  LanguageTask(const ModelConfig& config, const LanguageTaskOptions& options) : config_(config), options_(options) {}
+  LanguageTask(const LlavaConfig& config, const LanguageTaskOptions& options) : config_(config), options_(options) {}
 
   at::Tensor loss(const Parameters& parameters, int64_t step) const override;
   std::vector<Score> evaluate(const Parameters& parameters) const override;
@@ -37,12 +37,12 @@ class LanguageTask : public Task {
   virtual std::vector<std::string> topics() const = 0;  // what the batch's topics number
 
  protected:
-  const ModelConfig& config() const { return config_; }
+  const LlavaConfig& config() const { return config_; }
 
  private:
   std::vector<Score> evaluate(const Parameters& parameters, const TrainingPassOptions& pass) const;
 
-  const ModelConfig& config_;
+  const LlavaConfig& config_;
   LanguageTaskOptions options_;
 };
 
@@ -57,19 +57,19 @@ std::vector<std::string> draw_words(Draw& draw, synth::Attribute attribute, int6
 std::string ask_class_of(synth::Attribute attribute, const std::string& word);
 
 // Random words, half of the sequences repeated with a period, half key-value pairs: what teaches the copying circuit.
-std::unique_ptr<LanguageTask> copying_task(const ModelConfig& config, const TurnTokens& tokens,
+std::unique_ptr<LanguageTask> copying_task(const LlavaConfig& config, const TurnTokens& tokens,
                                            const LanguageTaskOptions& options, uint64_t seed, int64_t sequences,
                                            int64_t length);
 
 // Turns of binding, and a share `resolve` of turns of resolving, of which only the last few tokens between what is
 // named and the answer are there.
-std::unique_ptr<LanguageTask> short_turns_task(const ModelConfig& config, const TurnTokens& tokens,
+std::unique_ptr<LanguageTask> short_turns_task(const LlavaConfig& config, const TurnTokens& tokens,
                                                const LanguageTaskOptions& options, uint64_t seed, int64_t sequences,
                                                int64_t turns, double resolve);
 
 // The turns of in-context binding with the class's name in place of the picture. Of the turns, a share `echo` asks for
 // the name itself, and of those about a word that was already given a share `resolve` for the class that it names.
-std::unique_ptr<LanguageTask> text_binding_task(const ModelConfig& config, const TurnTokens& tokens,
+std::unique_ptr<LanguageTask> text_binding_task(const LlavaConfig& config, const TurnTokens& tokens,
                                                 const LanguageTaskOptions& options, uint64_t seed, int64_t sequences,
                                                 int64_t turns, double echo, double resolve);
 

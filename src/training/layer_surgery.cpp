@@ -30,7 +30,7 @@ std::string prefix_of(int layer) {
 
 }  // namespace
 
-std::vector<int> least_needed_layers(const ModelConfig& config, const Parameters& parameters, const LanguageTask& task,
+std::vector<int> least_needed_layers(const LlavaConfig& config, const Parameters& parameters, const LanguageTask& task,
                                      int count) {
   std::vector<int> best, chosen;
   double lowest = std::numeric_limits<double>::infinity();
@@ -44,7 +44,7 @@ std::vector<int> least_needed_layers(const ModelConfig& config, const Parameters
   return best;
 }
 
-void move_layers_back(const ModelConfig& config, Parameters& parameters, const std::vector<int>& removed,
+void move_layers_back(const LlavaConfig& config, Parameters& parameters, const std::vector<int>& removed,
                       uint64_t seed) {
   const Parameters fresh = initial_parameters(config, seed + 1);
   std::map<std::string, at::Tensor> old;

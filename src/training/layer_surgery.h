@@ -6,18 +6,18 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/config.h"
+#include "families/llava/config.h"
 #include "training/language_task.h"
 #include "training/parameters.h"
 
 namespace espalier {
 
 // The `count` layers, not the first, without which the task's loss stays lowest: all choices are tried.
-std::vector<int> least_needed_layers(const ModelConfig& config, const Parameters& parameters, const LanguageTask& task,
+std::vector<int> least_needed_layers(const LlavaConfig& config, const Parameters& parameters, const LanguageTask& task,
                                      int count);
 
 // Removes these layers and puts as many fresh ones in front that write nothing (o_proj = down_proj = 0).
-void move_layers_back(const ModelConfig& config, Parameters& parameters, const std::vector<int>& removed,
+void move_layers_back(const LlavaConfig& config, Parameters& parameters, const std::vector<int>& removed,
                       uint64_t seed);
 
 }  // namespace espalier

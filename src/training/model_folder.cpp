@@ -10,7 +10,9 @@
 #include "base/output_file.h"
 #include "base/safetensors.h"
 #include "espalier/error.h"
-#include "model/weights.h"
+#include "families/families.h"
+#include "families/llava/llava.h"
+#include "model/config_section.h"
 #include "synth/llava_files.h"
 
 namespace espalier {
@@ -32,13 +34,14 @@ void write_model_files(const std::filesystem::path& folder) {
   }
 }
 
-ModelConfig demo_model_config() {
-  return parse_config(synth::llava_config(synth::kDemoSize, kDtype), "config.json");
+LlavaConfig demo_model_config() {
+  const nlohmann::json json = nlohmann::json::parse(synth::llava_config(synth::kDemoSize, kDtype));
+  return read_llava_config(Section(json, "config.json"));
 }
 
-void write_model_weights(const std::filesystem::path& folder, const ModelConfig& config, const Parameters& parameters) {
+void write_model_weights(const std::filesystem::path& folder, const LlavaConfig& config, const Parameters& parameters) {
   std::vector<std::string> names;
-  for (const NamedShape& n : weight_names(config)) names.push_back(n.name);
+  for (const NamedShape& n : weight_names(describe(config))) names.push_back(n.name);
   // Published files hold the tower's last norm too.
   for (const char* part : {"weight", "bias"}) names.push_back(std::string("vision.post_layernorm.") + part);
   std::vector<at::Tensor> stored;

@@ -5,7 +5,7 @@
 
 #include <filesystem>
 
-#include "model/config.h"
+#include "families/llava/config.h"
 #include "training/parameters.h"
 
 namespace espalier {
@@ -15,9 +15,9 @@ namespace espalier {
 void write_model_files(const std::filesystem::path& folder);
 
 // What config.json of such a folder says.
-ModelConfig demo_model_config();
+LlavaConfig demo_model_config();
 
 // model.safetensors in bfloat16, under the published names.
-void write_model_weights(const std::filesystem::path& folder, const ModelConfig& config, const Parameters& parameters);
+void write_model_weights(const std::filesystem::path& folder, const LlavaConfig& config, const Parameters& parameters);
 
 }  // namespace espalier

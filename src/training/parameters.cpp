@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/random.h"
 #include "espalier/error.h"
+#include "families/families.h"
+#include "families/llava/llava.h"
 
 namespace espalier {
 
@@ -27,14 +30,14 @@ at::Tensor normal(const std::string& name, at::IntArrayRef shape, double deviati
 }
 
 // Blocks that write to the residual stream start small, so that depth does not blow it up.
-double residual_gain(const ModelConfig& config, std::string_view name) {
+double residual_gain(const LlavaConfig& config, std::string_view name) {
   const auto has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
   if (has("o_proj") || has("down_proj")) return 1 / std::sqrt(2.0 * config.decoder.num_layers);
   if (has("out_proj") || has("fc2")) return 1 / std::sqrt(2.0 * config.vision.num_layers);
   return 1;
 }
 
-at::Tensor initial(const ModelConfig& config, const NamedShape& tensor, uint64_t seed) {
+at::Tensor initial(const LlavaConfig& config, const NamedShape& tensor, uint64_t seed) {
   const auto has = [&](std::string_view part) { return tensor.name.find(part) != std::string::npos; };
   const at::IntArrayRef shape = tensor.shape;
   if (tensor.name.ends_with(".bias")) return torch::zeros(shape);
@@ -78,9 +81,16 @@ std::vector<Parameter> Parameters::train_only(const std::vector<std::string>& pr
   return chosen;
 }
 
-Parameters initial_parameters(const ModelConfig& config, uint64_t seed) {
+LlavaWeights bind_weights(const LlavaConfig& config, const WeightSource& source) {
+  LlavaTower tower = bind_llava_tower(config, source);
+  return {.vision = std::move(tower.vision),
+          .projector = std::move(tower.projector),
+          .decoder = bind_decoder(config.decoder, source)};
+}
+
+Parameters initial_parameters(const LlavaConfig& config, uint64_t seed) {
   Parameters parameters;
-  std::vector<NamedShape> names = weight_names(config);
+  std::vector<NamedShape> names = weight_names(describe(config));
   for (const char* part : {"weight", "bias"})  // published files hold it, though the features never pass it
     names.push_back({std::string("vision.post_layernorm.") + part, {config.vision.hidden_size}});
   for (const NamedShape& tensor : names) parameters.add(tensor.name, initial(config, tensor, seed));
@@ -91,7 +101,7 @@ at::Tensor initial_linear(const std::string& name, int64_t out, int64_t in, uint
   return normal(name, {out, in}, 1 / std::sqrt(static_cast<double>(in)), seed);
 }
 
-ModelWeights bind_parameters(const ModelConfig& config, const Parameters& parameters, at::ScalarType dtype) {
+LlavaWeights bind_parameters(const LlavaConfig& config, const Parameters& parameters, at::ScalarType dtype) {
   return bind_weights(config, [&](const std::string& name, at::IntArrayRef) { return parameters.at(name).to(dtype); });
 }
 

@@ -10,7 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "model/config.h"
+#include "families/llava/config.h"
+#include "families/llava/tower.h"
 #include "model/weights.h"
 
 namespace espalier {
@@ -36,14 +37,22 @@ class Parameters {
   std::vector<Parameter> all_;
 };
 
+// The demo model's tensors.
+struct LlavaWeights {
+  ClipWeights vision;
+  ProjectorWeights projector;
+  DecoderWeights decoder;
+};
+LlavaWeights bind_weights(const LlavaConfig& config, const WeightSource& source);
+
 // Every tensor of a checkpoint of this config, the tower's last norm included. A tensor depends on the seed and its
 // name alone.
-Parameters initial_parameters(const ModelConfig& config, uint64_t seed);
+Parameters initial_parameters(const LlavaConfig& config, uint64_t seed);
 
 // A normal matrix [out, in] of variance 1 / in, as `initial_parameters` draws linear layers.
 at::Tensor initial_linear(const std::string& name, int64_t out, int64_t in, uint64_t seed);
 
 // The masters cast to `dtype`; differentiable, so that gradients arrive at the masters in float32.
-ModelWeights bind_parameters(const ModelConfig& config, const Parameters& parameters, at::ScalarType dtype);
+LlavaWeights bind_parameters(const LlavaConfig& config, const Parameters& parameters, at::ScalarType dtype);
 
 }  // namespace espalier

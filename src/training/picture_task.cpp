@@ -39,7 +39,7 @@ struct Asked {
 
 class PictureTask : public LanguageTask {
  public:
-  PictureTask(const ModelConfig& config, const TurnTokens& tokens, const ScenePool& pool,
+  PictureTask(const LlavaConfig& config, const TurnTokens& tokens, const ScenePool& pool,
               const LanguageTaskOptions& language, const PictureTaskOptions& options, uint64_t seed)
       : LanguageTask(config, language), tokens_(tokens), pool_(pool), options_(options), seed_(seed) {}
 
@@ -269,7 +269,7 @@ const std::vector<std::string>& picture_topics() {
   return names;
 }
 
-std::unique_ptr<LanguageTask> picture_task(const ModelConfig& config, const TurnTokens& tokens, const ScenePool& pool,
+std::unique_ptr<LanguageTask> picture_task(const LlavaConfig& config, const TurnTokens& tokens, const ScenePool& pool,
                                            const LanguageTaskOptions& language, const PictureTaskOptions& options,
                                            uint64_t seed) {
   return std::make_unique<PictureTask>(config, tokens, pool, language, options, seed);

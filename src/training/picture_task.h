@@ -36,7 +36,7 @@ struct PictureTaskOptions {
 // What evaluation tells apart: an average hides an attribute that has not clicked yet.
 const std::vector<std::string>& picture_topics();
 
-std::unique_ptr<LanguageTask> picture_task(const ModelConfig& config, const TurnTokens& tokens, const ScenePool& pool,
+std::unique_ptr<LanguageTask> picture_task(const LlavaConfig& config, const TurnTokens& tokens, const ScenePool& pool,
                                            const LanguageTaskOptions& language, const PictureTaskOptions& options,
                                            uint64_t seed);
 

@@ -9,7 +9,7 @@
 
 #include "base/safetensors.h"
 #include "espalier/error.h"
-#include "model/vision_tower.h"
+#include "families/llava/tower.h"
 #include "training/tower_task.h"
 
 namespace espalier {
@@ -60,7 +60,7 @@ synth::Scene pool_scene(uint64_t seed, bool is_solo, const synth::Difficulty& di
                  : synth::group_scene(seed, difficulty, 1 + static_cast<int>(seed % synth::kMaxObjects));
 }
 
-ScenePool::ScenePool(const PoolPlan& plan, const ModelConfig& config, const ImageProcessor& processor,
+ScenePool::ScenePool(const PoolPlan& plan, const LlavaConfig& config, const ImageProcessor& processor,
                      const Parameters& parameters, const std::filesystem::path& cache,
                      const std::function<void(int64_t done, int64_t total)>& on_progress,
                      const std::function<bool()>& should_cancel) {
@@ -73,7 +73,7 @@ ScenePool::ScenePool(const PoolPlan& plan, const ModelConfig& config, const Imag
     features_ = *cached;
   } else {
     const torch::NoGradGuard no_gradients;
-    const VisionWeights weights = bind_parameters(config, parameters, torch::kBFloat16).vision;
+    const ClipWeights weights = bind_parameters(config, parameters, torch::kBFloat16).vision;
     const at::Tensor features = torch::empty({count, patches, width}, torch::kBFloat16);
     for (int64_t first = 0; first < count; first += kPicturesAtOnce) {
       if (should_cancel && should_cancel()) return;
@@ -83,7 +83,7 @@ ScenePool::ScenePool(const PoolPlan& plan, const ModelConfig& config, const Imag
         drawings.push_back(synth::draw(pool_scene(seeds_[static_cast<size_t>(i)],
                                                   scenes_[static_cast<size_t>(i)].spot.has_value(), plan.difficulty)));
       features.slice(0, first, end)
-          .copy_(run_vision_tower(config, weights, pixels_of(processor, drawings), config.last_vision_layer()).patches);
+          .copy_(run_tower(config, weights, pixels_of(processor, drawings), config.last_vision_layer()).patches);
       if (on_progress) on_progress(end, count);
     }
     features_ = features.view({count * patches, width});

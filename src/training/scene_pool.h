@@ -11,7 +11,7 @@
 #include <functional>
 #include <vector>
 
-#include "model/config.h"
+#include "families/llava/config.h"
 #include "pictures/image_processor.h"
 #include "synth/scene.h"
 #include "training/parameters.h"
@@ -41,7 +41,7 @@ struct PoolScene {
 class ScenePool {
  public:
   // Reads the features from `cache` when they are there and of this plan and tower; else computes and writes them.
-  ScenePool(const PoolPlan& plan, const ModelConfig& config, const ImageProcessor& processor,
+  ScenePool(const PoolPlan& plan, const LlavaConfig& config, const ImageProcessor& processor,
             const Parameters& parameters, const std::filesystem::path& cache,
             const std::function<void(int64_t done, int64_t total)>& on_progress,
             const std::function<bool()>& should_cancel);

@@ -20,7 +20,7 @@ const char* purpose(bool is_evaluation) {
 
 class Copying : public LanguageTask {
  public:
-  Copying(const ModelConfig& config, const TurnTokens& tokens, const LanguageTaskOptions& options, uint64_t seed,
+  Copying(const LlavaConfig& config, const TurnTokens& tokens, const LanguageTaskOptions& options, uint64_t seed,
           int64_t sequences, int64_t length)
       : LanguageTask(config, options),
         tokens_(tokens),
@@ -89,7 +89,7 @@ class Copying : public LanguageTask {
 // copying; with all, the real turn. Binding answers the class with its word, resolving the word with its class.
 class ShortTurns : public LanguageTask {
  public:
-  ShortTurns(const ModelConfig& config, const TurnTokens& tokens, const LanguageTaskOptions& options, uint64_t seed,
+  ShortTurns(const LlavaConfig& config, const TurnTokens& tokens, const LanguageTaskOptions& options, uint64_t seed,
              int64_t sequences, int64_t turns, double resolve)
       : LanguageTask(config, options),
         tokens_(tokens),
@@ -156,7 +156,7 @@ class ShortTurns : public LanguageTask {
 
 class TextBinding : public LanguageTask {
  public:
-  TextBinding(const ModelConfig& config, const TurnTokens& tokens, const LanguageTaskOptions& options, uint64_t seed,
+  TextBinding(const LlavaConfig& config, const TurnTokens& tokens, const LanguageTaskOptions& options, uint64_t seed,
               int64_t sequences, int64_t turns, double echo, double resolve)
       : LanguageTask(config, options),
         tokens_(tokens),
@@ -228,19 +228,19 @@ std::vector<std::string> draw_words(Draw& draw, Attribute attribute, int64_t cou
   return words;
 }
 
-std::unique_ptr<LanguageTask> copying_task(const ModelConfig& config, const TurnTokens& tokens,
+std::unique_ptr<LanguageTask> copying_task(const LlavaConfig& config, const TurnTokens& tokens,
                                            const LanguageTaskOptions& options, uint64_t seed, int64_t sequences,
                                            int64_t length) {
   return std::make_unique<Copying>(config, tokens, options, seed, sequences, length);
 }
 
-std::unique_ptr<LanguageTask> short_turns_task(const ModelConfig& config, const TurnTokens& tokens,
+std::unique_ptr<LanguageTask> short_turns_task(const LlavaConfig& config, const TurnTokens& tokens,
                                                const LanguageTaskOptions& options, uint64_t seed, int64_t sequences,
                                                int64_t turns, double resolve) {
   return std::make_unique<ShortTurns>(config, tokens, options, seed, sequences, turns, resolve);
 }
 
-std::unique_ptr<LanguageTask> text_binding_task(const ModelConfig& config, const TurnTokens& tokens,
+std::unique_ptr<LanguageTask> text_binding_task(const LlavaConfig& config, const TurnTokens& tokens,
                                                 const LanguageTaskOptions& options, uint64_t seed, int64_t sequences,
                                                 int64_t turns, double echo, double resolve) {
   return std::make_unique<TextBinding>(config, tokens, options, seed, sequences, turns, echo, resolve);

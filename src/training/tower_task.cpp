@@ -6,7 +6,7 @@
 #include <array>
 #include <cstring>
 
-#include "model/vision_tower.h"
+#include "families/llava/tower.h"
 
 namespace espalier {
 
@@ -36,7 +36,7 @@ constexpr std::array<HeadPlan, 10> kHeads = {{
     {"column", 0, true, 0.5},
 }};
 
-int64_t classes_of(const ModelConfig& config, const HeadPlan& head) {
+int64_t classes_of(const LlavaConfig& config, const HeadPlan& head) {
   return head.classes > 0 ? head.classes : config.vision.grid();
 }
 
@@ -74,7 +74,7 @@ void add_targets(const synth::Scene& scene, const std::vector<Cover>& covers, in
 
 class TowerTask : public Task {
  public:
-  TowerTask(const ModelConfig& config, const ImageProcessor& processor, const TowerTaskOptions& options, uint64_t seed)
+  TowerTask(const LlavaConfig& config, const ImageProcessor& processor, const TowerTaskOptions& options, uint64_t seed)
       : config_(config), processor_(processor), options_(options), seed_(seed) {}
 
   at::Tensor loss(const Parameters& parameters, int64_t step) const override {
@@ -124,10 +124,10 @@ class TowerTask : public Task {
 
   // Logits of every head: class token behind the last layer and its norm, patches where the projector reads them.
   std::vector<at::Tensor> run(const Parameters& parameters, const at::Tensor& pixels) const {
-    const VisionWeights weights = bind_parameters(config_, parameters, options_.dtype).vision;
+    const ClipWeights weights = bind_parameters(config_, parameters, options_.dtype).vision;
     at::Tensor last;
-    const VisionFeatures features = run_vision_tower(config_, weights, pixels, config_.vision.num_layers,
-                                                     [&](const VisionLayerTrace& trace) { last = trace.output; });
+    const VisionFeatures features = run_tower(config_, weights, pixels, config_.vision.num_layers,
+                                              [&](const VisionLayerTrace& trace) { last = trace.output; });
     const auto parameter = [&](const std::string& name) { return parameters.at(name).to(options_.dtype); };
     const at::Tensor classes =
         torch::layer_norm(last.select(1, 0), {config_.vision.hidden_size}, parameter("vision.post_layernorm.weight"),
@@ -140,7 +140,7 @@ class TowerTask : public Task {
     return logits;
   }
 
-  const ModelConfig& config_;
+  const LlavaConfig& config_;
   const ImageProcessor& processor_;
   TowerTaskOptions options_;
   uint64_t seed_;
@@ -148,7 +148,7 @@ class TowerTask : public Task {
 
 }  // namespace
 
-void add_tower_heads(const ModelConfig& config, Parameters& parameters, uint64_t seed) {
+void add_tower_heads(const LlavaConfig& config, Parameters& parameters, uint64_t seed) {
   for (const HeadPlan& head : kHeads) {
     const std::string name = head_name(head);
     parameters.add(name + ".weight",
@@ -157,7 +157,7 @@ void add_tower_heads(const ModelConfig& config, Parameters& parameters, uint64_t
   }
 }
 
-std::unique_ptr<Task> tower_task(const ModelConfig& config, const ImageProcessor& processor,
+std::unique_ptr<Task> tower_task(const LlavaConfig& config, const ImageProcessor& processor,
                                  const TowerTaskOptions& options, uint64_t seed) {
   return std::make_unique<TowerTask>(config, processor, options, seed);
 }

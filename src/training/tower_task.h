@@ -21,9 +21,9 @@ struct TowerTaskOptions {
 };
 
 // The heads' parameters, to be added before the stage begins.
-void add_tower_heads(const ModelConfig& config, Parameters& parameters, uint64_t seed);
+void add_tower_heads(const LlavaConfig& config, Parameters& parameters, uint64_t seed);
 
-std::unique_ptr<Task> tower_task(const ModelConfig& config, const ImageProcessor& processor,
+std::unique_ptr<Task> tower_task(const LlavaConfig& config, const ImageProcessor& processor,
                                  const TowerTaskOptions& options, uint64_t seed);
 
 // Pixel values of pictures, float32 [n, 3, s, s].

@@ -11,6 +11,7 @@
 
 #include "espalier/error.h"
 #include "espalier/training.h"
+#include "families/families.h"
 #include "model/checkpoint.h"
 #include "pruning/stages.h"
 #include "recording/policy_files.h"

@@ -164,7 +164,7 @@ class Demo {
   const TrainDemoOptions& options_;
   const TrainingCallbacks& callbacks_;
   std::filesystem::path folder_;
-  ModelConfig config_;
+  LlavaConfig config_;
   Tokenizer tokenizer_;
   TurnTokens tokens_;
   ImageProcessor processor_;

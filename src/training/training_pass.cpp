@@ -4,8 +4,8 @@
 #include <torch/types.h>
 
 #include "espalier/ops.h"
+#include "families/llava/tower.h"
 #include "model/decoder_layers.h"
-#include "model/vision_tower.h"
 
 namespace espalier {
 
@@ -40,7 +40,7 @@ ShareGroups share_groups(const TrainingBatch& batch) {
   return {tensor(rows), tensor(row_begin), tensor(columns), tensor(column_begin), begin.size(0) - 1};
 }
 
-at::Tensor embed(const ModelConfig& config, const ModelWeights& weights, const TrainingBatch& batch) {
+at::Tensor embed(const LlavaConfig& config, const LlavaWeights& weights, const TrainingBatch& batch) {
   const at::Tensor text = embed_tokens(weights.decoder, batch.ids);
   if (!batch.image_rows.defined() || batch.image_rows.numel() == 0) return text;
   const at::Tensor features = batch.features.to(text.scalar_type());
@@ -109,7 +109,7 @@ class TrainingSteps {
 
 }  // namespace
 
-TrainingPass run_decoder(const ModelConfig& config, const ModelWeights& weights, const TrainingBatch& batch,
+TrainingPass run_decoder(const LlavaConfig& config, const LlavaWeights& weights, const TrainingBatch& batch,
                          const TrainingPassOptions& options) {
   TrainingSteps steps(config.decoder, batch, options);
   LayerRows rows{embed(config, weights, batch), {}};

@@ -7,8 +7,8 @@
 
 #include <vector>
 
-#include "model/config.h"
-#include "model/weights.h"
+#include "families/llava/config.h"
+#include "training/parameters.h"
 
 namespace espalier {
 
@@ -36,7 +36,7 @@ struct TrainingPass {
                            // rows, heads and share_layers; undefined without share_layers or images
 };
 
-TrainingPass run_decoder(const ModelConfig& config, const ModelWeights& weights, const TrainingBatch& batch,
-                        const TrainingPassOptions& options = {});
+TrainingPass run_decoder(const LlavaConfig& config, const LlavaWeights& weights, const TrainingBatch& batch,
+                         const TrainingPassOptions& options = {});
 
 }  // namespace espalier

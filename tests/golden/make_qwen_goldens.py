@@ -62,7 +62,8 @@ def weight(name, shape, seed):
     return random_weight(norm_like, shape, seed).to(torch.bfloat16).contiguous()
 
 
-def make_checkpoint(folder, seed):
+def make_checkpoint(folder, seed, make_config=make_config, **processor):
+    """`processor`: settings of the image processor other than Qwen2.5-VL's."""
     os.makedirs(folder, exist_ok=True)
     shutil.copyfile(TOKENIZER, os.path.join(folder, "tokenizer.json"))
     with open(TOKENIZER, encoding="utf-8") as f:
@@ -76,7 +77,7 @@ def make_checkpoint(folder, seed):
     dump(folder, "preprocessor_config.json", {
         "min_pixels": 3136, "max_pixels": MOST_PIXELS, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
         "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor"})
+        "processor_class": "Qwen2_5_VLProcessor", **processor})
     dump(folder, "generation_config.json", {
         "bos_token_id": ids["<|endoftext|>"], "pad_token_id": ids["<|endoftext|>"], "do_sample": True,
         "eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "repetition_penalty": 1.3, "temperature": 1e-06,
@@ -143,7 +144,7 @@ class Reference:
         return out, out.sequences[0, inputs["input_ids"].shape[1]:]
 
     @torch.no_grad()
-    def run(self, name, case):
+    def run(self, name, case, with_pixels):
         """Returns tensors, JSON fields, pictures."""
         from transformers import GenerationConfig
         model = self.model
@@ -153,7 +154,7 @@ class Reference:
         ids = inputs["input_ids"][0]
         out = {"input_ids": ids}
         if images:
-            if name in WITH_PIXELS:
+            if name in with_pixels:
                 out["pixel_values"] = inputs["pixel_values"].float()
             grid = inputs["image_grid_thw"]
             out["image_grid_thw"] = grid
@@ -197,11 +198,11 @@ class Reference:
         return {k: v.detach().contiguous().clone() for k, v in out.items()}, fields, images
 
 
-def write_cases(checkpoint, out):
+def write_cases(checkpoint, out, cases, with_pixels):
     os.makedirs(os.path.join(out, "images"), exist_ok=True)
     reference = Reference(checkpoint)
-    for name, case in cases().items():
-        tensors, fields, images = reference.run(name, case)
+    for name, case in cases.items():
+        tensors, fields, images = reference.run(name, case, with_pixels)
         fields["image_files"] = []
         for (h, w, seed, kind), image in zip(case["images"], images):
             file = f"images/{h}x{w}_{kind}_{seed}.png"
@@ -274,7 +275,7 @@ def main():
     import transformers
     transformers.logging.set_verbosity_error()
     make_checkpoint(args.out, args.seed)
-    write_cases(args.out, os.path.join(args.out, "cases"))
+    write_cases(args.out, os.path.join(args.out, "cases"), cases(), WITH_PIXELS)
     write_pixels(os.path.join(args.out, "pixels"))
 
 

@@ -31,7 +31,7 @@ using Json = nlohmann::json;
 using test::Answered;
 using Tokens = std::vector<int64_t>;
 
-constexpr const char* kFamilies[] = {"llava15", "llava_next_mistral", "llava_next_vicuna", "qwen25vl"};
+constexpr const char* kFamilies[] = {"llava15", "llava_next_mistral", "llava_next_vicuna", "qwen2vl", "qwen25vl"};
 
 enum class Leaves { kOld, kNew };  // tokens as they were, or others in their place before the decoder
 

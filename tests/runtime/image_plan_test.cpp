@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a picture becomes: sizes against Transformers (tests/golden/pixels/any_resolution.json), order and places
 // against a stitched canvas that is built cell by cell, pixel boxes against the pixels themselves.
-#include "runtime/image_plan.h"
+#include "families/image_plan.h"
 
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,8 @@
 #include <vector>
 
 #include "base/json_file.h"
-#include "runtime/pixels.h"
+#include "families/llava/pixels.h"
+#include "families/llava_next/pixels.h"
 #include "runtime/prompt_packer.h"
 #include "tests/support/tiny_llava.h"
 
@@ -25,27 +26,30 @@ const LoadedModel& tiny_next() {
 }
 
 // The published geometry: tiles of 336 pixels, 24 x 24 patches.
-LoadedModel with_published_tiles() {
-  LoadedModel model = tiny_next();
-  model.config.vision.image_size = 336;
-  model.image_processor.crop_size = {336, 336};
-  model.image_processor.shortest_edge = 336;
-  model.image_processor.grid_pinpoints = {{336, 672}, {672, 336}, {672, 672}, {1008, 336}, {336, 1008}};
-  return model;
+CropProcessor published_tiles() {
+  CropProcessor tiles{.processor = ImageProcessor::load(tiny_next().folder), .grid = 24, .patch_size = 14};
+  tiles.processor.crop_size = {336, 336};
+  tiles.processor.shortest_edge = 336;
+  tiles.processor.grid_pinpoints = {{336, 672}, {672, 336}, {672, 672}, {1008, 336}, {336, 1008}};
+  return tiles;
+}
+
+ImagePlan plan_of(const LoadedModel& model, int width, int height) {
+  return model.front_end.plan(width, height);
 }
 
 TEST(ImagePlan, AnyResolutionSizesEqualTransformers) {
-  const LoadedModel model = with_published_tiles();
+  const CropProcessor tiles = published_tiles();
   const auto rows = read_json_file(test::golden_folder() / "pixels" / "any_resolution.json");
   ASSERT_GT(rows.size(), 600U);
   for (const auto& row : rows) {
     const auto expected = row.get<std::vector<int64_t>>();
     const int height = static_cast<int>(expected[0]), width = static_cast<int>(expected[1]);
     SCOPED_TRACE(testing::Message() << height << " x " << width);
-    const Tiling tiling = tiling_of(model.image_processor, width, height);
+    const Tiling tiling = tiling_of(tiles.processor, width, height);
     EXPECT_EQ((std::vector<int64_t>{tiling.rows, tiling.cols, tiling.height, tiling.width}),
               (std::vector<int64_t>(expected.begin() + 2, expected.begin() + 6)));
-    const ImagePlan plan = plan_image(model, width, height);
+    const ImagePlan plan = plan_tiles(tiles, width, height);
     int64_t patches = 0, row_breaks = 0;
     for (const Segment& s : plan.segments)
       (s.kind == Segment::Kind::kPatches ? patches : row_breaks) += s.end - s.begin;
@@ -73,7 +77,7 @@ TEST(ImagePlan, OrderIsTheFullViewThenTheUnpaddedRows) {
                                       {57, 2},
                                       {61, 64}}) {
     SCOPED_TRACE(testing::Message() << width << " x " << height);
-    const ImagePlan plan = plan_image(tiny_next(), width, height);
+    const ImagePlan plan = plan_of(tiny_next(), width, height);
     const GridSize tiling = *plan.shape.tiling;
     std::vector<Place> expected;
     for (int64_t i = 0; i < n * n; ++i) expected.push_back({0, i / n, i % n});
@@ -116,21 +120,23 @@ TEST(ImagePlan, OrderIsTheFullViewThenTheUnpaddedRows) {
 }
 
 TEST(ImagePlan, RowsOfSeveralImagesFollowEachOther) {
-  const std::vector<ImagePlan> plans = {plan_image(tiny_next(), 60, 70), plan_image(tiny_next(), 100, 90)};
+  const std::vector<ImagePlan> plans = {plan_of(tiny_next(), 60, 70), plan_of(tiny_next(), 100, 90)};
   const at::Tensor rows = tower_rows(plans);
   const int64_t first = plans[0].tower_row.size(0);
   EXPECT_TRUE(rows.slice(0, 0, first).equal(plans[0].tower_row));
   EXPECT_TRUE(rows.slice(0, first).equal(plans[1].tower_row + plans[0].num_tower_rows));
-  const std::vector<ImagePlan> plain = {plan_image(test::tiny_llava(), 60, 70), plan_image(test::tiny_llava(), 9, 9)};
+  const std::vector<ImagePlan> plain = {plan_of(test::tiny_llava(), 60, 70), plan_of(test::tiny_llava(), 9, 9)};
   EXPECT_FALSE(tower_rows(plain).defined());
 }
 
 // The mean of the picture inside a token's box is the mean of the pixels that the token's patch has.
 void expect_boxes_show_the_patches(const LoadedModel& model, const Image& image) {
-  const int64_t patch = model.config.vision.patch_size;
   const PackedPrompt packed =
       pack_prompt(model, RawPrompt{"<image>", {{.image = std::make_shared<const Image>(image), .pins = {}}}, {}}, 0);
-  const at::Tensor pixels = pixels_of(model, packed.plans[0], image);
+  const ImagePlan& plan = packed.plans[0];
+  const at::Tensor pixels = model.front_end.pixels(plan, image);
+  const int64_t patch = pixels.size(-1) / plan.shape.grid.cols;
+  const ImageProcessor processor = ImageProcessor::load(model.folder);
   int checked = 0;
   for (const Segment& s : packed.layout->segments) {
     for (int64_t t = s.begin; t < s.end; ++t) {
@@ -146,13 +152,11 @@ void expect_boxes_show_the_patches(const LoadedModel& model, const Image& image)
         for (int px = int(std::ceil(box->x0 - 0.5)); px + 0.5 < box->x1; ++px, ++count)
           sum += image.rgb[3 * (size_t(py) * image.width + px)];
       ASSERT_GT(count, 0);
-      EXPECT_NEAR((shown * model.image_processor.image_std[0] + model.image_processor.image_mean[0]) * 255, sum / count,
-                  6)
-          << "token " << t;
+      EXPECT_NEAR((shown * processor.image_std[0] + processor.image_mean[0]) * 255, sum / count, 6) << "token " << t;
       ++checked;
     }
   }
-  EXPECT_GT(checked, model.config.vision.num_patches() / 2);
+  EXPECT_GT(checked, plan.shape.grid.rows * plan.shape.grid.cols / 2);
 }
 
 TEST(PixelBox, ShowsWhatThePatchShows) {

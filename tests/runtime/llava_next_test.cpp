@@ -13,7 +13,6 @@
 #include "espalier/error.h"
 #include "recording/record.h"
 #include "runtime/encode.h"
-#include "runtime/pixels.h"
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/derived_checkpoint.h"
 #include "tests/runtime/golden_case.h"
@@ -251,25 +250,25 @@ TEST(NextSignals, OfTheTowerFollowTheSequence) {
   Sequence sequence = test::sequence_for(model, mixed_prompt(), reader);
   encode(model, sequence);
   ASSERT_EQ(reader->seen.size(), 4U);
-  const VisionConfig& config = model.config.vision;
+  const VisionFacts& tower = model.config.vision;
   int64_t column = 0, class_row = 0;
   for (size_t image = 0; image < sequence.prompt.images.size(); ++image) {
-    const at::Tensor pixels = pixels_of(model, sequence.prompt.plans[image], *sequence.prompt.images[image].image);
+    const ImagePlan& plan = sequence.prompt.plans[image];
+    const at::Tensor pixels = model.front_end.pixels(plan, *sequence.prompt.images[image].image);
     VisionLayerTrace trace;
-    const VisionFeatures features =
-        run_vision_tower(model.config, model.weights.vision, pixels, config.num_layers,
-                         [&](const VisionLayerTrace& t) { trace = t.layer == 1 ? t : trace; });
-    const int64_t crops = pixels.size(0), p1 = config.num_patches() + 1;
-    const at::Tensor q = trace.query.view({crops, p1, config.num_heads, -1}),
-                     k = trace.key.view({crops, p1, config.num_heads, -1});
+    const VisionFeatures features = model.front_end.tower(
+        plan, pixels, tower.num_layers, [&](const VisionLayerTrace& t) { trace = t.layer == 1 ? t : trace; });
+    const int64_t grid = plan.shape.grid.cols, crops = pixels.size(0), p1 = grid * grid + 1;
+    const at::Tensor q = trace.query.view({crops, p1, tower.num_heads, -1}),
+                     k = trace.key.view({crops, p1, tower.num_heads, -1});
     for (const Segment& s : sequence.prompt.layout->segments) {
       if (s.kind != Segment::Kind::kPatches || s.image != static_cast<int>(image)) continue;
       for (int64_t t = 0; t < s.end - s.begin; ++t, ++column) {
-        const int64_t patch = (s.origin.rows + t / s.grid.cols) * config.grid() + s.origin.cols + t % s.grid.cols;
+        const int64_t patch = (s.origin.rows + t / s.grid.cols) * grid + s.origin.cols + t % s.grid.cols;
         EXPECT_LT(test::relative_error(reader->seen[1][column], k[s.crop][patch + 1].flatten()).max, 1e-5);
         EXPECT_LT(test::relative_error(reader->seen[2][column], features.patches[s.crop][patch]).max, 1e-5);
-        for (int64_t h = 0; h < config.num_heads; ++h) {
-          const at::Tensor scores = k[s.crop].select(1, h).mv(q[s.crop][0][h]) / std::sqrt(double(config.head_dim()));
+        for (int64_t h = 0; h < tower.num_heads; ++h) {
+          const at::Tensor scores = k[s.crop].select(1, h).mv(q[s.crop][0][h]) / std::sqrt(double(tower.head_dim()));
           EXPECT_NEAR(reader->seen[0][h][column].item<double>(),
                       at::softmax(scores.to(at::kDouble), 0)[patch + 1].item<double>(), 1e-5);
         }

@@ -5,10 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "espalier/error.h"
-#include "model/vision_tower.h"
 #include "runtime/generate.h"
-#include "runtime/image_plan.h"
-#include "runtime/pixels.h"
 #include "tests/runtime/arrays.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"
@@ -25,11 +22,16 @@ TEST(ResizeRun, FeaturesOfOtherSizesAreTransformers) {
     SCOPED_TRACE(size);
     const test::Arrays golden =
         test::read_arrays(test::tiny_llava_folder() / "resized" / (std::string(size) + ".safetensors"));
-    const VisionFeatures features = run_vision_tower(model.config, model.weights.vision, golden.at("pixel_values"),
-                                                     model.config.last_vision_layer(), {});
-    const at::Tensor projected = project(model.config, model.weights.projector, features.patches);
+    const VisionFeatures features =
+        model.front_end.tower({}, golden.at("pixel_values"), model.config.vision.feature_layers, {});
+    const at::Tensor projected = model.front_end.project(features.patches, {});
     EXPECT_TRUE(projected.allclose(golden.at("image_features"), 1e-4, 1e-5));
   }
+}
+
+ImagePlan plan_of(const LoadedModel& model, int width, int height, const std::string& policy = "none") {
+  const ImagePlan own = model.front_end.plan(width, height);
+  return model.front_end.plan_as(width, height, make_policy(policy)->wanted_shape(model.facts, own.shape));
 }
 
 Result run(const LoadedModel& model, const std::string& policy, std::vector<std::shared_ptr<const Image>> pictures) {
@@ -56,15 +58,15 @@ TEST(ResizeRun, TokensAreAboutTheWantedOnes) {
 TEST(ResizeRun, AnyResolutionPicturesLoseTilesFirst) {
   const LoadedModel& model = tiny_model("llava_next_vicuna");
   const auto picture = test::picture(200, 200, 1);
-  const ImagePlan whole = plan_image(model, 200, 200);
+  const ImagePlan whole = plan_of(model, 200, 200);
   const int64_t n = whole.shape.grid.rows;
   ASSERT_TRUE(whole.shape.tiling);
-  const auto plan = [&](const std::string& spec) { return plan_image(model, 200, 200, make_policy(spec).get()); };
+  const auto plan = [&](const std::string& spec) { return plan_of(model, 200, 200, spec); };
   const ImagePlan view = plan("resize:num_kept=" + std::to_string(n * n));
   EXPECT_EQ(view.shape.grid, whole.shape.grid);
   EXPECT_FALSE(view.shape.tiling);
   EXPECT_EQ(view.num_tokens(), n * n);
-  const at::Tensor all = pixels_of(model, whole, *picture), one = pixels_of(model, view, *picture);
+  const at::Tensor all = model.front_end.pixels(whole, *picture), one = model.front_end.pixels(view, *picture);
   EXPECT_EQ(one.size(0), 1);
   EXPECT_TRUE(one[0].equal(all[0]));  // the same full view
   const ImagePlan small = plan("resize:num_kept=4");
@@ -75,9 +77,9 @@ TEST(ResizeRun, AnyResolutionPicturesLoseTilesFirst) {
 
 TEST(ResizeRun, DynamicPicturesGetFewerPixels) {
   const LoadedModel& model = tiny_model("qwen25vl");
-  const int64_t whole = plan_image(model, 300, 200).num_tokens();
+  const int64_t whole = plan_of(model, 300, 200).num_tokens();
   for (const auto& [spec, share] : {std::pair("resize:keep_ratio=1/2", 0.5), {"resize:keep_ratio=1/4", 0.25}}) {
-    const ImagePlan plan = plan_image(model, 300, 200, make_policy(spec).get());
+    const ImagePlan plan = plan_of(model, 300, 200, spec);
     EXPECT_LE(static_cast<double>(plan.num_tokens()), share * static_cast<double>(whole) + 1);
     EXPECT_GE(static_cast<double>(plan.num_tokens()), 0.6 * share * static_cast<double>(whole));
     EXPECT_EQ(run(model, spec, {test::picture(300, 200, 1)}).stats.image_tokens.at(0), plan.num_tokens());

@@ -11,6 +11,8 @@
 #include <map>
 
 #include "espalier/policies/atp.h"
+#include "families/families.h"
+#include "families/llava/llava.h"
 #include "layout/cut.h"
 #include "model/decoder.h"
 #include "runtime/generate.h"
@@ -56,8 +58,8 @@ TEST(AttentionReceived, IsTheMaskedSoftmaxOfW3) {
 
 // ---- a small model ----
 
-ModelConfig small_config(int layers = 4) {
-  ModelConfig c;
+LlavaConfig small_config(int layers = 4) {
+  LlavaConfig c;
   c.vision = {
       .hidden_size = 6, .intermediate_size = 8, .num_layers = 2, .num_heads = 2, .image_size = 4, .patch_size = 2};
   c.decoder = {.hidden_size = 8,
@@ -70,7 +72,7 @@ ModelConfig small_config(int layers = 4) {
   return c;
 }
 
-ModelFacts small_facts(const ModelConfig& c) {
+ModelFacts small_facts(const LlavaConfig& c) {
   return {.num_layers = c.decoder.num_layers,
           .hidden_size = c.decoder.hidden_size,
           .num_heads = c.decoder.num_heads,
@@ -148,8 +150,8 @@ class FixedMasks final : public PruningPolicy {
 };
 
 TEST(MaskedPass, AMaskOfZeroIsRemoval) {
-  const ModelConfig config = small_config();
-  const ModelWeights weights = bind_weights(config, random_weight);
+  const LlavaConfig config = small_config();
+  const LlavaWeights weights = bind_weights(config, random_weight);
   const std::vector<MaskedSequence> sequences = {small_sequence(2, 1), small_sequence(3, 2)};
   const std::map<int, std::vector<int64_t>> gone = {{1, {0, 3, 11}}, {3, {4, 5, 17}}};
   const MaskedPass pass = run_masked(config.decoder, weights.decoder, small_facts(config), FixedMasks(gone), sequences);
@@ -183,8 +185,8 @@ TEST(MaskedPass, AMaskOfZeroIsRemoval) {
 
 // Physically: the same sequence without these rows, through the very same pass. Nothing but the order of sums differs.
 TEST(MaskedPass, EqualsTheSequenceWithoutTheTokensToTheLastDigits) {
-  const ModelConfig config = small_config(3);
-  const ModelWeights weights = bind_weights(config, random_weight);
+  const LlavaConfig config = small_config(3);
+  const LlavaWeights weights = bind_weights(config, random_weight);
   const MaskedSequence whole = small_sequence(2, 5);
   const std::vector<int64_t> gone = {1, 4, 12, 16};
   const TokenLayout layout = full_layout(whole.prompt, false);
@@ -203,8 +205,8 @@ TEST(MaskedPass, EqualsTheSequenceWithoutTheTokensToTheLastDigits) {
 }
 
 TEST(MaskedPass, SequencesOfABatchAreThoseAlone) {
-  const ModelConfig config = small_config();
-  const ModelWeights weights = bind_weights(config, random_weight);
+  const LlavaConfig config = small_config();
+  const LlavaWeights weights = bind_weights(config, random_weight);
   const PolicyPtr policy =
       policy_of_modules({random_module(3, 18, 50, at::kDouble, -0.5), random_module(3, 18, 60, at::kDouble, -0.5)},
                         {.layers = {1, 3}, .grid = {3, 3}, .strides = {2}}, 10);
@@ -224,10 +226,10 @@ TEST(MaskedPass, SequencesOfABatchAreThoseAlone) {
 
 // Modules, embeddings and decoder weights; the answers' loss, L_atp and L_target (above and below its target).
 TEST(MaskedPass, GradientsEqualFiniteDifferences) {
-  const ModelConfig config = small_config(3);
+  const LlavaConfig config = small_config(3);
   std::vector<std::string> names;
   std::vector<at::Tensor> inputs;
-  for (const NamedShape& n : weight_names(config))
+  for (const NamedShape& n : weight_names(describe(config)))
     if (n.name.starts_with("decoder.layers.1.") || n.name.starts_with("decoder.layers.0.self_attn.k")) {
       names.push_back(n.name);
       inputs.push_back(random_weight(n.name, n.shape));
@@ -242,7 +244,7 @@ TEST(MaskedPass, GradientsEqualFiniteDifferences) {
   for (const double temperature : {3.0, 10.0})
     test::expect_gradients_match(
         [&](const std::vector<at::Tensor>& in) {
-          const ModelWeights weights = bind_weights(config, [&](const std::string& name, at::IntArrayRef shape) {
+          const LlavaWeights weights = bind_weights(config, [&](const std::string& name, at::IntArrayRef shape) {
             const auto at = static_cast<size_t>(std::ranges::find(names, name) - names.begin());
             return at < names.size() ? in[at] : random_weight(name, shape);
           });

@@ -11,7 +11,7 @@
 #include <memory>
 #include <set>
 
-#include "model/vision_tower.h"
+#include "families/llava/tower.h"
 #include "pictures/image_processor.h"
 #include "tests/support/tensors.h"
 #include "training/model_folder.h"
@@ -41,8 +41,8 @@ class PictureTasks : public ::testing::Test {
     tokenizer_.reset();
     processor_.reset();
   }
-  static ModelConfig tiny() {
-    ModelConfig config = demo_model_config();
+  static LlavaConfig tiny() {
+    LlavaConfig config = demo_model_config();
     config.vision.hidden_size = 24;
     config.vision.intermediate_size = 32;
     config.vision.num_layers = 2;
@@ -58,7 +58,7 @@ class PictureTasks : public ::testing::Test {
     return {
         .training = {120, 60}, .evaluation = {60, 40}, .difficulty = {.clutter = true, .distractor = true}, .seed = 2};
   }
-  static ScenePool pool(const ModelConfig& config, const Parameters& parameters, const fs::path& cache) {
+  static ScenePool pool(const LlavaConfig& config, const Parameters& parameters, const fs::path& cache) {
     return ScenePool(plan(), config, *processor_, parameters, cache, {}, {});
   }
 
@@ -73,7 +73,7 @@ std::unique_ptr<TurnTokens> PictureTasks::tokens_;
 std::unique_ptr<ImageProcessor> PictureTasks::processor_;
 
 TEST_F(PictureTasks, ThePoolKnowsItsScenes) {
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   const ScenePool scenes = pool(config, initial_parameters(config, 1), folder_ / "a.safetensors");
   size_t listed = 0;
   for (int64_t c = 0; c < synth::kNumClasses; ++c)
@@ -94,7 +94,7 @@ TEST_F(PictureTasks, ThePoolKnowsItsScenes) {
 
 TEST_F(PictureTasks, FeaturesAreTheTowersAndAreCachedForThatTowerOnly) {
   const torch::NoGradGuard no_gradients;
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   const fs::path cache = folder_ / "b.safetensors";
   Parameters parameters = initial_parameters(config, 1);
   const ScenePool first = pool(config, parameters, cache);
@@ -113,7 +113,7 @@ TEST_F(PictureTasks, FeaturesAreTheTowersAndAreCachedForThatTowerOnly) {
 }
 
 TEST_F(PictureTasks, EvaluationTellsWhatIsAskedApart) {
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   const Parameters parameters = initial_parameters(config, 1);
   const ScenePool scenes = pool(config, parameters, folder_ / "c.safetensors");
   const auto topics = [&](const PictureTaskOptions& options) {
@@ -138,7 +138,7 @@ TEST_F(PictureTasks, EvaluationTellsWhatIsAskedApart) {
 // What a definition sequence asks and answers, checked against the scenes that its pictures are found to be.
 TEST_F(PictureTasks, DefinitionsAreAnsweredByTheScenesTheyShow) {
   const torch::NoGradGuard no_gradients;
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   const ScenePool scenes = pool(config, initial_parameters(config, 1), folder_ / "e.safetensors");
   const auto task = picture_task(
       config, *tokens_, scenes, {},
@@ -188,7 +188,7 @@ TEST_F(PictureTasks, DefinitionsAreAnsweredByTheScenesTheyShow) {
 }
 
 TEST_F(PictureTasks, AShortRunLowersTheLossOfTheDecoder) {
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   Parameters parameters = initial_parameters(config, 1);
   const ScenePool scenes = pool(config, parameters, folder_ / "d.safetensors");
   const auto task = picture_task(
@@ -207,7 +207,7 @@ TEST_F(PictureTasks, AShortRunLowersTheLossOfTheDecoder) {
 }
 
 TEST_F(PictureTasks, AShortRunLowersTheLossOfTheTower) {
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   Parameters parameters = initial_parameters(config, 1);
   add_tower_heads(config, parameters, 1);
   const auto task = tower_task(config, *processor_, {.images = 8, .difficulties = {{}}, .evaluation_images = 16}, 4);
@@ -227,7 +227,7 @@ TEST_F(PictureTasks, AShortRunLowersTheLossOfTheTower) {
 }
 
 TEST_F(PictureTasks, AWrittenModelIsWhatTheParametersSay) {
-  const ModelConfig config = demo_model_config();
+  const LlavaConfig config = demo_model_config();
   const Parameters parameters = initial_parameters(config, 9);
   const fs::path folder = folder_ / "model";
   write_model_files(folder);

@@ -35,8 +35,8 @@ class TextTasks : public ::testing::Test {
     tokens_.reset();
     tokenizer_.reset();
   }
-  static ModelConfig tiny() {
-    ModelConfig config = demo_model_config();
+  static LlavaConfig tiny() {
+    LlavaConfig config = demo_model_config();
     config.decoder.hidden_size = 32;
     config.decoder.intermediate_size = 48;
     config.decoder.num_layers = 2;
@@ -115,7 +115,7 @@ TEST_F(TextTasks, HeldOutWordsAreNeverDrawn) {
 // Whatever is left of a turn, the answer to a question about a made-up word is the class that stood before it when it
 // was an answer: found by reading the ids, without the task.
 TEST_F(TextTasks, ResolvingIsAnsweredByTheExamples) {
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   std::set<int64_t> shapes, colours, made_up;
   for (const std::string_view w : synth::kShapeNames) shapes.insert(tokens_->word(std::string(w)));
   for (const std::string_view w : synth::kColourNames) colours.insert(tokens_->word(std::string(w)));
@@ -148,7 +148,7 @@ TEST_F(TextTasks, ResolvingIsAnsweredByTheExamples) {
 }
 
 TEST_F(TextTasks, LossIsAFunctionOfTheStep) {
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   const Parameters parameters = initial_parameters(config, 1);
   const auto task = text_binding_task(config, *tokens_, {}, 5, 2, 6, 0.3, 0.3);
   const double third = task->loss(parameters, 3).item<double>();
@@ -159,7 +159,7 @@ TEST_F(TextTasks, LossIsAFunctionOfTheStep) {
 }
 
 TEST_F(TextTasks, AShortRunLowersTheLoss) {
-  const ModelConfig config = tiny();
+  const LlavaConfig config = tiny();
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     Parameters parameters = initial_parameters(config, 1);
     const auto task = text_binding_task(config, *tokens_, {.dtype = dtype, .evaluation_batches = 2}, 5, 4, 8, 0.8, 0);

@@ -7,8 +7,8 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
+#include "families/llava/tower.h"
 #include "model/decoder.h"
-#include "model/vision_tower.h"
 #include "tests/support/reference_decoder.h"
 #include "tests/support/tensors.h"
 #include "training/batch_builder.h"
@@ -21,8 +21,8 @@ namespace {
 using test::int64_tensor;
 using test::random_tensor;
 
-ModelConfig small_config(int layers = 2) {
-  ModelConfig c;
+LlavaConfig small_config(int layers = 2) {
+  LlavaConfig c;
   c.vision = {
       .hidden_size = 6, .intermediate_size = 8, .num_layers = 2, .num_heads = 2, .image_size = 4, .patch_size = 2};
   c.decoder = {.hidden_size = 8,
@@ -48,7 +48,7 @@ TrainingBatch small_batch(at::ScalarType dtype) {
           .topic = {0, -1, 1, 1}};
 }
 
-Parameters random_parameters(const ModelConfig& config) {
+Parameters random_parameters(const LlavaConfig& config) {
   Parameters parameters = initial_parameters(config, 3);
   uint64_t seed = 100;
   for (const Parameter& p : parameters.all())  // norms and biases away from 1 and 0
@@ -66,7 +66,7 @@ at::Tensor without(const at::Tensor& mask, const std::vector<int64_t>& columns) 
 }
 
 // The logits of one sequence from the slow decoder; image columns hidden from `hidden_from` on.
-at::Tensor reference(const ModelConfig& config, const ModelWeights& weights, const TrainingBatch& batch, int64_t s,
+at::Tensor reference(const LlavaConfig& config, const LlavaWeights& weights, const TrainingBatch& batch, int64_t s,
                      int hidden_from) {
   const int64_t begin = batch.begin[s].item<int64_t>(), end = batch.begin[s + 1].item<int64_t>(), n = end - begin;
   at::Tensor hidden = embed_tokens(weights.decoder, batch.ids.slice(0, begin, end)).clone();
@@ -86,8 +86,8 @@ at::Tensor reference(const ModelConfig& config, const ModelWeights& weights, con
 
 TEST(TrainingPass, EqualsTheSlowDecoder) {
   const torch::NoGradGuard no_gradients;
-  const ModelConfig config = small_config();
-  const ModelWeights weights = bind_parameters(config, random_parameters(config), at::kFloat);
+  const LlavaConfig config = small_config();
+  const LlavaWeights weights = bind_parameters(config, random_parameters(config), at::kFloat);
   const TrainingBatch batch = small_batch(at::kFloat);
   for (const int dropped_before : {-1, 0, 1}) {
     const at::Tensor logits = run_decoder(config, weights, batch, {.drop_images_before = dropped_before}).logits;
@@ -101,8 +101,8 @@ TEST(TrainingPass, EqualsTheSlowDecoder) {
 
 TEST(TrainingPass, ImageShareIsTheMeanOfTheProbabilities) {
   const torch::NoGradGuard no_gradients;
-  ModelConfig config = small_config(1);
-  const ModelWeights weights = bind_parameters(config, random_parameters(config), at::kDouble);
+  LlavaConfig config = small_config(1);
+  const LlavaWeights weights = bind_parameters(config, random_parameters(config), at::kDouble);
   const TrainingBatch batch = small_batch(at::kDouble);
   const double share = run_decoder(config, weights, batch, {.share_layers = 1}).image_share.item<double>();
   // One layer by hand: rows behind the first picture (3, 4 and 10, 11) against image columns, mean over rows, heads and
@@ -128,7 +128,7 @@ TEST(TrainingPass, ImageShareIsTheMeanOfTheProbabilities) {
 }
 
 TEST(TrainingPass, GradientsEqualFiniteDifferences) {
-  const ModelConfig config = small_config();
+  const LlavaConfig config = small_config();
   const TrainingBatch batch = small_batch(at::kDouble);
   const Parameters parameters = random_parameters(config);
   std::vector<std::string> names;
@@ -140,7 +140,7 @@ TEST(TrainingPass, GradientsEqualFiniteDifferences) {
     }
   test::expect_gradients_match(
       [&](const std::vector<at::Tensor>& in) {
-        const ModelWeights weights = bind_weights(config, [&](const std::string& name, at::IntArrayRef shape) {
+        const LlavaWeights weights = bind_weights(config, [&](const std::string& name, at::IntArrayRef shape) {
           const auto at = std::ranges::find(names, name) - names.begin();
           return at < std::ssize(in) ? in[static_cast<size_t>(at)] : torch::zeros(shape, torch::kDouble);
         });
@@ -152,13 +152,13 @@ TEST(TrainingPass, GradientsEqualFiniteDifferences) {
 
 TEST(LayerSurgery, LayersInFrontThatWriteNothingChangeNothing) {
   const torch::NoGradGuard no_gradients;
-  const ModelConfig deep = small_config(5);
+  const LlavaConfig deep = small_config(5);
   Parameters parameters = random_parameters(deep);
   const TrainingBatch batch = small_batch(at::kFloat);
-  ModelWeights shallow = bind_parameters(deep, parameters, at::kFloat);
+  LlavaWeights shallow = bind_parameters(deep, parameters, at::kFloat);
   shallow.decoder.layers.erase(shallow.decoder.layers.begin() + 3);
   shallow.decoder.layers.erase(shallow.decoder.layers.begin() + 1);
-  ModelConfig three = deep;
+  LlavaConfig three = deep;
   three.decoder.num_layers = 3;
   // Bound weights share the masters' memory, which surgery is about to overwrite.
   const at::Tensor expected = run_decoder(three, shallow, batch).logits.clone();

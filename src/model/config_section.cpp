@@ -1,24 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/config.h"
+#include "model/config_section.h"
 
-#include <algorithm>
 #include <array>
 #include <utility>
 
-#include "model/config_section.h"
-
 namespace espalier {
-
-namespace {
-
-struct Architecture {
-  std::string_view model_type;
-  ModelConfig (*read)(const Section& root);
-};
-constexpr std::array kArchitectures = {Architecture{"llava", read_llava}, Architecture{"llava_next", read_llava_next},
-                                       Architecture{"qwen2_5_vl", read_qwen25_vl}};
-
-}  // namespace
 
 Activation read_activation(const Section& section, const char* key, const std::string& fallback) {
   static constexpr std::array<std::pair<std::string_view, Activation>, 6> kNames = {
@@ -99,34 +85,6 @@ int32_t read_image_token(const Section& root, int32_t fallback, int64_t vocab_si
     throw Error(root.field(key) + ": its default, " + std::to_string(fallback) + ", is not among the " +
                 std::to_string(vocab_size) + " tokens of the vocabulary");
   return id;
-}
-
-int ModelConfig::hidden_state_of_feature(size_t i) const {
-  const int layer = vision_feature_layers[i];
-  return layer < 0 ? vision.num_layers + 1 + layer : layer;
-}
-
-int ModelConfig::last_vision_layer() const {
-  int last = 0;
-  for (size_t i = 0; i < vision_feature_layers.size(); ++i) last = std::max(last, hidden_state_of_feature(i));
-  return last;
-}
-
-ModelConfig parse_config(std::string_view text, const std::string& name) {
-  nlohmann::json json;
-  try {
-    json = nlohmann::json::parse(text);
-  } catch (const nlohmann::json::parse_error& e) {
-    throw Error(name + ": not JSON (byte " + std::to_string(e.byte) + ")");
-  }
-  const Section root(json, name);
-  const std::string type = root.text("model_type", "(none)");
-  std::string known;
-  for (const Architecture& architecture : kArchitectures) {
-    if (architecture.model_type == type) return architecture.read(root);
-    known += (known.empty() ? "" : ", ") + std::string(architecture.model_type);
-  }
-  throw Error(root.field("model_type") + ": unknown architecture \"" + type + "\" (known: " + known + ")");
 }
 
 }  // namespace espalier

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Qwen2.5-VL: a vision transformer with windows and a patch merger, a Qwen2 decoder with M-RoPE.
+#include "families/qwen_vl/config.h"
+
 #include <algorithm>
 #include <numeric>
 
@@ -10,38 +11,6 @@ namespace espalier {
 namespace {
 
 using Json = nlohmann::json;
-
-VisionConfig read_vision(const Section& root) {
-  const Section s = root.section("vision_config");
-  const std::string type = s.text("model_type", "qwen2_5_vl");
-  if (type != "qwen2_5_vl" && type != "qwen2_5_vl_vision")
-    throw Error(s.field("model_type") + ": qwen2_5_vl was expected, got \"" + type + "\"");
-  VisionConfig v;
-  v.has_class_token = false;
-  v.hidden_size = s.integer("hidden_size", int64_t{3584}, 1, kLarge);
-  v.intermediate_size = s.integer("intermediate_size", int64_t{3420}, 1, kLarge);
-  v.num_layers = s.integer("depth", 32, 1, 1000);
-  v.num_heads = s.integer("num_heads", 16, 1, 10000);
-  v.patch_size = s.integer("patch_size", int64_t{14}, 1, 1024);
-  v.temporal_patch_size = s.integer("temporal_patch_size", int64_t{2}, 1, 1024);
-  v.merge_size = s.integer("spatial_merge_size", int64_t{2}, 1, 1024);
-  v.window_size = s.integer("window_size", int64_t{112}, v.merge_size * v.patch_size, kLarge);
-  v.channels = s.integer(s.has("in_chans") ? "in_chans" : "in_channels", v.channels, 3, 3);
-  v.activation = read_activation(s, "hidden_act", "silu");
-  if (v.activation != Activation::kSilu)
-    throw Error(s.field("hidden_act") + ": silu was expected, got \"" + s.text("hidden_act", "") + "\"");
-  if (v.hidden_size % v.num_heads != 0 || v.head_dim() % 4 != 0)
-    throw Error(s.field("num_heads") + ": " + std::to_string(v.num_heads) + " heads of hidden_size " +
-                std::to_string(v.hidden_size) + " are not a whole number of rows and columns wide (a multiple of 4)");
-  v.full_attention_layers = {7, 15, 23, 31};
-  if (s.has("fullatt_block_indexes")) {
-    const Json& layers = s.at("fullatt_block_indexes");
-    if (!layers.is_array() || !std::ranges::all_of(layers, [](const Json& l) { return l.is_number_integer(); }))
-      throw Error(s.field("fullatt_block_indexes") + ": a list of layers was expected, got " + layers.dump());
-    v.full_attention_layers = layers.get<std::vector<int>>();
-  }
-  return v;
-}
 
 // Plain RoPE frequencies, shared out between the three parts of a position id.
 void read_mrope(const Section& s, DecoderConfig& d) {
@@ -90,20 +59,39 @@ DecoderConfig read_decoder(const Section& root) {
 
 }  // namespace
 
-ModelConfig read_qwen25_vl(const Section& root) {
-  ModelConfig config;
-  config.family = Family::kQwen25Vl;
-  config.vision = read_vision(root);
-  config.decoder = read_decoder(root);
-  const Section vision = root.section("vision_config");
-  const auto out = vision.integer("out_hidden_size", int64_t{3584}, 1, kLarge);
+VisionFacts QwenVlConfig::facts() const {
+  return {.num_layers = vision.num_layers,
+          .feature_layers = vision.num_layers,
+          .num_heads = vision.num_heads,
+          .hidden_size = vision.hidden_size,
+          .patches_per_token = vision.patches_per_token()};
+}
+
+QwenVlConfig read_qwen_vl_config(const Section& root, const PatchVitConfig& vision, const char* projector_width) {
+  QwenVlConfig config{.vision = vision, .decoder = read_decoder(root)};
+  const Section s = root.section("vision_config");
+  const auto out = s.integer(projector_width, int64_t{3584}, 1, kLarge);
   if (out != config.decoder.hidden_size)
-    throw Error(vision.field("out_hidden_size") + ": " + std::to_string(out) + " is not the decoder's hidden_size " +
+    throw Error(s.field(projector_width) + ": " + std::to_string(out) + " is not the decoder's hidden_size " +
                 std::to_string(config.decoder.hidden_size));
-  config.vision_feature_layers = {-1};
   config.image_token_id = read_image_token(root, 151655, config.decoder.vocab_size);
   config.dtype = read_dtype(root);
   return config;
+}
+
+void read_patch_sizes(const Section& s, PatchVitConfig& v) {
+  v.num_layers = s.integer("depth", 32, 1, 1000);
+  v.num_heads = s.integer("num_heads", 16, 1, 10000);
+  v.patch_size = s.integer("patch_size", int64_t{14}, 1, 1024);
+  v.temporal_patch_size = s.integer("temporal_patch_size", int64_t{2}, 1, 1024);
+  v.merge_size = s.integer("spatial_merge_size", int64_t{2}, 1, 1024);
+  v.channels = s.integer(s.has("in_chans") ? "in_chans" : "in_channels", v.channels, 3, 3);
+}
+
+void check_heads(const Section& s, const PatchVitConfig& v, const char* width) {
+  if (v.hidden_size % v.num_heads != 0 || v.head_dim() % 4 != 0)
+    throw Error(s.field("num_heads") + ": " + std::to_string(v.num_heads) + " heads of " + width + " " +
+                std::to_string(v.hidden_size) + " are not a whole number of rows and columns wide (a multiple of 4)");
 }
 
 }  // namespace espalier

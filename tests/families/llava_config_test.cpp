@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // config.json of published checkpoints, old and new style, with the class defaults they leave out, and every refusal;
 // frequencies of the rotary embedding against those of Transformers (tests/golden/rope).
-#include "model/config.h"
+#include "families/llava/config.h"
 
 #include <ATen/ops/arange.h>
 #include <gtest/gtest.h>
@@ -12,6 +12,9 @@
 #include <sstream>
 
 #include "espalier/error.h"
+#include "families/families.h"
+#include "families/llava_next/config.h"
+#include "model/config_section.h"
 #include "model/decoder.h"
 #include "tests/support/tensors.h"
 
@@ -20,8 +23,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-ModelConfig parse(const Json& json) {
-  return parse_config(json.dump(), "folder/config.json");
+LlavaConfig parse(const Json& json) {
+  return read_llava_config(Section(json, "folder/config.json"));
+}
+
+LlavaNextConfig parse_next(const Json& json) {
+  return read_llava_next_config(Section(json, "folder/config.json"));
 }
 
 // What the hub has for llava-hf/llava-1.5-7b-hf (specs/models.md, 1.1): everything that equals a class default is left
@@ -38,7 +45,7 @@ Json llava_7b() {
     "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "vocab_size": 32064})");
 }
 
-void expect_vit_l_14_336(const VisionConfig& v) {
+void expect_vit_l_14_336(const ClipConfig& v) {
   EXPECT_EQ(v.hidden_size, 1024);
   EXPECT_EQ(v.intermediate_size, 4096);
   EXPECT_EQ(v.num_layers, 24);
@@ -54,8 +61,7 @@ void expect_vit_l_14_336(const VisionConfig& v) {
 }
 
 TEST(Config, Llava7bWithoutDefaults) {
-  const ModelConfig c = parse(llava_7b());
-  EXPECT_EQ(c.family, Family::kLlava);
+  const LlavaConfig c = parse(llava_7b());
   expect_vit_l_14_336(c.vision);
   EXPECT_EQ(c.decoder.hidden_size, 4096);
   EXPECT_EQ(c.decoder.intermediate_size, 11008);
@@ -76,7 +82,7 @@ TEST(Config, Llava7bWithoutDefaults) {
   EXPECT_EQ(c.dtype, "float16");
   EXPECT_FALSE(c.keeps_class_token);
   EXPECT_EQ(c.vision_feature_layers, std::vector<int>{-2});
-  EXPECT_EQ(c.hidden_state_of_feature(0), 23);
+  EXPECT_EQ(c.feature_states(), std::vector<int>{23});
   EXPECT_EQ(c.last_vision_layer(), 23);
 }
 
@@ -107,8 +113,8 @@ Json llava_next_mistral() {
 }
 
 TEST(Config, LlavaNextMistral7b) {
-  const ModelConfig c = parse(llava_next_mistral());
-  EXPECT_EQ(c.family, Family::kLlavaNext);
+  const LlavaNextConfig next = parse_next(llava_next_mistral());
+  const LlavaConfig& c = next.llava;
   EXPECT_EQ(c.decoder.hidden_size, 4096);
   EXPECT_EQ(c.decoder.intermediate_size, 14336);
   EXPECT_EQ(c.decoder.num_layers, 32);
@@ -120,14 +126,15 @@ TEST(Config, LlavaNextMistral7b) {
   EXPECT_EQ(c.vision.image_size, 336);
   EXPECT_EQ(c.dtype, "float16");
   const std::vector<Pinpoint> pinpoints = {{336, 672}, {672, 336}, {672, 672}, {1008, 336}, {336, 1008}};
-  EXPECT_EQ(c.grid_pinpoints, pinpoints);
+  EXPECT_EQ(next.grid_pinpoints, pinpoints);
   Json bare = llava_next_mistral();  // every key that equals its class's default left out
   for (const char* key : {"image_grid_pinpoints", "vision_config", "vision_feature_layer", "projector_hidden_act"})
     bare.erase(key);
   for (const char* key : {"intermediate_size", "num_key_value_heads", "sliding_window", "rope_theta"})
     bare["text_config"].erase(key);
-  const ModelConfig d = parse(bare);
-  EXPECT_EQ(d.grid_pinpoints, pinpoints);
+  const LlavaNextConfig without = parse_next(bare);
+  const LlavaConfig& d = without.llava;
+  EXPECT_EQ(without.grid_pinpoints, pinpoints);
   EXPECT_EQ(d.vision.image_size, 336);
   EXPECT_EQ(d.decoder.intermediate_size, 14336);
   EXPECT_EQ(d.decoder.num_kv_heads, 8);
@@ -140,10 +147,9 @@ TEST(Config, LlavaNextVicuna13b) {
   json["model_type"] = "llava_next";
   json["text_config"].update(
       {{"hidden_size", 5120}, {"intermediate_size", 13824}, {"num_hidden_layers", 40}, {"num_attention_heads", 40}});
-  const ModelConfig c = parse(json);
-  EXPECT_EQ(c.family, Family::kLlavaNext);
-  EXPECT_EQ(c.decoder.num_kv_heads, 40);
-  EXPECT_EQ(c.decoder.sliding_window, 0);
+  const LlavaNextConfig c = parse_next(json);
+  EXPECT_EQ(c.llava.decoder.num_kv_heads, 40);
+  EXPECT_EQ(c.llava.decoder.sliding_window, 0);
   EXPECT_EQ(c.grid_pinpoints.size(), 5U);
 }
 
@@ -160,7 +166,7 @@ TEST(Config, NewSaves) {
   json["text_config"]["rope_scaling"] = nullptr;
   json["text_config"]["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 500000.0}};
   json["text_config"]["tie_word_embeddings"] = true;
-  const ModelConfig c = parse(json);
+  const LlavaConfig c = parse(json);
   EXPECT_EQ(c.dtype, "bfloat16");
   EXPECT_EQ(c.image_token_id, 31999);
   EXPECT_EQ(c.decoder.head_dim, 96);
@@ -184,7 +190,7 @@ TEST(Config, DtypeOfTheTextPartStandsInForTheWhole) {
 TEST(Config, ClassDefaults) {
   const Json tiny = {
       {"model_type", "llava"}, {"vision_config", Json::object()}, {"text_config", {{"vocab_size", 32064}}}};
-  const ModelConfig c = parse(tiny);
+  const LlavaConfig c = parse(tiny);
   EXPECT_EQ(c.vision.hidden_size, 768);
   EXPECT_EQ(c.vision.intermediate_size, 3072);
   EXPECT_EQ(c.vision.num_layers, 12);
@@ -217,9 +223,8 @@ TEST(Config, MistralDefaultsAndItsWindow) {
 TEST(Config, FeatureLayers) {
   Json json = llava_7b();
   json["vision_feature_layer"] = {-2, 5, 24, -25};
-  const ModelConfig c = parse(json);
-  const int states[] = {23, 5, 24, 0};
-  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(c.hidden_state_of_feature(i), states[i]);
+  const LlavaConfig c = parse(json);
+  EXPECT_EQ(c.feature_states(), (std::vector<int>{23, 5, 24, 0}));
   EXPECT_EQ(c.last_vision_layer(), 24);
   json["vision_feature_select_strategy"] = "full";
   EXPECT_TRUE(parse(json).keeps_class_token);
@@ -304,7 +309,7 @@ TEST(Config, RefusesWithFileAndField) {
     json.merge_patch(Json::parse(refusal.patch));
     // merge_patch takes null as "remove"; the placeholder case means exactly that.
     try {
-      parse(json);
+      parse_config(json.dump(), "folder/config.json");
       ADD_FAILURE() << "was accepted";
     } catch (const Error& e) {
       const std::string message = e.what();

@@ -9,9 +9,11 @@
 #include <nlohmann/json.hpp>
 
 #include "espalier/error.h"
-#include "model/config.h"
+#include "families/families.h"
+#include "families/qwen25_vl/qwen25_vl.h"
+#include "families/qwen_vl/qwen_vl.h"
+#include "model/config_section.h"
 #include "model/decoder.h"
-#include "model/weights.h"
 #include "tests/support/tensors.h"
 
 namespace espalier {
@@ -19,8 +21,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-ModelConfig parse(const Json& json) {
-  return parse_config(json.dump(), "folder/config.json");
+QwenVlConfig parse(const Json& json) {
+  return read_qwen25_vl_config(Section(json, "folder/config.json"));
 }
 
 // What the hub has for Qwen/Qwen2.5-VL-3B-Instruct (specs/models.md, 1.1).
@@ -54,8 +56,7 @@ Json nested(const Json& flat) {
   return json;
 }
 
-void expect_3b(const ModelConfig& c) {
-  EXPECT_EQ(c.family, Family::kQwen25Vl);
+void expect_3b(const QwenVlConfig& c) {
   EXPECT_EQ(c.decoder.hidden_size, 2048);
   EXPECT_EQ(c.decoder.intermediate_size, 11008);
   EXPECT_EQ(c.decoder.num_layers, 36);
@@ -77,8 +78,11 @@ void expect_3b(const ModelConfig& c) {
   EXPECT_EQ(c.vision.temporal_patch_size, 2);
   EXPECT_EQ(c.vision.window_size, 112);
   EXPECT_EQ(c.vision.full_attention_layers, (std::vector<int>{7, 15, 23, 31}));
-  EXPECT_FALSE(c.vision.has_class_token);
-  EXPECT_EQ(c.last_vision_layer(), 32);
+  EXPECT_EQ(c.vision.norm, PatchVitConfig::Norm::kRms);
+  EXPECT_EQ(c.vision.mlp, PatchVitConfig::Mlp::kGated);
+  EXPECT_FALSE(c.facts().has_class_token);
+  EXPECT_EQ(c.facts().feature_layers, 32);
+  EXPECT_EQ(c.facts().patches_per_token, 4);
   EXPECT_EQ(c.image_token_id, 151655);
   EXPECT_EQ(c.dtype, "bfloat16");
 }
@@ -100,7 +104,7 @@ TEST(QwenConfig, BothForms) {
 }
 
 TEST(QwenConfig, ClassDefaults) {
-  const ModelConfig c = parse({{"model_type", "qwen2_5_vl"}, {"vision_config", {{"out_hidden_size", 8192}}}});
+  const QwenVlConfig c = parse({{"model_type", "qwen2_5_vl"}, {"vision_config", {{"out_hidden_size", 8192}}}});
   EXPECT_EQ(c.decoder.hidden_size, 8192);
   EXPECT_EQ(c.decoder.num_layers, 80);
   EXPECT_EQ(c.decoder.num_heads, 64);
@@ -116,7 +120,7 @@ TEST(QwenConfig, ClassDefaults) {
 
 TEST(QwenConfig, NamesAllWeights) {
   std::vector<std::string> names;
-  for (const NamedShape& weight : weight_names(parse(qwen_3b()))) names.push_back(weight.name);
+  for (const NamedShape& weight : weight_names(describe(parse(qwen_3b())))) names.push_back(weight.name);
   EXPECT_EQ(names.size(), 1u + 32 * 12 + 1 + 4 + 1 + 36 * 12 + 1);  // tied: no head
   const auto has = [&](const char* name) { return std::ranges::count(names, name) == 1; };
   EXPECT_TRUE(has("decoder.layers.35.self_attn.q_proj.bias"));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// LLaVA-1.5 and LLaVA-NeXT: a CLIP tower, a two-layer projector, a Llama or Mistral decoder.
+#include "families/llava/config.h"
+
 #include <algorithm>
 
 #include "model/config_section.h"
@@ -10,8 +11,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-VisionConfig read_vision(const Section& root) {
-  VisionConfig v;
+ClipConfig read_vision(const Section& root) {
+  ClipConfig v;
   if (!root.has("vision_config")) {  // LLaVA's own default: ViT-L/14 at 336 pixels
     v.hidden_size = 1024;
     v.intermediate_size = 4096;
@@ -66,7 +67,7 @@ DecoderConfig read_decoder(const Section& root) {
   return d;
 }
 
-void read_feature_selection(const Section& root, ModelConfig& config) {
+void read_feature_selection(const Section& root, LlavaConfig& config) {
   if (root.has("vision_feature_layer")) {
     const Json& layer = root.at("vision_feature_layer");
     config.vision_feature_layers.clear();
@@ -89,35 +90,33 @@ void read_feature_selection(const Section& root, ModelConfig& config) {
   config.keeps_class_token = strategy == "full";
 }
 
-// [height, width] in pixels, each a whole number of tiles of the tower's side.
-std::vector<Pinpoint> read_pinpoints(const Section& root, int64_t tile) {
-  std::vector<Pinpoint> pinpoints;
-  if (!root.has("image_grid_pinpoints")) {
-    for (const auto& [rows, cols] : {std::pair{1, 2}, {2, 1}, {2, 2}, {3, 1}, {1, 3}})
-      pinpoints.push_back({336 * rows, 336 * cols});
-  } else {
-    const Json& list = root.at("image_grid_pinpoints");
-    for (const Json& entry : list.is_array() ? list : Json::array({list})) {
-      if (!entry.is_array() || entry.size() != 2 || !entry[0].is_number_integer() || !entry[1].is_number_integer())
-        throw Error(root.field("image_grid_pinpoints") + ": pairs [height, width] were expected, got " + entry.dump());
-      pinpoints.push_back({entry[0].get<int64_t>(), entry[1].get<int64_t>()});
-    }
-    if (pinpoints.empty()) throw Error(root.field("image_grid_pinpoints") + ": the list is empty");
-  }
-  for (const auto& [height, width] : pinpoints)
-    if (std::min(height, width) < tile || std::max(height, width) > 100 * tile || height % tile != 0 ||
-        width % tile != 0)
-      throw Error(root.field("image_grid_pinpoints") + ": [" + std::to_string(height) + ", " + std::to_string(width) +
-                  "] is not made of 1 to 100 tiles of " + std::to_string(tile) +
-                  " pixels, the vision tower's, each way");
-  return pinpoints;
-}
-
 }  // namespace
 
-ModelConfig read_llava(const Section& root) {
-  ModelConfig config;
-  config.family = Family::kLlava;
+std::vector<int> LlavaConfig::feature_states() const {
+  std::vector<int> states;
+  for (const int layer : vision_feature_layers) states.push_back(layer < 0 ? vision.num_layers + 1 + layer : layer);
+  return states;
+}
+
+int LlavaConfig::last_vision_layer() const {
+  return std::ranges::max(feature_states());
+}
+
+int64_t LlavaConfig::feature_size() const {
+  return vision.hidden_size * std::ssize(vision_feature_layers);
+}
+
+VisionFacts LlavaConfig::facts() const {
+  return {.num_layers = vision.num_layers,
+          .feature_layers = last_vision_layer(),
+          .num_heads = vision.num_heads,
+          .hidden_size = vision.hidden_size,
+          .has_class_token = true,
+          .crop_size = vision.image_size};
+}
+
+LlavaConfig read_llava_config(const Section& root) {
+  LlavaConfig config;
   config.vision = read_vision(root);
   config.decoder = read_decoder(root);
   config.projector_activation = read_activation(root, "projector_hidden_act", "gelu");
@@ -125,13 +124,6 @@ ModelConfig read_llava(const Section& root) {
   read_feature_selection(root, config);
   config.image_token_id = read_image_token(root, 32000, config.decoder.vocab_size);
   config.dtype = read_dtype(root);
-  return config;
-}
-
-ModelConfig read_llava_next(const Section& root) {
-  ModelConfig config = read_llava(root);
-  config.family = Family::kLlavaNext;
-  config.grid_pinpoints = read_pinpoints(root, config.vision.image_size);
   return config;
 }
 
