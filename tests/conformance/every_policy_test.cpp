@@ -70,10 +70,10 @@ INSTANTIATE_TEST_SUITE_P(Table, PolicyConformance, ::testing::ValuesIn(policies(
 std::vector<ConformingPolicy> examples() {
   std::vector<ConformingPolicy> list;
   for (const std::string& spec :
-       testing::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; })) {
+       test::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; })) {
     ConformingPolicy policy;
-    policy.name = testing::test_name(spec);
-    policy.make = [spec](Fraction) { return testing::make_example(spec); };
+    policy.name = test::test_name(spec);
+    policy.make = [spec](Fraction) { return test::make_example(spec); };
     list.push_back(std::move(policy));
   }
   return list;

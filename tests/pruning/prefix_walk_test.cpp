@@ -138,7 +138,7 @@ void expect_equal(const PolicyWalk& got, const PolicyWalk& expected) {
 }
 
 struct BehindAPrefix : ::testing::TestWithParam<std::string> {
-  PolicyPtr policy = testing::make_example(GetParam());
+  PolicyPtr policy = test::make_example(GetParam());
 
   // Whether the prefix of one prompt served the other.
   bool compare(uint32_t seed) const {
@@ -186,13 +186,13 @@ std::vector<std::string> specs() {
       "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4", "catp:keep_ratio=1/4,positions=compact",
       "divprune:keep_ratio=1/2,min_tokens=5",           "vtw:layer=3,min_per_image=1",
       "visionzip:num_kept=4 + divprune:keep_ratio=1/8"};
-  for (const std::string& spec : testing::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; }))
+  for (const std::string& spec : test::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; }))
     list.push_back(spec);
   return list;
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, BehindAPrefix, ::testing::ValuesIn(specs()),
-                         [](const auto& test) { return testing::test_name(test.param); });
+                         [](const auto& test) { return test::test_name(test.param); });
 
 // Which steps a prefix may go through.
 TEST(Boundary, IsTheFirstStepThatLooksAtAllOfTheRequest) {

@@ -100,7 +100,7 @@ INSTANTIATE_TEST_SUITE_P(Sites, NextSites, testing::ValuesIn(some_points()),
 
 std::vector<std::string> dropping_policies() {
   std::vector<std::string> specs =
-      espalier::testing::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
+      test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
         return example.keeps_tokens && entry.name != "plphp";  // not with a sliding window
       });
   for (const char* spec :
@@ -116,18 +116,18 @@ class NextPolicies : public testing::TestWithParam<std::string> {};
 TEST_P(NextPolicies, DroppingEqualsMasking) {
   for (const LoadedModel* model : {&mistral(), &vicuna()}) {
     SCOPED_TRACE(model->folder.filename());
-    expect_dropping_equals_masking(*model, mixed_prompt(), espalier::testing::make_example(GetParam()), 6);
+    expect_dropping_equals_masking(*model, mixed_prompt(), test::make_example(GetParam()), 6);
   }
 }
 
 // Nothing is left of the second picture's tiles but row breaks, or not even these.
 TEST_P(NextPolicies, OfPicturesThatAreLines) {
   expect_dropping_equals_masking(mistral(), prompt_of({{1, 700}, {700, 1}, {60, 70}}),
-                                 espalier::testing::make_example(GetParam()), 3);
+                                 test::make_example(GetParam()), 3);
 }
 
 std::string name_of_spec(const testing::TestParamInfo<std::string>& info) {
-  return espalier::testing::test_name(info.param);
+  return test::test_name(info.param);
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, NextPolicies, testing::ValuesIn(dropping_policies()), name_of_spec);
@@ -164,7 +164,7 @@ TEST(NextPolicies, KeepingEverythingChangesNoBit) {
 class NextMerging : public testing::TestWithParam<std::string> {};
 
 std::vector<std::string> merging_policies() {
-  return espalier::testing::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
+  return test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
     return !example.keeps_tokens && !entry.sites.empty() && entry.sites.back() < Site::kBeforeLayer;
   });
 }

@@ -56,14 +56,14 @@ INSTANTIATE_TEST_SUITE_P(Sites, QwenMaskedRunTest, testing::ValuesIn(test::point
 
 TEST(QwenMaskedRun, BuiltInPolicies) {
   std::vector<std::string> specs =
-      espalier::testing::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
+      test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
         return example.keeps_tokens && (entry.name == "fitprune" || entry.refusal(model().facts).empty());
       });
   specs.emplace_back("catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6");
   for (const std::string& spec : specs) {
     SCOPED_TRACE(spec);
     const Prompt prompt = prompt_of(4);
-    run_alone(prompt, sequence_for(prompt, espalier::testing::make_example(spec)), 9);
+    run_alone(prompt, sequence_for(prompt, test::make_example(spec)), 9);
   }
 }
 

@@ -13,7 +13,7 @@
 #include "espalier/policies/table.h"
 #include "espalier/policies/vtw.h"
 
-namespace espalier::testing {
+namespace espalier::test {
 
 struct MadeUpFiles final : PolicyFiles {
   AtpWeights atp_weights(const std::string& file) const override { throw Error(file + ": no such file"); }
@@ -50,4 +50,4 @@ inline std::string test_name(const std::string& spec) {
   return name;
 }
 
-}  // namespace espalier::testing
+}  // namespace espalier::test
