@@ -19,11 +19,11 @@
 
 namespace espalier {
 
-inline std::string conforming_policy_name(const testing::TestParamInfo<ConformingPolicy>& info) {
+inline std::string conforming_policy_name(const ::testing::TestParamInfo<ConformingPolicy>& info) {
   return info.param.name;
 }
 
-class PolicyConformance : public testing::TestWithParam<ConformingPolicy> {};
+class PolicyConformance : public ::testing::TestWithParam<ConformingPolicy> {};
 
 TEST_P(PolicyConformance, KeepsTokensThatAreThere) {
   EXPECT_EQ(conformance::keeps_tokens_that_are_there(GetParam()), "");

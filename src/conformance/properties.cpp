@@ -139,6 +139,20 @@ std::vector<Inside> insides_of(const PromptLayout& prompt) {
   return all;
 }
 
+// The new vectors of what is looked at that point i brought, in the order of the sequence.
+std::vector<at::Tensor> new_vectors(const PolicyWalk& walk, size_t i, const Inside& inside) {
+  std::vector<at::Tensor> vectors;
+  const auto merged = walk.merged(i);
+  if (!merged) return vectors;
+  const int64_t n = merged->before.num_tokens();
+  for (int64_t t = 0; t < merged->index.size(0); ++t) {
+    const int64_t row = merged->index[t].item<int64_t>();
+    if (row >= n && inside.has(*merged->before.prompt, merged->position_from[t].item<int64_t>()))
+      vectors.push_back(merged->vectors[row - n]);
+  }
+  return vectors;
+}
+
 // Kept tokens and scores of what is looked at, step by step while the steps so far have no wider scope.
 std::string compare_inside(Walk& walked, Walk& changed, const Inside& inside) {
   Scope widest = Scope::kCrop;
@@ -161,15 +175,11 @@ std::string compare_inside(Walk& walked, Walk& changed, const Inside& inside) {
     for (size_t t = 0; t < a.scores.size() && t < b.scores.size(); ++t)
       if (inside.has(prompt, a.candidates[t]) && std::abs(a.scores[t] - b.scores[t]) > 1e-5F)
         return where + "got other scores";
-    const auto merged = walked.walk().merged(i), merged_then = changed.walk().merged(i);
-    if (!merged || !merged_then) continue;
-    const int64_t n = merged->before.num_tokens();
-    for (int64_t t = 0; t < merged->index.size(0); ++t) {
-      const int64_t row = merged->index[t].item<int64_t>(), then = merged_then->index[t].item<int64_t>();
-      if (row < n || then < n || !inside.has(prompt, merged->position_from[t].item<int64_t>())) continue;
-      if (!merged->vectors[row - n].allclose(merged_then->vectors[then - n], 1e-4, 1e-5))
-        return where + "got other vectors";
-    }
+    const std::vector<at::Tensor> entered = new_vectors(walked.walk(), i, inside),
+                                  then = new_vectors(changed.walk(), i, inside);
+    if (entered.size() != then.size()) return where + "became another number of new tokens";
+    for (size_t t = 0; t < entered.size(); ++t)
+      if (!entered[t].allclose(then[t], 1e-4, 1e-5)) return where + "got other vectors";
   }
   return "";
 }

@@ -162,19 +162,14 @@ Numbers counts_of_amount(const Step& step, const PromptLayout& prompt, bool row_
 
 // A pipeline's amounts all refer to the unpruned pool, so a later one that is above what an earlier leaves is a
 // mistake.
-void check_amounts(const Bounds& there, const PlannedStep& step, const std::string& earlier,
-                   const PromptLayout& prompt) {
+void check_amounts(const Bounds& there, const PlannedStep& step, const std::string& earlier) {
   const Budget& budget = step.step.budget;
   const auto refuse = [&](int64_t wanted, int64_t left, const std::string& where) {
     throw Error("pipeline: " + step.step.policy + " keeps " + std::to_string(wanted) + " tokens" + where + ", but " +
                 earlier + " leaves " + std::to_string(left));
   };
   int64_t wanted = sum_of(step.counts);
-  if (!budget.images.empty() && budget.pool == Pool::kRequest) {
-    const Numbers& judged = budget.images;
-    for (size_t i = 0; i < prompt.images.size(); ++i)
-      if (std::ranges::count(judged, static_cast<int64_t>(i)) == 0) wanted += there.image(i);
-  }
+  if (!budget.images.empty() && budget.pool == Pool::kRequest) wanted += there.total() - there.images(budget.images);
   if (wanted > there.total()) refuse(wanted, there.total(), "");
   if (budget.pool != Pool::kImage) return;
   for (size_t i = 0; i < step.counts.size(); ++i)
@@ -249,7 +244,7 @@ std::vector<PlannedStep> plan_steps(const PruningPolicy& policy, const ModelFact
     if (!planned.counts.empty()) {
       raise_to_floors(planned.counts, budget, prompt, row_breaks_compete, common.min_per_image);
       if (!is_cache && !budget.is_interim && !counted_by.empty() && counted_by != planned.step.policy)
-        check_amounts(bounds, planned, counted_by, prompt);
+        check_amounts(bounds, planned, counted_by);
       acts = planned.step.always_acts || bounds.exceed(planned.counts, budget, prompt);
       // A cache does not shorten the sequence, and what comes on top of a count is not known.
       if (!is_cache && !planned.step.adds_on_top) {

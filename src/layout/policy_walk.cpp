@@ -120,7 +120,7 @@ std::vector<ActPoint> PolicyWalk::points() const {
 void PolicyWalk::ask_needs() {
   needs_.clear();
   // Behind a prefix there may be no image at all.
-  if (!next() || (prefix_ && layout_.num_image_tokens() == 0)) return;
+  if (!next() || (!has_joined() && layout_.num_image_tokens() == 0)) return;
   const Step& step = steps_[next_].step;
   if (step.needs) needs_ = step.needs(layout_);
   for (const Signal& signal : needs_) check_signal(signal, step.at, model_, first_readable_layer_, step.policy);
@@ -130,7 +130,7 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
   const PlannedStep& planned = steps_[next_];
   const Step& step = planned.step;
   Cut cut;
-  if (prefix_ && layout_.num_image_tokens() == 0)
+  if (!has_joined() && layout_.num_image_tokens() == 0)
     cut.kept = at::arange(0, layout_.image_tokens.options());
   else
     cut = cut_of(layout_, planned, step.decide(layout_, signals), common_.min_per_image);

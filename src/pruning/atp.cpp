@@ -261,7 +261,7 @@ Option<O> setting(std::string_view name, V AtpSettings::*member, std::string_vie
   option.read = [name, member, read = option.read](O& o, std::string_view text, const ReadContext& context) {
     const std::string wrong = read(o, text, context);
     if (wrong.empty() && o.weights && o.settings.*member != o.weights->settings.*member)
-      return "is not what " + o.weights->file + " was trained with";
+      return "differs: " + o.weights->file + " was trained with another value";
     return wrong;
   };
   return option;

@@ -244,7 +244,7 @@ std::vector<Step> stage2(const O& o, int k, const std::shared_ptr<const CatpBudg
 
 std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
   const int k = o.k.value_or(default_k(model.num_layers));
-  const bool has_stage2 = o.stage1_share != Fraction{1, 1};
+  const bool has_stage2 = o.stage1_share.num < o.stage1_share.den;
   if ((has_stage2 || o.k) && (k < 2 || k > model.num_layers - 2))
     throw Error("catp: k=" + std::to_string(k) + " is not from 2 to " + std::to_string(model.num_layers - 2) +
                 ", as a model of " + std::to_string(model.num_layers) + " layers needs");

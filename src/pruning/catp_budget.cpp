@@ -97,7 +97,7 @@ CatpBudget catp_budget(const CatpOptions& options, const PromptLayout& prompt) {
   }
   budget.context = budget.after_stage1(budget.context_images);
   budget.query = budget.after_stage1(budget.query_images);
-  if (options.stage1_share != Fraction{1, 1}) count_stage2(options, prompt, counter, budget);
+  if (options.stage1_share.num < options.stage1_share.den) count_stage2(options, prompt, counter, budget);
   return budget;
 }
 

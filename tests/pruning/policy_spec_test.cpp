@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include "espalier/error.h"
 #include "espalier/policies/catp.h"
+#include "espalier/policies/table.h"
 #include "tests/support/array_signals.h"
 #include "tests/support/temporary_folder.h"
 
@@ -92,7 +94,8 @@ TEST(PolicySpec, TableDefaultsAreTheDefaults) {
     if (entry.name == "keepmask") start += ":file=" + kept_sets;
     if (entry.name == "atp") start += ":theta_r=0.5,theta_s=0.5";
     const std::string plain = make_policy(start)->spec();
-    for (const auto options : {entry.options, common_policy_options()})
+    for (const std::span<const PolicyOption> options :
+         {std::span<const PolicyOption>(entry.options), common_policy_options()})
       for (const PolicyOption& option : options) {
         if (option.default_value.empty()) continue;
         const std::string spec = start + (start.find(':') != std::string::npos ? "," : ":") + std::string(option.name) +

@@ -184,8 +184,7 @@ std::vector<std::string> specs() {
   std::vector<std::string> list = {
       "divprune:keep_ratio=1/3,positions=compact",      "random:num_kept=3,min_per_image=4",
       "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4", "catp:keep_ratio=1/4,positions=compact",
-      "divprune:keep_ratio=1/2,min_tokens=5",           "vtw:layer=3,min_per_image=1",
-      "visionzip:num_kept=4 + divprune:keep_ratio=1/8"};
+      "divprune:keep_ratio=1/2,min_tokens=5",           "vtw:layer=3,min_per_image=1"};
   for (const std::string& spec : test::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; }))
     list.push_back(spec);
   return list;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the engine makes of a user's own steps: budgets, pools, pins, floors and pipelines without a line of the policy's.
+// What the engine makes of a user's own steps: budgets, pools, pins, floors and pipelines without a line of the
+// policy's.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <gtest/gtest.h>
@@ -40,7 +41,7 @@ Prompt two_images() {
 }
 
 Tokens kept_by(const LastFirst& policy, const Prompt& prompt) {
-  return kept_at_end(std::make_shared<LastFirst>(policy), facts(8), prompt, {});
+  return testing::kept_at_end(std::make_shared<LastFirst>(policy), facts(8), prompt, {});
 }
 
 std::string error_of(const std::function<void()>& call) {
@@ -73,7 +74,8 @@ TEST(Steps, FloorsAndPinsAreTheEngines) {
   LastFirst policy(before_2({.amount = {.num_kept = 3}}));
   policy.options.min_per_image = 1;
   EXPECT_EQ(kept_by(policy, two_images()), (Tokens{4, 8, 9}));
-  const Prompt pinned = LayoutBuilder().text(1, 0).image({1, 4}, 0).text(1, 0).image({1, 4}, 1).text(2, 1).pin({1, 2}).build(1);
+  const Prompt pinned =
+      LayoutBuilder().text(1, 0).image({1, 4}, 0).text(1, 0).image({1, 4}, 1).text(2, 1).pin({1, 2}).build(1);
   EXPECT_EQ(kept_by(LastFirst(before_2({.amount = {.num_kept = 3}})), pinned), (Tokens{1, 2, 9}));
   EXPECT_EQ(error_of([&] { kept_by(LastFirst(before_2({.amount = {.num_kept = 1}})), pinned); }),
             "last_first: the amount keeps 1 tokens of a pool in which 2 are pinned");
@@ -101,8 +103,9 @@ TEST(Steps, WhatIsNoStepIsRefused) {
             "last_first:x=1: acts at before_layer 2, but its pool is wider than its scope");
   EXPECT_EQ(refused(before_2({.pool = Budget::Pool::kImage, .amount = {.num_kept = 3}}, Scope::kCrop)),
             "last_first:x=1: acts at before_layer 2, but its pool is wider than its scope");
-  EXPECT_EQ(refused(before_2({.amount = {.num_kept = 3}, .is_adaptive = true})),
-            "last_first:x=1: acts at before_layer 2, but its budget is more than one of an amount, counts and adaptive");
+  EXPECT_EQ(
+      refused(before_2({.amount = {.num_kept = 3}, .is_adaptive = true})),
+      "last_first:x=1: acts at before_layer 2, but its budget is more than one of an amount, counts and adaptive");
   EXPECT_EQ(refused(before_2({})), "last_first:x=1: a ranking needs a budget, and the step has none");
   EXPECT_EQ(refused(before_2({.is_adaptive = true})),
             "last_first:x=1: an adaptive budget needs num_kept, or the tokens that always stay");
@@ -117,12 +120,15 @@ TEST(Chain, TakesAUsersOwnPolicies) {
   const auto own = std::make_shared<LastFirst>(before_2({.pool = Budget::Pool::kImage, .amount = {.num_kept = 1}}));
   const PolicyPtr both = chain({make_policy("random:keep_ratio=1/2"), own});
   EXPECT_EQ(both->spec(), "random:keep_ratio=1/2 + last_first:x=1");
-  const auto points = run(both, facts(8), two_images(), {});
+  const auto points = testing::run(both, facts(8), two_images(), {});
   ASSERT_EQ(points.size(), 2U);
   EXPECT_EQ(points[1].kept, (Tokens{points[0].kept[1], points[0].kept[3]}));
   EXPECT_EQ(chain({both, make_policy("vtw:layer=5")})->spec(), both->spec() + " + vtw:layer=5");
-  EXPECT_EQ(error_of([&] { test::points_of(chain({own, make_policy("uniform:num_kept=1")}), facts(8), *two_images()); }),
-            "pipeline: uniform:num_kept=1 acts at projector_output, which comes before before_layer 2 of last_first:x=1");
+  EXPECT_EQ(
+      error_of([&] {
+        testing::points_of(chain({own, make_policy("uniform:num_kept=0")}), facts(8), *two_images());
+      }),
+      "pipeline: uniform:num_kept=0 acts at projector_output, which comes before before_layer 2 of last_first:x=1");
   EXPECT_THROW(chain({}), Error);
 }
 

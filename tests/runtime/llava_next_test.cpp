@@ -99,7 +99,7 @@ INSTANTIATE_TEST_SUITE_P(Sites, NextSites, testing::ValuesIn(some_points()),
 
 std::vector<std::string> dropping_policies() {
   std::vector<std::string> specs =
-      espalier::test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
+      test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
         return example.keeps_tokens && entry.name != "plphp";  // not with a sliding window
       });
   for (const char* spec :
@@ -115,18 +115,18 @@ class NextPolicies : public testing::TestWithParam<std::string> {};
 TEST_P(NextPolicies, DroppingEqualsMasking) {
   for (const LoadedModel* model : {&mistral(), &vicuna()}) {
     SCOPED_TRACE(model->folder.filename());
-    expect_dropping_equals_masking(*model, mixed_prompt(), espalier::test::make_example(GetParam()), 6);
+    expect_dropping_equals_masking(*model, mixed_prompt(), test::make_example(GetParam()), 6);
   }
 }
 
 // Nothing is left of the second picture's tiles but row breaks, or not even these.
 TEST_P(NextPolicies, OfPicturesThatAreLines) {
   expect_dropping_equals_masking(mistral(), prompt_of({{1, 700}, {700, 1}, {60, 70}}),
-                                 espalier::test::make_example(GetParam()), 3);
+                                 test::make_example(GetParam()), 3);
 }
 
 std::string name_of_spec(const testing::TestParamInfo<std::string>& info) {
-  return espalier::test::test_name(info.param);
+  return test::test_name(info.param);
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, NextPolicies, testing::ValuesIn(dropping_policies()), name_of_spec);
@@ -163,7 +163,7 @@ TEST(NextPolicies, KeepingEverythingChangesNoBit) {
 class NextMerging : public testing::TestWithParam<std::string> {};
 
 std::vector<std::string> merging_policies() {
-  return espalier::test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
+  return test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
     return !example.keeps_tokens && !entry.sites.empty() && entry.sites.back() < Site::kBeforeLayer;
   });
 }

@@ -56,13 +56,13 @@ INSTANTIATE_TEST_SUITE_P(Sites, MaskedRunTest, testing::ValuesIn(test::point_lis
                          [](const auto& instance) { return test::name_of_points(instance.param); });
 
 TEST(MaskedRun, BuiltInPolicies) {
-  std::vector<std::string> specs = espalier::test::selecting_examples();
+  std::vector<std::string> specs = test::selecting_examples();
   specs.emplace_back("catp:keep_ratio=2/3,stage1_share=1 + atp:theta_r=0.3,theta_s=0.5");
   for (const std::string& spec : specs) {
     SCOPED_TRACE(spec);
     const Prompt prompt = test::in_context_prompt(4);
     std::vector<Sequence> sequences;
-    sequences.push_back(sequence_for(prompt, espalier::test::make_example(spec)));
+    sequences.push_back(sequence_for(prompt, test::make_example(spec)));
     const std::vector<Answered> runs = run_packed(sequences, 17);
     expect_equals_masked_run(prompt, sequences[0], runs[0]);
   }

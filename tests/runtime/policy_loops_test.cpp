@@ -707,7 +707,7 @@ INSTANTIATE_TEST_SUITE_P(Table, PolicyLoops,
                                             ::testing::ValuesIn(kMethods)),
                          [](const auto& test) {
                            return std::string(std::get<0>(test.param)) + "_" +
-                                  espalier::test::test_name(std::get<1>(test.param).first);
+                                  test::test_name(std::get<1>(test.param).first);
                          });
 
 // resize changes pictures before anything is recorded, and keepmask judges nothing.
