@@ -8,7 +8,7 @@
 #include "base/json_file.h"
 #include "base/safetensors.h"
 #include "espalier/image.h"
-#include "temporary_folder.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {

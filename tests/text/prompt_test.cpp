@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "espalier/prompt.h"
 
-#include "temporary_folder.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
