@@ -13,6 +13,7 @@
 
 #include "espalier/error.h"
 #include "model/decoder.h"
+#include "tests/support/folders.h"
 #include "tests/support/tensors.h"
 
 namespace espalier {
@@ -333,7 +334,7 @@ std::vector<double> frequencies_of(const DecoderConfig& config) {
 }
 
 TEST(Rope, FrequenciesEqualTransformers) {
-  std::ifstream file(ESPALIER_TEST_DATA "/rope/frequencies.json");
+  std::ifstream file(test::golden_folder() / "rope/frequencies.json");
   ASSERT_TRUE(file);
   const Json cases = Json::parse(file);
   ASSERT_GE(cases.size(), 9U);

@@ -9,6 +9,7 @@
 #include "base/json_file.h"
 #include "base/safetensors.h"
 #include "pictures/image_transforms.h"
+#include "tests/support/folders.h"
 #include "tests/support/temporary_folder.h"
 
 namespace espalier {
@@ -16,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kData = ESPALIER_TEST_DATA;
+const fs::path kData = test::golden_folder();
 
 const std::map<std::string, TensorView>& golden() {
   static const SafetensorsFile file = SafetensorsFile::open(kData / "pixels" / "cases.safetensors");

@@ -6,12 +6,13 @@
 #include <cmath>
 
 #include "runtime/generate.h"
+#include "tests/support/folders.h"
 #include "tests/support/tensors.h"
 
 namespace espalier {
 namespace {
 
-const std::filesystem::path kModel = std::filesystem::path(ESPALIER_TEST_DATA) / "llava15";
+const std::filesystem::path kModel = test::golden_folder() / "llava15";
 
 // What int8 with a scale a row makes of a weight, by plain loops in float64.
 at::Tensor rounded(const at::Tensor& weight) {

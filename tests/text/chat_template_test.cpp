@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "espalier/error.h"
+#include "tests/support/folders.h"
 
 namespace espalier {
 namespace {
@@ -21,7 +22,7 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 const json& golden() {
-  static const json content = json::parse(std::ifstream(fs::path(ESPALIER_TEST_DATA) / "chat" / "cases.json"));
+  static const json content = json::parse(std::ifstream(test::golden_folder() / "chat" / "cases.json"));
   return content;
 }
 

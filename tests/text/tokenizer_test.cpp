@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "espalier/error.h"
+#include "tests/support/folders.h"
 
 namespace espalier {
 namespace {
@@ -21,7 +22,7 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-const fs::path kData = ESPALIER_TEST_DATA;
+const fs::path kData = test::golden_folder();
 
 fs::path folder_of(const std::string& pipeline) {
   return pipeline == "llava15" ? kData / pipeline : kData / "tokenizer" / pipeline;
