@@ -52,7 +52,7 @@ struct ProjectorWeights {
   Linear linear1, linear2;
 };
 
-// One scale an output where the weight of that name is int8; undefined where it is not.
+// One scale per output where the weight of that name is int8; undefined where it is not.
 struct Int8Scales {
   at::Tensor q, k, v, o, gate, up, down;
 };
@@ -87,7 +87,7 @@ using WeightSource = std::function<at::Tensor(const std::string& name, at::IntAr
 
 ModelWeights bind_weights(const ModelConfig& config, const WeightSource& source);
 
-// Replaces the decoder's linear layers and its head by int8 weights with a scale an output: scale = max |w| / 127 of
+// Replaces the decoder's linear layers and its head by int8 weights with one scale per output: scale = max |w| / 127 of
 // the row, w = round(w / scale). The largest error of a weight is half a scale, 1/254 of the row's largest weight.
 // Norms, biases and embeddings stay, and so does everything before the decoder.
 void quantise_to_int8(DecoderWeights& weights);

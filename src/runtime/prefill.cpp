@@ -264,7 +264,7 @@ class Prefill {
     return at::tensor(last, at::kLong).to(model_.device);
   }
 
-  // Leaves one row a sequence in hidden_.
+  // Leaves one row per sequence in hidden_.
   void finish_last_rows(const DecoderLayerWeights& w, const QueryKeyValue& qkv) {
     const auto b = static_cast<int64_t>(sequences_.size());
     const at::Tensor last = last_rows();

@@ -54,7 +54,7 @@ TEST(ChatTemplate, RendersWhatJinjaRenders) {
   folder.write("special_tokens_map.json", golden()["tokens"].dump());
   for (const json& c : golden()["cases"]) {
     SCOPED_TRACE(c["name"].get<std::string>() + " / " + c["chat"].get<std::string>());
-    folder.write("chat_template.jinja", golden()["templates"][c["name"].get<std::string>()]);
+    folder.write("chat_template.jinja", golden()["templates"][c["name"].get<std::string>()].get<std::string>());
     const auto messages = messages_of(golden()["chats"][c["chat"].get<std::string>()]);
     const auto render_text = [&] {
       return ChatTemplate::load(folder.path()).render_text(messages, c["add_generation_prompt"]);
@@ -74,7 +74,7 @@ TEST(ChatTemplate, FindsWhereUserTurnsBegin) {
   for (const json& c : golden()["cases"]) {
     if (!c.contains("begins")) continue;
     SCOPED_TRACE(c["name"].get<std::string>() + " / " + c["chat"].get<std::string>());
-    folder.write("chat_template.jinja", golden()["templates"][c["name"].get<std::string>()]);
+    folder.write("chat_template.jinja", golden()["templates"][c["name"].get<std::string>()].get<std::string>());
     const auto messages = messages_of(golden()["chats"][c["chat"].get<std::string>()]);
     const RenderedChat rendered = ChatTemplate::load(folder.path()).render(messages, c["add_generation_prompt"]);
     EXPECT_EQ(rendered.example_begins, c["begins"].get<std::vector<size_t>>()) << rendered.text;
