@@ -18,8 +18,6 @@ foreach(header ${headers})
     target_sources(header_tests PRIVATE ${unit})
   endif()
 endforeach()
-# Their own copy of libtorch's tensor, for the flags below. The `dev` preset compiles them without it.
-espalier_precompile(header_tests <ATen/core/Tensor.h>)
 foreach(target header_tests torch_free_header_tests)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/include)
   # As a careful user would compile: an unused function or a shadowed name in a header is a warning in their build.

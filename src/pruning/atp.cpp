@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ATP-LLaVA: "ATP-LLaVA: Adaptive Token Pruning for Large Vision Language Models" (arXiv 2412.00447), as
-// specs/atp_llava.md reads it; B1 … B22 are that page's readings.
+// docs/specs/atp_llava.md reads it; B1 … B22 are that page's readings.
 // Symbols: l -> layer (the paper's "after layer l", 1-based, is before 0-based layer l), S_self, S_cross -> self, cross
 // (probe of layer l-1, heads averaged, rows: the tokens of the crop, the text behind it), S_red -> redundancy, S_spa ->
 // spatial, theta -> thresholds, orig(i) -> place in the raster of the whole crop, D -> key weight, M -> product.

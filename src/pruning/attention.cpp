@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention ranking as in the motivation study of CATP (arXiv 2508.07871), specs/catp.md, section 8.4: each image keeps
-// the tokens that get the most attention, mean over heads and then over rows, in the layer before `layer` (0-based).
-// The paper names neither layer nor rows, so both are options. Attention is taken as the layer gave it; rows before an
-// image, which give it nothing, count in rows=all and move no order within it.
+// Attention ranking as in the motivation study of CATP (arXiv 2508.07871), docs/specs/catp.md, section 8.4: each image
+// keeps the tokens that get the most attention, mean over heads and then over rows, in the layer before `layer`
+// (0-based). The paper names neither layer nor rows, so both are options. Attention is taken as the layer gave it; rows
+// before an image, which give it nothing, count in rows=all and move no order within it.
 #include "espalier/policies/attention.h"
 
 #include <ATen/ops/arange.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// CATP: "Contextually Adaptive Token Pruning" (arXiv 2508.07871), as specs/catp.md reads it; A1 … A22 are that page's
-// open points. Symbols: R -> 1 - keep_ratio, X_i -> image tokens of image i in `hidden` at the projector's output, T_i
+// CATP: "Contextually Adaptive Token Pruning" (arXiv 2508.07871), as docs/specs/catp.md reads it; A1 … A22 are that
+// page's open points. Symbols: R -> 1 - keep_ratio, X_i -> image tokens of image i in `hidden` at the projector's
+// output, T_i
 // -> text of the image, vbar_i -> text mean, simhat -> similarity, F_align -> modular, dA -> AttentionGrowth, C ->
 // context tokens, vq -> mean of the query pool, vc -> mean of the context pool, S_ctx and S_qry -> the scores of the
 // two steps. Layers: the paper counts from 1 and cuts after layer K, which is before 0-based layer k = K; its A_K and

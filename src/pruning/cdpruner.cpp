@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CDPruner (arXiv 2506.10967), as specs/cdpruner.md reads it.
+// CDPruner (arXiv 2506.10967), as docs/specs/cdpruner.md reads it.
 // Symbols: F -> image tokens of `hidden` at the projector's output, E and T -> kClipImage and kClipText (embedding: F
 // and the mean input embedding of the query example's text), c -> mean cosine over the text segments, rel -> sign · c,
 // r -> relevance, L -> ops::greedy_dpp's kernel, t -> num_kept of the crop. Differences from the released code:

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // DART: "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More" (arXiv 2502.11494),
-// as specs/dart.md reads it. Symbols: K -> layer (0-based: layers 0 … K-1 run in full), hid -> kFinalNorm of the state
-// entering `layer`, key -> kKey of layer-1 after RoPE, l_i -> key_norm (L1 over KV heads: repeating them for query
-// heads scales all tokens alike), M -> the budget B of an image, t -> the share of a pivot, C -> candidates.
+// as docs/specs/dart.md reads it. Symbols: K -> layer (0-based: layers 0 … K-1 run in full), hid -> kFinalNorm of the
+// state entering `layer`, key -> kKey of layer-1 after RoPE, l_i -> key_norm (L1 over KV heads: repeating them for
+// query heads scales all tokens alike), M -> the budget B of an image, t -> the share of a pivot, C -> candidates.
 // Differences from the released code: the budget is met exactly (q = B - image pivots, pivot i takes floor(q/P) and one
 // more while i < q mod P; the code keeps 4 + 8·floor(M/8)); pivots vote in the order image by descending l, then text
 // by descending l (the code iterates a set); running out of candidates cannot happen; each image has its own budget,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// DivPrune: "Diversity-based Visual Token Pruning" (arXiv 2503.02175), as specs/divprune.md reads it.
+// DivPrune: "Diversity-based Visual Token Pruning" (arXiv 2503.02175), as docs/specs/divprune.md reads it.
 // Symbols: E -> image tokens of `hidden` at the projector's output, D -> ops::max_min_select's distance, ratio ->
 // keep_ratio, P_t -> the first t picks, keep -> num_kept of the image. The greedy choice of Algorithm 1; the paper
 // calls it exact, which it is not. Differences from the released code: picked tokens are masked (the code can pick a

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// FastV: "An Image is Worth 1/2 Tokens After Layer 2" (arXiv 2403.06764), as specs/fastv.md reads it.
+// FastV: "An Image is Worth 1/2 Tokens After Layer 2" (arXiv 2403.06764), as docs/specs/fastv.md reads it.
 // Symbols: K -> layer (0-based: layers 0 … K-1 see everything, the ranking is the attention of layer K-1), R -> 1 -
 // keep_ratio, N -> the pool, V -> image tokens, phi_attn -> the probe's mean over query heads. Differences from the
 // released code: chosen once, at prefill (the original chooses again in every step); all images of a request compete,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // FitPrune: "Fit and Prune: Fast and Training-free Visual Token Pruning for Multi-modal Large Language Models" (arXiv
-// 2409.10197), as specs/fitprune.md reads it. Symbols: delete[l] -> recipe.deleted (l is 0-based), N_0 ->
+// 2409.10197), as docs/specs/fitprune.md reads it. Symbols: delete[l] -> recipe.deleted (l is 0-based), N_0 ->
 // recipe.num_visual, N -> image tokens of the request, M -> the probe's maximum over heads, cross and self -> its means
 // over the text behind the last image and over the image tokens, s -> scores, their product. A token that leaves in
 // layer l took part in the layer's attention and stays in its cache. Differences from the released code: all images of

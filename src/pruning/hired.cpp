@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // HiRED: "Attention-Guided Token Dropping for Efficient Inference of High-Resolution VLMs" (arXiv 2408.10945), as
-// specs/hired.md reads it. Symbols: rate -> keep_ratio, N_total -> budget of the image, N_0 and N_i -> budgets of its
-// crops, l_init and l_final -> layer_init and layer_final, a_l -> the class probe (mean over heads where the paper
+// docs/specs/hired.md reads it. Symbols: rate -> keep_ratio, N_total -> budget of the image, N_0 and N_i -> budgets of
+// its crops, l_init and l_final -> layer_init and layer_final, a_l -> the class probe (mean over heads where the paper
 // sums; all that is used of it is order and proportion), T_i -> region of tile i. Differences from the released code:
 // tiles get budgets by attention mass on their region (allocation=count_strips: by marks in strips, as the code does);
 // what un-padding cuts away is absent before the choice; every image has a budget of its own. Row breaks leave whenever

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// M3: "Matryoshka Multimodal Models" (arXiv 2405.17430), as specs/m3.md reads it.
+// M3: "Matryoshka Multimodal Models" (arXiv 2405.17430), as docs/specs/m3.md reads it.
 // Symbols: X -> image tokens of `hidden` at the projector's output (the released place; the paper pools before it), s
 // -> num_kept, h and w -> the crop's grid, k -> cell. Differences from the released code: a k that is not whole or does
 // not divide the grid is refused (the code rounds down and loses the border); means are summed in float32; un-padded

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // PLPHP: "PLPHP: Per-Layer Per-Head Vision Token Pruning for Efficient Large Vision-Language Models" (arXiv
-// 2502.14504), as specs/plphp.md reads it; there is no released code. Symbols: A -> the last prompt row's attention to
-// image tokens, gamma_l -> mass (mean over heads of the row's sum), r -> keep_ratio, Delta r -> delta, rho_l -> the
-// rate of a layer, k_l -> num_kept, the same for all heads of the layer. Layers 0-based, all of them. The constants
-// could not be checked against the paper. Readings of our own: thresholds are strict; all images compete in one pool;
-// query heads that share a KV head are averaged, and the choice is made per KV head; pinned tokens and floors are in
-// every head's list, and raise k_l where the rate is too low for them. The trace's scores are the mean over heads:
-// their sum is gamma_l.
+// 2502.14504), as docs/specs/plphp.md reads it; there is no released code. Symbols: A -> the last prompt row's
+// attention to image tokens, gamma_l -> mass (mean over heads of the row's sum), r -> keep_ratio, Delta r -> delta,
+// rho_l -> the rate of a layer, k_l -> num_kept, the same for all heads of the layer. Layers 0-based, all of them. The
+// constants could not be checked against the paper. Readings of our own: thresholds are strict; all images compete in
+// one pool; query heads that share a KV head are averaged, and the choice is made per KV head; pinned tokens and floors
+// are in every head's list, and raise k_l where the rate is too low for them. The trace's scores are the mean over
+// heads: their sum is gamma_l.
 #include "espalier/policies/plphp.h"
 
 #include <ATen/TensorOperators.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // LLaVA-PruMerge: "Adaptive Token Reduction for Efficient Large Multimodal Models" (arXiv 2403.15388), as
-// specs/prumerge.md reads it. Symbols: a -> attention (class row, heads as one vector), K -> keys of the same layer, x
+// docs/specs/prumerge.md reads it. Symbols: a -> attention (class row, heads as one vector), K -> keys of the same
+// layer, x
 // -> kVisionOutput, F -> fence, O -> outliers, S -> chosen, NN(i) -> the neighbours of i, y -> merged, e -> extra
 // token. Differences from the released code: exactly |O| stay and at least one; survivors stand in the order of the
 // picture; neighbours come from all others, as released (the paper: from the pruned ones); each crop has a fence of its

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// PyramidDrop (arXiv 2410.17247), as specs/pyramiddrop.md reads it. Symbols: L -> layers (0-based; "8" runs layers 0 …
-// 7, then drops, before layer 8), rho -> keep_ratio, n0 -> tokens of the image before any pruning, a_j -> the probe's
-// mean over heads of the last prompt row, on queries and keys of the layer that runs next. Differences from the
+// PyramidDrop (arXiv 2410.17247), as docs/specs/pyramiddrop.md reads it. Symbols: L -> layers (0-based; "8" runs layers
+// 0 … 7, then drops, before layer 8), rho -> keep_ratio, n0 -> tokens of the image before any pruning, a_j -> the
+// probe's mean over heads of the last prompt row, on queries and keys of the layer that runs next. Differences from the
 // released code: positions are kept unless positions=compact (the code renumbers); each image has a quota of its own,
 // ranked by the same row (the code takes one image); the row is the last of the prompt, also in training.
 #include "espalier/policies/pyramiddrop.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Uniformly random subsets of each image's tokens; no paper of its own (ablations of FastV, arXiv 2403.06764, and
-// DivPrune, 2503.02175). Symbols of specs/random.md: keep -> num_kept, N -> tokens of the image, stream -> ordinal of
-// the image, sigma -> SplitMix64::of_stream. Differences from what others run: the set is drawn once per request and
+// DivPrune, 2503.02175). Symbols of docs/specs/random.md: keep -> num_kept, N -> tokens of the image, stream -> ordinal
+// of the image, sigma -> SplitMix64::of_stream. Differences from what others run: the set is drawn once per request and
 // stays fixed while decoding (FastV's K = 0 variant shuffles in every step); pinned tokens are kept first, the draw
 // fills the rest.
 #include "espalier/policies/random.h"

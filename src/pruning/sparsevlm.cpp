@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // SparseVLM: "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference" (arXiv 2410.04417),
-// as specs/sparsevlm.md reads it; the released v1.5 with fixed lists. Symbols: H_v, H_q -> image tokens and text behind
-// the last image at the projector's output, r -> rating, raters -> text with r above its mean, P and p -> the probe's
-// mean over heads and raters, k -> num_kept, tau and theta as there, rho -> density, delta -> distance, C -> number of
-// clusters. Layers: the paper's pruning layer l runs first, so it is before 0-based layer l+1, ranked by attention l.
-// Differences from the released code: equal densities are told apart by the order of candidates and not by noise; a
-// stage that has no more than k tokens does nothing; positions are kept (the code renumbers), an average takes its
-// centre's; all images compete, each clusters its own, floor(theta·own) + 1 (the code: floor(m/10) + 1 of one image);
-// averages stand behind their image. Under a rank rule the raters' rows are read one by one and each stage waits for
-// the rank of P, which numbers below sigma_max · max(R, n) · 2^-23 do not raise.
+// as docs/specs/sparsevlm.md reads it; the released v1.5 with fixed lists. Symbols: H_v, H_q -> image tokens and text
+// behind the last image at the projector's output, r -> rating, raters -> text with r above its mean, P and p -> the
+// probe's mean over heads and raters, k -> num_kept, tau and theta as there, rho -> density, delta -> distance, C ->
+// number of clusters. Layers: the paper's pruning layer l runs first, so it is before 0-based layer l+1, ranked by
+// attention l. Differences from the released code: equal densities are told apart by the order of candidates and not by
+// noise; a stage that has no more than k tokens does nothing; positions are kept (the code renumbers), an average takes
+// its centre's; all images compete, each clusters its own, floor(theta·own) + 1 (the code: floor(m/10) + 1 of one
+// image); averages stand behind their image. Under a rank rule the raters' rows are read one by one and each stage
+// waits for the rank of P, which numbers below sigma_max · max(R, n) · 2^-23 do not raise.
 #include "espalier/policies/sparsevlm.h"
 
 #include <ATen/TensorOperators.h>

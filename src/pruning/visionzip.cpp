@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// VisionZip (arXiv 2412.04467), as specs/visionzip.md reads it.
+// VisionZip (arXiv 2412.04467), as docs/specs/visionzip.md reads it.
 // Symbols: D -> dominant tokens, the class row among them, C -> contextual tokens, s -> the class probe (mean over
 // heads where the paper sums: the order is the same), k -> head means of kVisionKey, x -> kVisionOutput, R -> patches
 // that are not dominant. A contextual token is its target plus the mean of its members, as the released code has it;

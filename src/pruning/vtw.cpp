@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// VTW: "Boosting Multimodal LLMs with Visual Tokens Withdrawal for Rapid Inference" (arXiv 2405.05803), as specs/vtw.md
-// reads it. Symbols: K -> layer (0-based: layers 0 … K-1 are run in full, all image tokens leave before layer K), N ->
-// the image tokens, L -> the model's depth. Differences from the released code: every image of the request is
-// withdrawn, found by the layout (the code knows one span); row breaks leave with their rows; pinned tokens and the
-// floor of each image, lowest ordinals first, stay. The default is half the depth, which is what others call VTW's
-// default (16 of 32); K from a calibration (section 3) comes in through `layer` or a recipe.
+// VTW: "Boosting Multimodal LLMs with Visual Tokens Withdrawal for Rapid Inference" (arXiv 2405.05803), as
+// docs/specs/vtw.md reads it. Symbols: K -> layer (0-based: layers 0 … K-1 are run in full, all image tokens leave
+// before layer K), N -> the image tokens, L -> the model's depth. Differences from the released code: every image of
+// the request is withdrawn, found by the layout (the code knows one span); row breaks leave with their rows; pinned
+// tokens and the floor of each image, lowest ordinals first, stay. The default is half the depth, which is what others
+// call VTW's default (16 of 32); K from a calibration (section 3) comes in through `layer` or a recipe.
 #include "espalier/policies/vtw.h"
 
 #include <ATen/ops/zeros.h>

@@ -25,8 +25,8 @@ ModelConfig parse(const Json& json) {
   return parse_config(json.dump(), "folder/config.json");
 }
 
-// What the hub has for llava-hf/llava-1.5-7b-hf (specs/models.md, 1.1): everything that equals a class default is left
-// out.
+// What the hub has for llava-hf/llava-1.5-7b-hf (docs/specs/models.md, 1.1): everything that equals a class default is
+// left out.
 Json llava_7b() {
   return Json::parse(R"({
     "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100, "image_token_index": 32000, "model_type": "llava",
@@ -94,7 +94,7 @@ TEST(Config, Llava13b) {
   EXPECT_EQ(d.head_dim, 128);
 }
 
-// llava-hf/llava-v1.6-mistral-7b-hf and -vicuna-13b-hf (specs/models.md, 1.1).
+// llava-hf/llava-v1.6-mistral-7b-hf and -vicuna-13b-hf (docs/specs/models.md, 1.1).
 Json llava_next_mistral() {
   Json json = llava_7b();
   json["model_type"] = "llava_next";

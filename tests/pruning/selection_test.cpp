@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Budget arithmetic: exact rounding, and CATP's counts against the table of specs/catp.md, section 4.
+// Budget arithmetic: exact rounding, and CATP's counts against the table of docs/specs/catp.md, section 4.
 #include "pruning/selection.h"
 
 #include <gtest/gtest.h>
