@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the accuracy tables of the bundled model that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME.json,
-# NAME.md (with its own command) and, where policies are compared, NAME.svg in the folder. A table that is there is not made again, so an
+# Makes the accuracy tables of the bundled model that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME
+# with the endings json, md (with its own command) and, where policies are compared, svg in the folder. A table that is there is not made again, so an
 # interrupted run goes on.
 #   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [--threads N] [TABLE...]     tables: curve policies main bind scenes catp kept atp
 # Without a table, all. 500 items a cell, 2,000 in `main` and `bind` (the unpruned model in every cell of binding, with controls); ratios 1/3,

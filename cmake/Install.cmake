@@ -16,8 +16,12 @@ if(TARGET espalier_cli)
     INSTALL_RPATH "$ORIGIN/${library_from_program};${LibTorch_ROOT}/lib" INSTALL_RPATH_USE_LINK_PATH ON)
   install(TARGETS espalier_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
+set(left_out "")
+if(NOT ESPALIER_TRAINING)
+  set(left_out PATTERN training.h EXCLUDE)
+endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/espalier DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.h")
+        FILES_MATCHING PATTERN "*.h" ${left_out})
 # Where the binary looks for the bundled model.
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/models DESTINATION ${CMAKE_INSTALL_DATADIR}/espalier)
 

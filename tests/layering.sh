@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The rules about files that no compiler checks: who may include whom (data flows one way, see README.md), which units see
-# libtorch, no environment switches, no left-over notes, and no document that names a file which is not there.
+# libtorch, a class defined once, no environment switches, no left-over notes, and no text that names a file which is not there.
 # Prints one line for each violation; exit status 1 if there is any. Argument: the folder to check (default: this repository).
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
@@ -58,6 +58,7 @@ mapfile -t library < <(files include src kernels)
 mapfile -t not_training < <(files include src kernels | grep -vE '^src/training/|^include/espalier/training\.h$')
 mapfile -t not_base < <(files include src kernels | grep -v '^src/base/')
 mapfile -t all < <(files include src kernels bench examples tests)
+mapfile -t source_folders < <(ls -d bench cmake examples include kernels models src tests 2>/dev/null)
 
 own_includes 'public headers know public headers only' 'espalier/' "${public[@]}"
 own_includes 'base knows nothing: base/ and public headers' 'base/|espalier/' "${base[@]}"
@@ -115,7 +116,38 @@ forbid 'no left-over notes' '\b(TODO|FIXME|XXX)\b' "${all[@]}"
 awk 'FNR == 1 && $0 != "// SPDX-License-Identifier: Apache-2.0" {print FILENAME ":1: no SPDX line"}' \
   "${all[@]}" </dev/null >>"$violations"
 
-# ---- documents name files that exist ----
+# Two definitions of one name are two meanings in one library, and the linker keeps the inline functions of either. Names in
+# no namespace of their own file's, at the first column as clang-format leaves them.
+awk '
+  FNR == 1 { depth = 0 }
+  /^(inline )?namespace [A-Za-z0-9_:]* ?[{]/ || /^namespace [{]/ {
+    name = $0; sub(/^(inline )?namespace */, "", name); sub(/ *[{].*/, "", name)
+    inside[++depth] = name
+  }
+  /^}  \/\/ (inline )?namespace/ && depth > 0 { --depth }
+  /^(class|struct|enum class|enum) [A-Za-z_]/ && !/^[^{]*;/ {
+    path = ""
+    for (i = 1; i <= depth; ++i) { if (inside[i] == "") next; path = path inside[i] "::" }
+    name = $0; sub(/^(class|struct|enum class|enum) /, "", name)
+    sub(/[^A-Za-z0-9_:].*/, "", name); sub(/:$/, "", name)
+    print path name "\t" FILENAME ":" FNR
+  }' "${library[@]}" </dev/null | LC_ALL=C sort | awk -F'\t' '
+  $1 == name { print $2 ": " $1 " is defined at " place " too   [a class is defined once]" }
+  $1 != name { name = $1; place = $2 }' >>"$violations"
+
+# ---- texts name files that exist ----
+# In a source: a page, wherever a comment names it; by its path from here or from the file, or alone, beside the file or here.
+while IFS=: read -r file line path; do
+  [ -e "$path" ] || [ -e "$(dirname "$file")/$path" ] || echo "$file:$line: names $path, which is not there" >>"$violations"
+done < <({ grep -nroE --include='*.cpp' --include='*.h' --include='*.cu' --include='*.cuh' '(^| )// .*' "${source_folders[@]}"
+           grep -nroE --include='*.py' --include='*.sh' --include='*.cmake' --include='*.txt' '(^| )# .*' "${source_folders[@]}"
+         } | awk -F: '{ comment = $0; sub(/^[^:]*:[^:]*:/, "", comment)
+                        while (match(comment, /[A-Za-z0-9_.\/*-]*[A-Za-z0-9_*]\.md/)) {
+                          path = substr(comment, RSTART, RLENGTH)
+                          if (path !~ /^\// && path !~ /\*/) print $1 ":" $2 ":" path
+                          comment = substr(comment, RSTART + RLENGTH)
+                        } }')
+
 # A path is a word that begins with a folder of this repository, wherever it stands; * stands for itself.
 while read -r document; do
   folder=$(dirname "$document")
@@ -123,7 +155,7 @@ while read -r document; do
     path=${path%.}
     compgen -G "$path" >/dev/null || compgen -G "$folder/$path" >/dev/null ||
       echo "$document:$line: names $path, which is not there" >>"$violations"
-  done < <(grep -noE '(^|[^A-Za-z0-9_./-])(\.ci|bench|cmake|examples|include|kernels|models|src|tests)/[A-Za-z0-9_./*-]*' \
+  done < <(grep -noE '(^|[^A-Za-z0-9_./-])(\.ci|bench|cmake|docs|examples|include|kernels|models|src|tests)/[A-Za-z0-9_./*-]*' \
              "$document" | sed -E 's/^([0-9]+):[^A-Za-z.]?/\1:/')
   while IFS=: read -r line path; do
     [ -e "$folder/$path" ] || echo "$document:$line: links to $path, which is not there" >>"$violations"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// attention_growth as CATP uses it (one row a sequence, both layers' keys and the hidden states of all image tokens),
+// attention_growth as CATP uses it (one row per sequence, both layers' keys and the hidden states of all image tokens),
 // beside the same formula in torch operators.
 #include <ATen/core/grad_mode.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the op benchmarks share: options, ceilings measured on the spot, one row an op and shape. A row is checked
+// What the op benchmarks share: options, ceilings measured on the spot, one row per op and shape. A row is checked
 // against the same formula in torch operators, then both are timed in turn, so that they see the machine in the same
 // state. On CUDA the device's own clock counts, with the caches flushed before each run.
 #pragma once

@@ -93,7 +93,7 @@ Tensor farthest_loop(const Tensor& features, int64_t num_kept) {
   return at::stack(picks);
 }
 
-// The incremental Cholesky factor of published code, one row a step.
+// The incremental Cholesky factor of published code, one row per step.
 Tensor dpp_loop(const Tensor& features, const Tensor& relevance, int64_t num_kept) {
   const Tensor kernel = relevance.unsqueeze(1) * cosines(features) * relevance.unsqueeze(0);
   const Tensor factor = at::zeros({num_kept, kernel.size(0)}, kernel.options());

@@ -53,7 +53,7 @@ struct PromptLayout {
   std::vector<ImageShape> images;
   std::vector<Segment> segments;
 
-  // One row a token.
+  // One row per token.
   at::Tensor position_id;  // [n], or [3, n] for M-RoPE (time, height, width)
   at::Tensor kind;         // [n] Segment::Kind
   at::Tensor image;        // [n] -1 for text

@@ -55,7 +55,8 @@ class Tokenizer {
 
    private:
     std::shared_ptr<const struct TokenizerImpl> impl_;
-    std::unique_ptr<struct DecoderState> state_;  // what was held back
+    struct State;
+    std::unique_ptr<State> state_;  // what was held back
     bool skip_special_;
   };
 

@@ -2,14 +2,14 @@
 #include "base/json_file.h"
 
 #include <cerrno>
-#include <cmath>
 #include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <system_error>
-#include <utility>
+#include <vector>
 
+#include "base/error_text.h"
+#include "base/json_fields.h"
 #include "espalier/error.h"
 
 namespace espalier {
@@ -22,13 +22,6 @@ std::string without_tag(const char* what) {
   const std::string_view message(what);
   const size_t end = message.starts_with("[json.exception.") ? message.find("] ") : std::string_view::npos;
   return std::string(end == std::string_view::npos ? message : message.substr(end + 2));
-}
-
-// What stands in a message for a value of the wrong kind: its text, cut to a length fit for one line.
-std::string shown(const json& value) {
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > 60) text = std::string(value.type_name()) + " of " + std::to_string(text.size()) + " bytes";
-  return text;
 }
 
 }  // namespace
@@ -53,7 +46,7 @@ json parse_json(std::string_view text, const std::string& name, DuplicateKeys du
       seen.resize(level + 1);
       seen.emplace_back();
     } else if (event == json::parse_event_t::key && !seen.at(level).insert(parsed.get<std::string>()).second) {
-      throw Error(name + ": key " + shown(parsed) + " appears twice");
+      throw Error(text_of(name, ": key ", shown_json(parsed), " appears twice"));
     }
     return true;
   };
@@ -67,66 +60,6 @@ json parse_json(std::string_view text, const std::string& name, DuplicateKeys du
 
 json read_json_file(const std::filesystem::path& file, DuplicateKeys duplicates) {
   return parse_json(read_text_file(file), file.string(), duplicates);
-}
-
-JsonFields::JsonFields(const json& object, const std::string& name, std::string prefix)
-    : object_(object), name_(name), prefix_(std::move(prefix)) {
-  if (object.is_object()) return;
-  const std::string where = prefix_.empty() ? "" : " field \"" + prefix_.substr(0, prefix_.size() - 1) + "\":";
-  throw Error(name + ":" + where + " expected an object, got " + shown(object));
-}
-
-const json* JsonFields::find(const char* key) const {
-  const auto it = object_.find(key);
-  return it == object_.end() || it->is_null() ? nullptr : &*it;
-}
-
-void JsonFields::fail(const char* key, const std::string& expected) const {
-  const auto it = object_.find(key);
-  const std::string came = it == object_.end() ? "nothing" : shown(*it);
-  throw Error(name_ + ": field \"" + prefix_ + key + "\": expected " + expected + ", got " + came);
-}
-
-std::optional<bool> JsonFields::boolean(const char* key) const {
-  const json* value = find(key);
-  if (!value) return std::nullopt;
-  if (!value->is_boolean()) fail(key, "true or false");
-  return value->get<bool>();
-}
-
-std::optional<int64_t> JsonFields::integer(const char* key) const {
-  const json* value = find(key);
-  if (!value) return std::nullopt;
-  const bool fits = !value->is_number_unsigned() ||
-                    value->get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-  if (!value->is_number_integer() || !fits) fail(key, "an integer");
-  return value->get<int64_t>();
-}
-
-std::optional<double> JsonFields::number(const char* key) const {
-  const json* value = find(key);
-  if (!value) return std::nullopt;
-  if (!value->is_number() || !std::isfinite(value->get<double>())) fail(key, "a number");
-  return value->get<double>();
-}
-
-std::optional<std::string> JsonFields::string(const char* key) const {
-  const json* value = find(key);
-  if (!value) return std::nullopt;
-  if (!value->is_string()) fail(key, "a string");
-  return value->get<std::string>();
-}
-
-std::optional<std::vector<double>> JsonFields::numbers(const char* key) const {
-  const json* value = find(key);
-  if (!value) return std::nullopt;
-  if (!value->is_array()) fail(key, "a list of numbers");
-  std::vector<double> out;
-  for (const json& item : *value) {
-    if (!item.is_number()) fail(key, "a list of numbers");
-    out.push_back(item.get<double>());
-  }
-  return out;
 }
 
 }  // namespace espalier

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SplitMix64 (Steele, Lea, Flood 2014) as specs/random.md fixes it, so that every implementation draws the same tokens.
+// SplitMix64 (Steele, Lea, Flood 2014) as docs/specs/random.md fixes it, so that every implementation draws the same
+// tokens.
 #pragma once
 
 #include <cstdint>

@@ -42,7 +42,7 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->type_name("TYPE");
   app.add_flag("--int8", options.int8,
-               "Keep the decoder's weights as int8 with a scale an output; arithmetic as --dtype");
+               "Keep the decoder's weights as int8 with one scale per output; arithmetic as --dtype");
   app.add_option("--device", options.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->type_name("DEVICE");
   app.add_flag("--no-decode-graphs", options.no_decode_graphs,
                "On CUDA, launch the steps of decoding one by one instead of replaying a recorded one");

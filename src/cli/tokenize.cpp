@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "base/output_file.h"
 #include "cli/bundled_model.h"

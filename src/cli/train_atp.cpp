@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `espalier train-atp`: modules that choose how many visual tokens each picture keeps; one line an evaluation, a bar on
+// `espalier train-atp`: modules that choose how many visual tokens each picture keeps; one line per evaluation, a bar on
 // a terminal.
 #include <CLI/App.hpp>
 #include <CLI/Validators.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `espalier train-demo`: the bundled model from nothing, stage by stage; one line an evaluation, a bar on a terminal.
+// `espalier train-demo`: the bundled model from nothing, stage by stage; one line per evaluation, a bar on a terminal.
 #include <CLI/App.hpp>
 #include <CLI/Validators.hpp>
 #include <cstdint>

@@ -133,7 +133,7 @@ MadeUpRun moved(const MadeUpRun& run, const std::vector<int64_t>& where) {
     } else if (name.starts_with("vision.cls_attention.")) {
       to = array.index_select(1, patches);
     } else if (name == "vision.cls_output") {
-      // One crop an image: the images in the order in which their patches now come.
+      // One crop per image: the images in the order in which their patches now come.
       std::vector<int64_t> order;
       for (int64_t i = 0; i < images.size(0); ++i)
         if (const int64_t image = images[i].item<int64_t>(); order.empty() || order.back() != image)

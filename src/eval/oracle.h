@@ -30,7 +30,7 @@ struct OracleOptions {
 // options.
 std::optional<OracleOptions> parse_oracle(std::string_view spec);
 
-// For requests whose images are the turns of `item`, at one token a patch.
+// For requests whose images are the turns of `item`, at one token per patch.
 PolicyPtr make_oracle(const OracleOptions& options, std::shared_ptr<const synth::Item> item);
 
 }  // namespace espalier::eval

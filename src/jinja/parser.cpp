@@ -17,41 +17,6 @@ using Node = Expression::Kind;
 constexpr int kMaxDepth = 200;      // of nested expressions and statements
 constexpr int kMaxOperands = 1000;  // within one tag
 
-struct Signature {
-  std::string_view name;
-  size_t least, most;             // positional arguments, the value itself not counted
-  std::string_view keyword = "";  // the one that may be given by name; "*": any
-};
-
-constexpr Signature kFilters[] = {{"capitalize", 0, 0},
-                                  {"count", 0, 0},
-                                  {"d", 0, 2, "boolean"},
-                                  {"default", 0, 2, "boolean"},
-                                  {"first", 0, 0},
-                                  {"join", 0, 1},
-                                  {"last", 0, 0},
-                                  {"length", 0, 0},
-                                  {"list", 0, 0},
-                                  {"lower", 0, 0},
-                                  {"map", 0, 0, "attribute"},
-                                  {"rejectattr", 1, 3},
-                                  {"replace", 2, 2},
-                                  {"selectattr", 1, 3},
-                                  {"string", 0, 0},
-                                  {"tojson", 0, 0},
-                                  {"trim", 0, 0},
-                                  {"upper", 0, 0}};
-constexpr Signature kTests[] = {{"boolean", 0, 0}, {"defined", 0, 0},  {"divisibleby", 1, 1}, {"eq", 1, 1},
-                                {"equalto", 1, 1}, {"even", 0, 0},     {"false", 0, 0},       {"in", 1, 1},
-                                {"integer", 0, 0}, {"iterable", 0, 0}, {"mapping", 0, 0},     {"ne", 1, 1},
-                                {"none", 0, 0},    {"number", 0, 0},   {"odd", 0, 0},         {"sequence", 0, 0},
-                                {"string", 0, 0},  {"true", 0, 0},     {"undefined", 0, 0}};
-constexpr Signature kFunctions[] = {{"namespace", 0, 0, "*"}, {"raise_exception", 1, 1}, {"range", 1, 3}};
-constexpr Signature kMethods[] = {{"capitalize", 0, 0}, {"endswith", 1, 1}, {"get", 1, 2},   {"items", 0, 0},
-                                  {"join", 1, 1},       {"keys", 0, 0},     {"lower", 0, 0}, {"lstrip", 0, 0},
-                                  {"replace", 2, 2},    {"rstrip", 0, 0},   {"split", 0, 1}, {"startswith", 1, 1},
-                                  {"strip", 0, 0},      {"upper", 0, 0},    {"values", 0, 0}};
-
 class Parser {
  public:
   Parser(std::string_view source, const std::string& name) : name_(name), tokens_(tokenize(source, name)) {}
@@ -422,11 +387,8 @@ class Parser {
     if (!method && callee->kind != Node::kName) fail("calling an expression is not supported");
     callee->kind = method ? Node::kMethod : Node::kFunction;
     parse_arguments(*callee);
-    if (method) {
-      check("method ", *callee, kMethods);
-    } else {
-      check("function ", *callee, kFunctions);
-    }
+    callee->callee = method ? check("method ", *callee, find_method(callee->name))
+                            : check("function ", *callee, find_function(callee->name));
     return callee;
   }
 
@@ -445,11 +407,9 @@ class Parser {
     });
   }
 
-  template <size_t N>
-  void check(const std::string& what, const Expression& call, const Signature (&known)[N]) const {
-    const auto* found =
-        std::find_if(std::begin(known), std::end(known), [&](const Signature& s) { return s.name == call.name; });
-    if (found == std::end(known)) fail("the " + what + call.name + " is not supported");
+  // Fails unless `found` is there and takes the arguments of the call. `what`: "filter " and the like.
+  const BuiltIn* check(const std::string& what, const Expression& call, const BuiltIn* found) const {
+    if (!found) fail("the " + what + call.name + " is not supported");
     if (call.arguments.size() < found->least || call.arguments.size() > found->most) {
       fail("the " + what + call.name + " with " + std::to_string(call.arguments.size()) +
            " arguments is not supported");
@@ -458,6 +418,7 @@ class Parser {
       if (found->keyword != "*" && found->keyword != keyword)
         fail("the " + what + call.name + " with " + keyword + "= is not supported");
     }
+    return found;
   }
 
   ExpressionPtr parse_filters(ExpressionPtr value) {
@@ -466,7 +427,7 @@ class Parser {
         ExpressionPtr out = make(Node::kFilter, take_name("a filter"));
         out->operands.push_back(std::move(value));
         if (at_operator("(")) parse_arguments(*out);
-        check("filter ", *out, kFilters);
+        out->callee = check("filter ", *out, find_filter(out->name));
         check_named_test(*out);
         value = std::move(out);
       } else if (accept_name("is")) {
@@ -488,7 +449,7 @@ class Parser {
     Expression test{};
     test.name = *argument.value.string() == "==" ? "equalto" : *argument.value.string();
     test.arguments.resize(filter.arguments.size() - 2);
-    check("test ", test, kTests);
+    check("test ", test, find_test(test.name));
     filter.arguments[1]->value = Value(test.name);
   }
 
@@ -506,7 +467,7 @@ class Parser {
     } else if (operand && !keyword) {
       out->arguments.push_back(parse_postfix(parse_primary()));
     }
-    check("test ", *out, kTests);
+    out->callee = check("test ", *out, find_test(out->name));
     if (!negated) return out;
     ExpressionPtr negation = make(Node::kUnary, "not");
     negation->operands.push_back(std::move(out));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The syntax tree of a chat template. The subset of Jinja: for (with if and else), if/elif/else, set, namespace(),
-// generation, expressions with the filters, tests, functions and methods listed in jinja_parser.cpp. All else is
+// generation, expressions with the filters, tests, functions and methods of jinja/built_ins.cpp. All else is
 // refused here, by name.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "jinja/built_ins.h"
 #include "jinja/value.h"
 
 namespace espalier::jinja {
@@ -39,7 +40,8 @@ struct Expression {
   std::vector<std::unique_ptr<Expression>> operands;
   std::vector<std::unique_ptr<Expression>> arguments;
   std::vector<std::pair<std::string, std::unique_ptr<Expression>>> keywords;
-  std::vector<std::string> names;  // the operators of a comparison
+  std::vector<std::string> names;   // the operators of a comparison
+  const BuiltIn* callee = nullptr;  // what a function, method, filter or test calls
 };
 using ExpressionPtr = std::unique_ptr<Expression>;
 

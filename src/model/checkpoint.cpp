@@ -6,6 +6,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
 

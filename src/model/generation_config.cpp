@@ -6,6 +6,7 @@
 #include <string>
 #include <system_error>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
 #include "pictures/image_transforms.h"

@@ -7,6 +7,8 @@
 #include <system_error>
 #include <vector>
 
+#include "base/json_file.h"
+
 namespace espalier {
 namespace {
 

@@ -8,7 +8,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
-#include "base/json_file.h"
+#include "base/json_fields.h"
 
 namespace espalier {
 

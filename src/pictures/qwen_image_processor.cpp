@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
 #include "pictures/image_transforms.h"

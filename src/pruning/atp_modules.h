@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The arithmetic of an ATP module as functions of tensors (specs/atp_llava.md, sections 2-4): no layout, no policy, no
-// state. All are differentiable where the method is, so that training and inference run the same code; autograd comes
-// from the ATen operators. Scores are those of one crop, [m] tokens in raster order.
+// The arithmetic of an ATP module as functions of tensors (docs/specs/atp_llava.md, sections 2-4): no layout, no
+// policy, no state. All are differentiable where the method is, so that training and inference run the same code;
+// autograd comes from the ATen operators. Scores are those of one crop, [m] tokens in raster order.
 #pragma once
 
 #include <ATen/core/Tensor.h>

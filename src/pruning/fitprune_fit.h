@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The arithmetic of fitting a FitPrune recipe (specs/fitprune.md, section 3): which tokens a tolerance lets go, what a
-// schedule costs, and the search for the smallest tolerance that meets a budget. Not the runs that measure attention.
+// The arithmetic of fitting a FitPrune recipe (docs/specs/fitprune.md, section 3): which tokens a tolerance lets go,
+// what a schedule costs, and the search for the smallest tolerance that meets a budget. Not the runs that measure
+// attention.
 #pragma once
 
 #include <cstdint>

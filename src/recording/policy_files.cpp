@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "base/output_file.h"
 #include "base/safetensors.h"

@@ -13,7 +13,7 @@
 namespace espalier {
 
 struct RecordFiles {
-  std::filesystem::path signals;  // safetensors, float32; names as in the README of record and replay
+  std::filesystem::path signals;  // safetensors, float32; names as in docs/formats.md
   std::filesystem::path layout;   // JSON
   std::vector<std::string> only;  // empty: all; else names ("attention.5") or families ("hidden")
 };

@@ -40,7 +40,7 @@ SamplingRules sampling_rules(const GenerationOptions& options, const GenerationC
 }
 
 Sampler::Sampler(const SamplingRules& rules, uint64_t seed, std::span<const int32_t> prompt_ids)
-    : rules_(rules), state_(seed) {
+    : rules_(rules), draws_(seed) {
   if (rules_.repetition_penalty != 1.0) seen_.insert(prompt_ids.begin(), prompt_ids.end());
 }
 
@@ -50,11 +50,8 @@ void Sampler::penalise(std::span<float> logits) const {
     if (id >= 0 && id < std::ssize(logits)) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
 }
 
-double Sampler::uniform() {  // SplitMix64
-  uint64_t z = (state_ += 0x9E3779B97F4A7C15ULL);
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1.0p-53;
+double Sampler::uniform() {
+  return static_cast<double>(draws_.next() >> 11) * 0x1.0p-53;
 }
 
 int32_t Sampler::draw(std::span<float> logits) {

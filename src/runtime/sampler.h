@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/random.h"
 #include "espalier/generation.h"
 #include "model/generation_config.h"
 
@@ -37,7 +38,7 @@ class Sampler {
   double uniform();  // in [0, 1)
 
   SamplingRules rules_;
-  uint64_t state_;
+  SplitMix64 draws_;
   std::unordered_set<int32_t> seen_;
 };
 

@@ -2,7 +2,7 @@
 // Writes items as a folder that any program can read: PNG pictures, messages.json in the Hugging Face chat form, and
 // index.jsonl with what a grader needs. Not here: the command line, asking a model.
 //
-//   DIR/index.jsonl                        one line an item: its cell, answer, choices, and what covers which patch
+//   DIR/index.jsonl                        one line per item: its cell, answer, choices, and what covers which patch
 //   DIR/bind/shape-2x1/000000/messages.json, 0.png, 1.png, …
 #pragma once
 

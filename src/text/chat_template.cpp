@@ -6,6 +6,7 @@
 #include <optional>
 #include <variant>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
 #include "jinja/interpreter.h"

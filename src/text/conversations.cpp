@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
 

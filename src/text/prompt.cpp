@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
 

@@ -52,7 +52,7 @@ TokenDecoder TokenDecoder::sequence(Steps steps) {
   return decoder;
 }
 
-void TokenDecoder::append_stripped(std::string_view text, DecoderState& state, std::string& out) const {
+void TokenDecoder::append_stripped(std::string_view text, State& state, std::string& out) const {
   while (state.at_front && !text.empty()) {
     if (state.stripped < steps_.strip_count && text.starts_with(steps_.strip)) {
       text.remove_prefix(steps_.strip.size());
@@ -64,7 +64,7 @@ void TokenDecoder::append_stripped(std::string_view text, DecoderState& state, s
   out += text;
 }
 
-void TokenDecoder::flush_run(DecoderState& state, std::string& out) const {
+void TokenDecoder::flush_run(State& state, std::string& out) const {
   if (first_invalid_utf8(state.held_back) == std::string_view::npos) {
     append_stripped(state.held_back, state, out);
   } else {
@@ -73,7 +73,7 @@ void TokenDecoder::flush_run(DecoderState& state, std::string& out) const {
   state.held_back.clear();
 }
 
-void TokenDecoder::add(std::string_view token, DecoderState& state, std::string& out) const {
+void TokenDecoder::add(std::string_view token, State& state, std::string& out) const {
   if (byte_level_) {
     state.held_back += bytes_of(token);
     drain_utf8(state.held_back, false, out);
@@ -89,7 +89,7 @@ void TokenDecoder::add(std::string_view token, DecoderState& state, std::string&
   append_stripped(text, state, out);
 }
 
-void TokenDecoder::finish(DecoderState& state, std::string& out) const {
+void TokenDecoder::finish(State& state, std::string& out) const {
   if (byte_level_) {
     drain_utf8(state.held_back, true, out);
   } else {

@@ -11,18 +11,19 @@
 
 namespace espalier {
 
-struct DecoderState {
-  std::string held_back;  // bytes that are no whole character yet, or a run of byte tokens that may still grow
-  size_t stripped = 0;    // characters taken off the front so far
-  bool at_front = true;   // nothing that stays has come yet
-};
-
 class TokenDecoder {
  public:
+  // Of one text that is being decoded.
+  struct State {
+    std::string held_back;  // bytes that are no whole character yet, or a run of byte tokens that may still grow
+    size_t stripped = 0;    // characters taken off the front so far
+    bool at_front = true;   // nothing that stays has come yet
+  };
+
   // ByteLevel: characters of byte_level.h to bytes, the bytes to UTF-8 with one U+FFFD for each invalid sequence.
   static TokenDecoder byte_level();
 
-  // Sequence of Replace, ByteFallback, Fuse, Strip. A run of byte tokens that is not wholly UTF-8 becomes one U+FFFD a
+  // Sequence of Replace, ByteFallback, Fuse, Strip. A run of byte tokens that is not wholly UTF-8 becomes one U+FFFD per
   // byte.
   struct Steps {
     std::vector<std::pair<std::string, std::string>> replace;  // from, to, within each token
@@ -33,12 +34,12 @@ class TokenDecoder {
   static TokenDecoder sequence(Steps steps);
 
   // Appends to `out` what became certain.
-  void add(std::string_view token, DecoderState& state, std::string& out) const;
-  void finish(DecoderState& state, std::string& out) const;
+  void add(std::string_view token, State& state, std::string& out) const;
+  void finish(State& state, std::string& out) const;
 
  private:
-  void flush_run(DecoderState& state, std::string& out) const;
-  void append_stripped(std::string_view text, DecoderState& state, std::string& out) const;
+  void flush_run(State& state, std::string& out) const;
+  void append_stripped(std::string_view text, State& state, std::string& out) const;
 
   bool byte_level_ = false;
   Steps steps_;

@@ -65,7 +65,7 @@ Tokens encode_text(const TokenizerImpl& tokenizer, std::string_view text, bool a
   return out;
 }
 
-void decode_token(const TokenizerImpl& tokenizer, int32_t id, bool skip_special, DecoderState& state,
+void decode_token(const TokenizerImpl& tokenizer, int32_t id, bool skip_special, TokenDecoder::State& state,
                   std::string& out) {
   if (skip_special && tokenizer.special.contains(id)) return;
   if (const std::string* token = tokenizer.token_of(id)) tokenizer.decoder.add(*token, state, out);
@@ -89,7 +89,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) 
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
-  DecoderState state;
+  TokenDecoder::State state;
   std::string text;
   for (int32_t id : ids) decode_token(*impl_, id, skip_special, state, text);
   impl_->decoder.finish(state, text);
@@ -106,8 +106,10 @@ int32_t Tokenizer::size() const {
   return std::max(impl_->added.size(), impl_->bpe.vocabulary().size());
 }
 
+struct Tokenizer::Stream::State : TokenDecoder::State {};
+
 Tokenizer::Stream::Stream(const Tokenizer& tokenizer, bool skip_special)
-    : impl_(tokenizer.impl_), state_(std::make_unique<DecoderState>()), skip_special_(skip_special) {}
+    : impl_(tokenizer.impl_), state_(std::make_unique<State>()), skip_special_(skip_special) {}
 Tokenizer::Stream::Stream(Stream&&) noexcept = default;
 Tokenizer::Stream& Tokenizer::Stream::operator=(Stream&&) noexcept = default;
 Tokenizer::Stream::~Stream() = default;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ATP's training adds to the loss of the answers (specs/atp_llava.md, section 5), on counts of image tokens alone.
+// What ATP's training adds to the loss of the answers (docs/specs/atp_llava.md, section 5), on counts of image tokens
+// alone.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -68,7 +68,7 @@ const std::vector<CurriculumStage>& curriculum() {
       // to the class shown there, to the object of that class. Asked whole it never clicked; with the first two hops
       // asked for on their own, the third is learned as any question about a picture is.
       {.plan = decoder_plan("one-token", true, 1e-3, 3000, 50, {.accuracy = 0.97}),
-       .summary = "binding and resolving, one token a picture",
+       .summary = "binding and resolving, one token per picture",
        .data = Data::kPictures,
        .after = "text-binding",
        .difficulties = {kHard},

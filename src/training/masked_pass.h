@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The decoder over packed training sequences under a policy that learns: nothing is removed; what a soft mask takes
-// from an image token is the weight of its key in every later layer (ATP, specs/atp_llava.md 4.2). The steps are those
-// of model/decoder.h, as in inference. What is asked of the model, and which loss, is not known here.
+// from an image token is the weight of its key in every later layer (ATP, docs/specs/atp_llava.md 4.2). The steps are
+// those of model/decoder.h, as in inference. What is asked of the model, and which loss, is not known here.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -6,7 +6,7 @@
 #include <iterator>
 #include <random>
 
-#include "temporary_folder.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {

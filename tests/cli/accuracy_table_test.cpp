@@ -10,6 +10,7 @@
 
 #include "tests/cli/golden_case.h"
 #include "tests/cli/run_espalier.h"
+#include "tests/support/folders.h"
 
 namespace espalier::test {
 namespace {
@@ -34,7 +35,7 @@ double allowed_distance(const json& a, const json& b) {
 }
 
 TEST(AccuracyTables, ASliceComesOutAgain) {
-  const json table = read_json(std::string(ESPALIER_SOURCE_DIR) + kTable);
+  const json table = read_json(source_folder().string() + kTable);
   const Arguments policies = {"random:keep_ratio=2/9",   "divprune:keep_ratio=2/9", "fastv:keep_ratio=2/9,layer=3",
                               "catp:keep_ratio=2/9,k=3", "m3:keep_ratio=1/4",       "vtw:layer=3",
                               "oracle:keep_ratio=2/9"};

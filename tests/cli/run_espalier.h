@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/support/folders.h"
 #include "tests/support/temporary_folder.h"
 
 namespace espalier::test {
@@ -37,7 +38,7 @@ using Arguments = std::vector<std::string>;
 class EspalierProcess {
  public:
   explicit EspalierProcess(Arguments arguments) {
-    arguments.insert(arguments.begin(), ESPALIER_BINARY);
+    arguments.insert(arguments.begin(), espalier_binary().string());
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
@@ -119,7 +120,7 @@ inline Arguments operator+(Arguments left, const Arguments& right) {
   return left;
 }
 
-inline const std::filesystem::path kGolden = ESPALIER_TEST_DATA;
+inline const std::filesystem::path kGolden = golden_folder();
 inline const std::filesystem::path kModel = kGolden / "llava15";
 inline const std::filesystem::path kCases = kModel / "cases";
 

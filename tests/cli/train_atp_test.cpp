@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "tests/support/folders.h"
+
 #include "tests/cli/run_espalier.h"
 
 namespace espalier::test {
@@ -11,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kModel = fs::path(ESPALIER_TEST_DATA) / "llava15";
+const fs::path kModel = golden_folder() / "llava15";
 
 Arguments train(const fs::path& out, const Arguments& more = {}) {
   return Arguments{"train-atp",
@@ -58,9 +60,9 @@ TEST(TrainAtp, KilledAtAnyMomentItGoesOnToTheSameBits) {
     EXPECT_EQ(read_whole(killed / name), read_whole(folder / "whole" / name)) << name;
   // They serve: fewer tokens reach the last layer than the first.
   const auto answer = nlohmann::json::parse(output_of(
-      {"generate", "--model", kModel.string(), "--image",
-       (fs::path(ESPALIER_SOURCE_DIR) / "examples/demo/shape/0.png").string(), "--prompt", "what shape?", "--greedy",
-       "--max-new-tokens", "1", "--json", "--policy", "atp:weights=" + (killed / "atp.safetensors").string()}));
+      {"generate", "--model", kModel.string(), "--image", (source_folder() / "examples/demo/shape/0.png").string(),
+       "--prompt", "what shape?", "--greedy", "--max-new-tokens", "1", "--json", "--policy",
+       "atp:weights=" + (killed / "atp.safetensors").string()}));
   const auto& layers = answer["stats"]["tokens_per_layer"];
   EXPECT_LT(layers.back().get<int>(), layers.front().get<int>());
 }
@@ -81,7 +83,7 @@ TEST(TrainAtp, CtrlCSavesAndSaysSo) {
 
 // models/demo/README.md, "ATP modules".
 TEST(TrainAtp, TheModulesOfTheBundledModelServeIt) {
-  const fs::path source = ESPALIER_SOURCE_DIR;
+  const fs::path source = source_folder();
   for (const auto& [modules, right] : {std::pair("atp_25", true), std::pair("atp_15", false)}) {
     const auto answer = nlohmann::json::parse(output_of(
         {"generate", "--model", (source / "models/demo").string(), "--chat",

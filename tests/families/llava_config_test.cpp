@@ -16,6 +16,7 @@
 #include "families/llava_next/config.h"
 #include "model/config_section.h"
 #include "model/decoder.h"
+#include "tests/support/folders.h"
 #include "tests/support/tensors.h"
 
 namespace espalier {
@@ -31,8 +32,8 @@ LlavaNextConfig parse_next(const Json& json) {
   return read_llava_next_config(Section(json, "folder/config.json"));
 }
 
-// What the hub has for llava-hf/llava-1.5-7b-hf (specs/models.md, 1.1): everything that equals a class default is left
-// out.
+// What the hub has for llava-hf/llava-1.5-7b-hf (docs/specs/models.md, 1.1): everything that equals a class default is
+// left out.
 Json llava_7b() {
   return Json::parse(R"({
     "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100, "image_token_index": 32000, "model_type": "llava",
@@ -99,7 +100,7 @@ TEST(Config, Llava13b) {
   EXPECT_EQ(d.head_dim, 128);
 }
 
-// llava-hf/llava-v1.6-mistral-7b-hf and -vicuna-13b-hf (specs/models.md, 1.1).
+// llava-hf/llava-v1.6-mistral-7b-hf and -vicuna-13b-hf (docs/specs/models.md, 1.1).
 Json llava_next_mistral() {
   Json json = llava_7b();
   json["model_type"] = "llava_next";
@@ -338,7 +339,7 @@ std::vector<double> frequencies_of(const DecoderConfig& config) {
 }
 
 TEST(Rope, FrequenciesEqualTransformers) {
-  std::ifstream file(ESPALIER_TEST_DATA "/rope/frequencies.json");
+  std::ifstream file(test::golden_folder() / "rope/frequencies.json");
   ASSERT_TRUE(file);
   const Json cases = Json::parse(file);
   ASSERT_GE(cases.size(), 9U);

@@ -25,7 +25,7 @@ QwenVlConfig parse(const Json& json) {
   return read_qwen25_vl_config(Section(json, "folder/config.json"));
 }
 
-// What the hub has for Qwen/Qwen2.5-VL-3B-Instruct (specs/models.md, 1.1).
+// What the hub has for Qwen/Qwen2.5-VL-3B-Instruct (docs/specs/models.md, 1.1).
 Json qwen_3b() {
   return Json::parse(R"({
     "architectures": ["Qwen2_5_VLForConditionalGeneration"], "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645,

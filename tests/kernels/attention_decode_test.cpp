@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One row a sequence against plain loops in float64, over caches with slack rows that must not be read.
+// One row per sequence against plain loops in float64, over caches with slack rows that must not be read.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <gtest/gtest.h>

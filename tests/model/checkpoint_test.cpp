@@ -3,8 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/json_file.h"
-#include "temporary_folder.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
@@ -122,36 +121,6 @@ TEST_F(CheckpointTest, RefusesShardsOutsideTheFolder) {
 TEST_F(CheckpointTest, RefusesTwoNamesForOneWeight) {
   write("model.safetensors", {"language_model.model.norm.weight", "model.language_model.norm.weight"});
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "are both decoder.norm.weight", error());
-}
-
-TEST(JsonFile, NamesFileAndPlace) {
-  TemporaryFolder folder;
-  EXPECT_ERROR(read_text_file(folder / "absent.json"), "absent.json: no such file");
-  EXPECT_ERROR(read_text_file(folder.path()), "not a regular file");
-  EXPECT_ERROR(read_json_file(folder.write("x.json", "{\n\"a\": }")), "x.json: parse error at line 2, column 6");
-  EXPECT_ERROR(read_json_file(folder.write("x.json", "\"\xff\"")), "x.json: parse error at line 1");
-  EXPECT_ERROR(read_json_file(folder.write("x.json", "1e999")), "x.json: number overflow");
-}
-
-TEST(JsonFile, ReadsFieldsStrictly) {
-  const auto object =
-      nlohmann::json::parse(R"({"b":true,"i":3,"d":1.5,"s":"x","n":null,"l":[1,2.5],"u":18446744073709551615})");
-  const std::string name = "config.json";
-  const JsonFields fields(object, name, "text_config.");
-  EXPECT_EQ(fields.boolean("b"), true);
-  EXPECT_EQ(fields.integer("i"), 3);
-  EXPECT_EQ(fields.number("i"), 3.0);
-  EXPECT_EQ(fields.number("d"), 1.5);
-  EXPECT_EQ(fields.string("s"), "x");
-  EXPECT_EQ(fields.numbers("l"), (std::vector<double>{1, 2.5}));
-  EXPECT_EQ(fields.integer("n"), std::nullopt);
-  EXPECT_EQ(fields.string("absent"), std::nullopt);
-  EXPECT_ERROR(fields.integer("d"), "config.json: field \"text_config.d\": expected an integer, got 1.5");
-  EXPECT_ERROR(fields.integer("u"), "expected an integer");
-  EXPECT_ERROR(fields.boolean("i"), "expected true or false, got 3");
-  EXPECT_ERROR(fields.string("l"), "expected a string, got [1,2.5]");
-  EXPECT_ERROR(fields.numbers("s"), "expected a list of numbers, got \"x\"");
-  EXPECT_ERROR(JsonFields(object["l"], name, "size."), "config.json: field \"size\": expected an object");
 }
 
 }  // namespace

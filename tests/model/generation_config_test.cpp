@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/generation_config.h"
 
-#include "temporary_folder.h"
+#include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
@@ -16,7 +17,7 @@ class GenerationConfigTest : public ::testing::Test {
 };
 
 TEST_F(GenerationConfigTest, ReadsPublishedFiles) {
-  const GenerationConfig llava = read_generation_config(std::filesystem::path(ESPALIER_TEST_DATA) / "llava15");
+  const GenerationConfig llava = read_generation_config(test::golden_folder() / "llava15");
   EXPECT_EQ(llava.eos_ids, std::vector<int32_t>{2});
   EXPECT_EQ(llava.pad_id, 1601);
   EXPECT_FALSE(llava.do_sample);

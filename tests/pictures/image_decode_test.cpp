@@ -8,12 +8,13 @@
 #include "base/json_file.h"
 #include "base/safetensors.h"
 #include "espalier/image.h"
-#include "temporary_folder.h"
+#include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
 
-const std::filesystem::path kImages = std::filesystem::path(ESPALIER_TEST_DATA) / "images";
+const std::filesystem::path kImages = test::golden_folder() / "images";
 
 std::string bytes_of(const char* name) {
   return read_text_file(kImages / name);

@@ -9,14 +9,15 @@
 #include "base/json_file.h"
 #include "base/safetensors.h"
 #include "pictures/image_transforms.h"
-#include "temporary_folder.h"
+#include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kData = ESPALIER_TEST_DATA;
+const fs::path kData = test::golden_folder();
 
 const std::map<std::string, TensorView>& golden() {
   static const SafetensorsFile file = SafetensorsFile::open(kData / "pixels" / "cases.safetensors");

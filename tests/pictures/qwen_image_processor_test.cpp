@@ -8,14 +8,15 @@
 
 #include "base/json_file.h"
 #include "base/safetensors.h"
-#include "temporary_folder.h"
+#include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kData = fs::path(ESPALIER_TEST_DATA) / "qwen25vl";
+const fs::path kData = test::golden_folder() / "qwen25vl";
 
 const std::map<std::string, TensorView>& golden() {
   static const SafetensorsFile file = SafetensorsFile::open(kData / "pixels" / "cases.safetensors");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ATP against the vectors and invariants of specs/atp_llava.md, and against a loop in float64 that has a layout of
+// ATP against the vectors and invariants of docs/specs/atp_llava.md, and against a loop in float64 that has a layout of
 // several images and tiles, survivors of earlier modules, and trained heads.
 #include "espalier/policies/atp.h"
 

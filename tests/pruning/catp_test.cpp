@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// CATP against the vectors of specs/catp.md, section 9, and against the section's pseudocode written out in float64
-// loops, for every option and for requests with several images, without text, with row breaks and without examples.
+// CATP against the vectors of docs/specs/catp.md, section 9, and against the section's pseudocode written out in
+// float64 loops, for every option and for requests with several images, without text, with row breaks and without
+// examples.
 #include "espalier/policies/catp.h"
 
 #include <gtest/gtest.h>

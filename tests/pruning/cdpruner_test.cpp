@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CDPruner against the vectors of specs/cdpruner.md and a greedy choice in plain float64 loops.
+// CDPruner against the vectors of docs/specs/cdpruner.md and a greedy choice in plain float64 loops.
 #include "espalier/policies/cdpruner.h"
 
 #include <gtest/gtest.h>

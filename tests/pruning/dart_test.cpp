@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// DART against the worked vector of specs/dart.md, section 9, a plain float64 loop, and its invariants.
+// DART against the worked vector of docs/specs/dart.md, section 9, a plain float64 loop, and its invariants.
 #include "espalier/policies/dart.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// DivPrune against the vectors of specs/divprune.md and a farthest-first choice in plain float64 loops.
+// DivPrune against the vectors of docs/specs/divprune.md and a farthest-first choice in plain float64 loops.
 #include "espalier/policies/divprune.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// FastV against the vectors of specs/fastv.md, section 12, and its invariants on attention from a full softmax.
+// FastV against the vectors of docs/specs/fastv.md, section 12, and its invariants on attention from a full softmax.
 #include "espalier/policies/fastv.h"
 
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fitting a FitPrune recipe against the vectors of specs/fitprune.md (section 10), on maps that are cut and normalised
-// again instead of a model that runs again.
+// Fitting a FitPrune recipe against the vectors of docs/specs/fitprune.md (section 10), on maps that are cut and
+// normalised again instead of a model that runs again.
 #include "pruning/fitprune_fit.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// FitPrune: the published recipes against their published reductions, and applying one against specs/fitprune.md, V3.
+// FitPrune: the published recipes against their published reductions, and applying one against docs/specs/fitprune.md,
+// V3.
 #include "espalier/policies/fitprune.h"
 
 #include <gtest/gtest.h>

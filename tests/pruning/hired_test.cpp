@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HiRED against the vectors of specs/hired.md: a full view and 2 x 2 tiles of 4 x 4 patches, attentions of integers.
+// HiRED against the vectors of docs/specs/hired.md: a full view and 2 x 2 tiles of 4 x 4 patches, attentions of
+// integers.
 #include "espalier/policies/hired.h"
 
 #include <gtest/gtest.h>

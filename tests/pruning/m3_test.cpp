@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// M3 against the vector of specs/m3.md and means in plain float64 loops.
+// M3 against the vector of docs/specs/m3.md and means in plain float64 loops.
 #include "espalier/policies/m3.h"
 
 #include <gtest/gtest.h>

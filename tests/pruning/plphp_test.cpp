@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// PLPHP against the worked vector of specs/plphp.md, section 8, a plain float64 loop, and its invariants.
+// PLPHP against the worked vector of docs/specs/plphp.md, section 8, a plain float64 loop, and its invariants.
 #include "espalier/policies/plphp.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// PruMerge and PruMerge+ against the vectors of specs/prumerge.md, and against a loop in float64.
+// PruMerge and PruMerge+ against the vectors of docs/specs/prumerge.md, and against a loop in float64.
 #include "espalier/policies/prumerge.h"
 
 #include <gtest/gtest.h>

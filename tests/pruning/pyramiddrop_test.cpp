@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// PyramidDrop against the worked vector of specs/pyramiddrop.md, section 9, its invariants, and a float64 loop.
+// PyramidDrop against the worked vector of docs/specs/pyramiddrop.md, section 9, its invariants, and a float64 loop.
 #include "espalier/policies/pyramiddrop.h"
 
 #include <gtest/gtest.h>

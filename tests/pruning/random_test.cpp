@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random pruning against the published vectors of SplitMix64 and those of specs/random.md, section 9.
+// Random pruning against the published vectors of SplitMix64 and those of docs/specs/random.md, section 9.
 #include "espalier/policies/random.h"
 
 #include <gtest/gtest.h>

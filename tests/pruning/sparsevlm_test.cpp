@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SparseVLM against the worked vector of specs/sparsevlm.md, section 10, and a plain float64 run of its stages.
+// SparseVLM against the worked vector of docs/specs/sparsevlm.md, section 10, and a plain float64 run of its stages.
 #include "espalier/policies/sparsevlm.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// VisionZip against the vector of specs/visionzip.md and its invariants.
+// VisionZip against the vector of docs/specs/visionzip.md and its invariants.
 #include "espalier/policies/visionzip.h"
 
 #include <gtest/gtest.h>

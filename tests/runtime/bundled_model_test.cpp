@@ -13,12 +13,13 @@
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/scratch_folder.h"
+#include "tests/support/folders.h"
 
 namespace espalier {
 namespace {
 
 std::filesystem::path bundled_model() {
-  return std::filesystem::path(ESPALIER_SOURCE_DIR) / "models" / "demo";
+  return test::source_folder() / "models" / "demo";
 }
 
 class BundledModel : public testing::TestWithParam<const char*> {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calibration: the vectors of specs/vtw.md (section 10), and runs on the tiny model whose recipes the policies take.
+// Calibration: the vectors of docs/specs/vtw.md (section 10), and runs on the tiny model whose recipes the policies
+// take.
 #include "recording/fit.h"
 
 #include <gtest/gtest.h>

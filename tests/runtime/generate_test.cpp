@@ -279,8 +279,8 @@ TEST(Stats, OfAPrunedRequest) {
 
 TEST(Stats, FlopsOfAKnownModel) {
   DecoderConfig c;  // Llama 7B: 4096, 11008, 32 layers
-  // specs/catp.md 8.3: 4nd² + 2n²d + 3ndm multiply-adds per layer, whole squares counted, 20.83 T in all for 2880 image
-  // tokens.
+  // docs/specs/catp.md 8.3: 4nd² + 2n²d + 3ndm multiply-adds per layer, whole squares counted, 20.83 T in all for 2880
+  // image tokens.
   const double n = 2880, d = 4096, m = 11008;
   const double whole_square = 4 * n * d * d + 2 * n * n * d + 3 * n * d * m;
   EXPECT_NEAR(32 * whole_square / 1e12, 20.83, 0.01);

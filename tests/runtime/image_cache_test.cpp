@@ -7,11 +7,12 @@
 #include "espalier/engine.h"
 #include "espalier/error.h"
 #include "runtime/engine_impl.h"
+#include "tests/support/folders.h"
 
 namespace espalier {
 namespace {
 
-const std::filesystem::path kModel = std::filesystem::path(ESPALIER_TEST_DATA) / "llava15";
+const std::filesystem::path kModel = test::golden_folder() / "llava15";
 
 std::shared_ptr<const Image> noise(int width, int height, unsigned seed) {
   auto image = std::make_shared<Image>(Image{width, height, std::vector<uint8_t>(size_t{3} * width * height)});

@@ -6,14 +6,15 @@
 #include <cmath>
 
 #include "runtime/generate.h"
+#include "tests/support/folders.h"
 #include "tests/support/tensors.h"
 
 namespace espalier {
 namespace {
 
-const std::filesystem::path kModel = std::filesystem::path(ESPALIER_TEST_DATA) / "llava15";
+const std::filesystem::path kModel = test::golden_folder() / "llava15";
 
-// What int8 with a scale a row makes of a weight, by plain loops in float64.
+// What int8 with one scale per row makes of a weight, by plain loops in float64.
 at::Tensor rounded(const at::Tensor& weight) {
   at::Tensor result = weight.clone();
   for (int64_t r = 0; r < weight.size(0); ++r) {

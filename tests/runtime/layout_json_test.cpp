@@ -18,7 +18,7 @@ using Json = nlohmann::json;
 using test::expect_says;
 using test::message_of;
 
-// The contract's example (architecture.md), made whole: two images, the second of two crops with a stitched row and its
+// The example of docs/formats.md, made whole: two images, the second of two crops with a stitched row and its
 // row break.
 Json example() {
   return Json::parse(R"({

@@ -47,7 +47,7 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   return text.starts_with(from) ? to + text.substr(from.size()) : text;
 }
 
-// The names of specs/models.md 1.2, second and third column.
+// The names of docs/specs/models.md 1.2, second and third column.
 std::string new_name(const std::string& old, const std::string& vision_prefix) {
   for (const auto& [from, to] : {std::pair<std::string, std::string>{"language_model.lm_head.", "lm_head."},
                                  {"language_model.model.", "model.language_model."},

@@ -56,7 +56,7 @@ at::Tensor masked_logits(const LoadedModel& model, const at::Tensor& hidden, con
 
 struct Answered {
   std::vector<int32_t> answer;
-  std::vector<at::Tensor> logits;  // one row a step, each [vocab]
+  std::vector<at::Tensor> logits;  // one row per step, each [vocab]
 };
 
 Sequence sequence_for(const LoadedModel& model, const Prompt& prompt, PolicyPtr policy);

@@ -228,7 +228,7 @@ std::vector<Left> nothing(const Run&) {
   return {};
 }
 
-// specs/random.md, 2: the (stream + 1)-th output of SplitMix64(seed) seeds an image's own generator.
+// docs/specs/random.md, 2: the (stream + 1)-th output of SplitMix64(seed) seeds an image's own generator.
 std::vector<Left> random(const Run& run) {
   const auto next = [](uint64_t& state) {
     uint64_t z = state += 0x9E3779B97F4A7C15;

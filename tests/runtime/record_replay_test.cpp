@@ -234,7 +234,7 @@ at::Tensor rows_of(const std::vector<std::vector<float>>& rows) {
   return at::stack(tensors);
 }
 
-// specs/catp.md, section 9, V1.
+// docs/specs/catp.md, section 9, V1.
 TEST(SpecVectors, CatpStageOne) {
   const Recording recording;
   recording.write({{"hidden.0", rows_of({{1, 0, 0},
@@ -259,7 +259,7 @@ TEST(SpecVectors, CatpStageOne) {
     }
 }
 
-// specs/catp.md, section 9, V2.
+// docs/specs/catp.md, section 9, V2.
 TEST(SpecVectors, CatpStageTwo) {
   const std::vector<std::vector<float>> h = {{1, 1, 1},       {1, 0, 0},       {0, 1, 0},       {.6f, .8f, 0},
                                              {.3f, .3f, .9f}, {0, 0, 1},       {-1, 0, 0},      {.5f, .1f, .8f},
@@ -307,7 +307,7 @@ TEST(SpecVectors, CatpStageTwo) {
   EXPECT_EQ(context(",lambda2=0"), (Tokens{1, 3, 7}));
 }
 
-// specs/fastv.md, section 12.
+// docs/specs/fastv.md, section 12.
 TEST(SpecVectors, Fastv) {
   const auto kept = [](const at::Tensor& attention, const Json& layout, const std::string& options) {
     const Recording recording;

@@ -29,7 +29,7 @@ TEST(Sampler, GreedyTiesGoToTheLowerId) {
   EXPECT_EQ(next(greedy, {-INFINITY, -5}), 1);
 }
 
-// specs/models.md 9: score/p if positive, score·p if negative, once for each distinct id of prompt and answer.
+// docs/specs/models.md 9: score/p if positive, score·p if negative, once for each distinct id of prompt and answer.
 TEST(Sampler, RepetitionPenalty) {
   const std::vector<int32_t> prompt = {1, 1, 3, 4, 900, -1};  // ids past the logits do no harm
   Sampler sampler({.repetition_penalty = 2.0}, 0, prompt);

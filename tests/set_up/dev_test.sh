@@ -27,6 +27,8 @@ bare=(env -i "PATH=$folder/bin" "$folder/copy/dev")
 
 expect "unknown verb 'biuld'" "${bare[@]}" biuld
 expect 'not root; please run as root: apt-get install g++ cmake ninja-build' "${bare[@]}" build
+expect 'not root; please run as root: apt-get install g++ cmake ninja-build' "${bare[@]}" demo
+expect 'clang-tidy clang-format git' "${bare[@]}" lint
 rm "$folder/bin/apt-get"
 expect 'no apt-get; please install: apt-get install g++ cmake ninja-build' "${bare[@]}" test
 expect "--libtorch $folder: no include/ATen/core/Tensor.h" "$folder/copy/dev" build --libtorch "$folder"

@@ -174,7 +174,7 @@ struct ArraySignals {
     return is_each ? to_floats(out, {h, total / h}) : to_floats(out, {total});
   }
 
-  // Means over heads, one row a query: [r, c].
+  // Means over heads, one row per query: [r, c].
   static at::Tensor rows_apart(const AttentionProbe& probe, const std::vector<Matrix>& heads,
                                const std::vector<int64_t>& rows, const std::vector<int64_t>& columns,
                                const std::vector<int64_t>& source) {

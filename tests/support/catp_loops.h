@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pseudocode of specs/catp.md, section 9, in float64 loops over a made-up or a recorded run.
+// The pseudocode of docs/specs/catp.md, section 9, in float64 loops over a made-up or a recorded run.
 #pragma once
 
 #include <algorithm>

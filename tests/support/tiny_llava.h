@@ -11,12 +11,10 @@
 
 #include "espalier/prompt.h"
 #include "runtime/loaded_model.h"
+#include "tests/support/folders.h"
 
 namespace espalier::test {
 
-inline std::filesystem::path golden_folder() {
-  return ESPALIER_TEST_DATA;
-}
 inline std::filesystem::path tiny_llava_folder() {
   return golden_folder() / "llava15";
 }

@@ -12,6 +12,7 @@
 #include "espalier/tokenizer.h"
 #include "synth/items.h"
 #include "synth/wording.h"
+#include "tests/support/folders.h"
 #include "tests/support/temporary_folder.h"
 #include "text/chat_template.h"
 
@@ -47,7 +48,7 @@ class DemoTokenizerTest : public testing::Test {
 };
 
 json golden() {
-  return json::parse(std::ifstream(std::filesystem::path(ESPALIER_TEST_DATA) / "synth" / "tokens.json"));
+  return json::parse(std::ifstream(test::golden_folder() / "synth" / "tokens.json"));
 }
 
 std::vector<Message> messages_of(const json& chat) {

@@ -9,11 +9,13 @@
 #include <fstream>
 #include <iterator>
 
+#include "tests/support/folders.h"
+
 namespace espalier::synth {
 namespace {
 
 TEST(LlavaFiles, TheBundledModelHasThem) {
-  const std::filesystem::path folder = std::filesystem::path(ESPALIER_SOURCE_DIR) / "models" / "demo";
+  const std::filesystem::path folder = test::source_folder() / "models" / "demo";
   const std::vector<FolderFile> files = llava_files(kDemoSize, "bfloat16");
   EXPECT_EQ(files.size(), 8U);
   for (const FolderFile& file : files) {

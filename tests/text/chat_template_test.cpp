@@ -2,17 +2,17 @@
 #include "text/chat_template.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "espalier/error.h"
+#include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
@@ -21,7 +21,7 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 const json& golden() {
-  static const json content = json::parse(std::ifstream(fs::path(ESPALIER_TEST_DATA) / "chat" / "cases.json"));
+  static const json content = json::parse(std::ifstream(test::golden_folder() / "chat" / "cases.json"));
   return content;
 }
 
@@ -41,30 +41,6 @@ std::vector<Message> messages_of(const json& chat) {
   return out;
 }
 
-// A checkpoint folder with these files, gone with the test.
-class Folder {
- public:
-  Folder() : path_(fs::temp_directory_path() / ("espalier_chat_" + std::to_string(::getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Folder() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-  void write(const std::string& name, const std::string& content) const { std::ofstream(path_ / name) << content; }
-
- private:
-  fs::path path_;
-};
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 std::string parse_error(const std::string& source) {
   return error_of([&] { ChatTemplate(source, "t.jinja"); });
 }
@@ -74,11 +50,11 @@ std::vector<Message> one_turn(const std::string& text) {
 }
 
 TEST(ChatTemplate, RendersWhatJinjaRenders) {
-  Folder folder;
+  TemporaryFolder folder;
   folder.write("special_tokens_map.json", golden()["tokens"].dump());
   for (const json& c : golden()["cases"]) {
     SCOPED_TRACE(c["name"].get<std::string>() + " / " + c["chat"].get<std::string>());
-    folder.write("chat_template.jinja", golden()["templates"][c["name"].get<std::string>()]);
+    folder.write("chat_template.jinja", golden()["templates"][c["name"].get<std::string>()].get<std::string>());
     const auto messages = messages_of(golden()["chats"][c["chat"].get<std::string>()]);
     const auto render_text = [&] {
       return ChatTemplate::load(folder.path()).render_text(messages, c["add_generation_prompt"]);
@@ -92,13 +68,13 @@ TEST(ChatTemplate, RendersWhatJinjaRenders) {
 }
 
 TEST(ChatTemplate, FindsWhereUserTurnsBegin) {
-  Folder folder;
+  TemporaryFolder folder;
   folder.write("special_tokens_map.json", golden()["tokens"].dump());
   size_t checked = 0;
   for (const json& c : golden()["cases"]) {
     if (!c.contains("begins")) continue;
     SCOPED_TRACE(c["name"].get<std::string>() + " / " + c["chat"].get<std::string>());
-    folder.write("chat_template.jinja", golden()["templates"][c["name"].get<std::string>()]);
+    folder.write("chat_template.jinja", golden()["templates"][c["name"].get<std::string>()].get<std::string>());
     const auto messages = messages_of(golden()["chats"][c["chat"].get<std::string>()]);
     const RenderedChat rendered = ChatTemplate::load(folder.path()).render(messages, c["add_generation_prompt"]);
     EXPECT_EQ(rendered.example_begins, c["begins"].get<std::vector<size_t>>()) << rendered.text;
@@ -179,7 +155,7 @@ TEST(ChatTemplate, RaiseExceptionBecomesAnError) {
 }
 
 TEST(ChatTemplate, LoadPrefersTheProcessorsFile) {
-  Folder folder;
+  TemporaryFolder folder;
   const auto rendered = [&] { return ChatTemplate::load(folder.path()).render_text(one_turn("hi")); };
   EXPECT_NE(error_of(rendered).find("no chat template"), std::string::npos);
   folder.write("tokenizer_config.json", R"({"chat_template": [{"name": "tool_use", "template": "tool"},

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "espalier/prompt.h"
 
-#include "temporary_folder.h"
+#include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kImages = fs::path(ESPALIER_TEST_DATA) / "images";
+const fs::path kImages = test::golden_folder() / "images";
 
 std::string text_of(const Part& part) {
   return std::get<TextPart>(part).text;

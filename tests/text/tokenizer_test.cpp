@@ -2,7 +2,6 @@
 #include "espalier/tokenizer.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
@@ -14,6 +13,8 @@
 #include <vector>
 
 #include "espalier/error.h"
+#include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 
 namespace espalier {
 namespace {
@@ -21,7 +22,7 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-const fs::path kData = ESPALIER_TEST_DATA;
+const fs::path kData = test::golden_folder();
 
 fs::path folder_of(const std::string& pipeline) {
   return pipeline == "llava15" ? kData / pipeline : kData / "tokenizer" / pipeline;
@@ -30,21 +31,6 @@ fs::path folder_of(const std::string& pipeline) {
 json read_json(const fs::path& file) {
   return json::parse(std::ifstream(file));
 }
-
-// A folder with this tokenizer.json, gone with the test.
-class Folder {
- public:
-  explicit Folder(const std::string& content)
-      : path_(fs::temp_directory_path() / ("espalier_tok_" + std::to_string(::getpid()))) {
-    fs::create_directories(path_);
-    std::ofstream(path_ / "tokenizer.json") << content;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 std::string streamed(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, bool skip_special) {
   Tokenizer::Stream stream(tokenizer, skip_special);
@@ -163,7 +149,8 @@ TEST(Tokenizer, ReadsTheOtherOptionsOfATokenizerJson) {
     SCOPED_TRACE(name);
     json content = read_json(folder_of(variant["base"]) / "tokenizer.json");
     content.merge_patch(variant["patch"]);
-    const Folder folder(content.dump());
+    const TemporaryFolder folder;
+    folder.write("tokenizer.json", content.dump());
     // The library shows an added token with "normalized" in its normalized form and no longer knows that it is special.
     expect_as_golden(Tokenizer::load(folder.path()), variant, name != "normalized added tokens");
   }
@@ -203,7 +190,8 @@ TEST(Tokenizer, StreamHoldsBackIncompleteCharacters) {
 std::string complaint(const json& patch, const std::string& base = "llava15") {
   json content = read_json(folder_of(base) / "tokenizer.json");
   content.merge_patch(patch);
-  const Folder folder(content.dump());
+  const TemporaryFolder folder;
+  folder.write("tokenizer.json", content.dump());
   try {
     Tokenizer::load(folder.path());
   } catch (const Error& error) {
@@ -260,7 +248,8 @@ TEST(Tokenizer, SaysWhatIsWrongWithABrokenFile) {
   }
   EXPECT_THROW(Tokenizer::load(kData / "nowhere"), Error);
   for (const char* content : {"", "{", "[]", "null", "{\"model\": {}}", "\xFF"}) {
-    const Folder folder(content);
+    const TemporaryFolder folder;
+    folder.write("tokenizer.json", content);
     EXPECT_THROW(Tokenizer::load(folder.path()), Error) << content;
   }
 }
@@ -269,7 +258,8 @@ TEST(Tokenizer, NamesACharacterThatTheModelCannotWrite) {
   json content = read_json(folder_of("llava15") / "tokenizer.json");
   content["model"]["byte_fallback"] = false;
   content["model"]["unk_token"] = nullptr;
-  const Folder folder(content.dump());
+  const TemporaryFolder folder;
+  folder.write("tokenizer.json", content.dump());
   const Tokenizer tokenizer = Tokenizer::load(folder.path());
   EXPECT_FALSE(tokenizer.encode("plain").empty());
   EXPECT_THROW(tokenizer.encode("\xF0\x9F\xA6\x93"), Error);

@@ -16,6 +16,7 @@
 #include "layout/cut.h"
 #include "model/decoder.h"
 #include "runtime/generate.h"
+#include "tests/support/folders.h"
 #include "tests/support/reference_decoder.h"
 #include "tests/support/tensors.h"
 #include "training/atp_loss.h"
@@ -295,7 +296,7 @@ const LoadedModel& tiny_llava() {
   static const LoadedModel model = [] {
     EngineOptions options;
     options.dtype = ComputeDtype::kFloat32;
-    return load_model(std::filesystem::path(ESPALIER_TEST_DATA) / "llava15", options);
+    return load_model(test::golden_folder() / "llava15", options);
   }();
   return model;
 }

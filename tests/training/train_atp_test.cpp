@@ -18,6 +18,7 @@
 #include "espalier/error.h"
 #include "espalier/training.h"
 #include "recording/policy_files.h"
+#include "tests/support/folders.h"
 #include "training/atp_examples.h"
 #include "training/draw.h"
 #include "training/saved_state.h"
@@ -27,7 +28,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kPicture = (fs::path(ESPALIER_SOURCE_DIR) / "examples/demo/shape/0.png").string();
+const std::string kPicture = (test::source_folder() / "examples/demo/shape/0.png").string();
 
 std::string bytes_of(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -47,7 +48,7 @@ class TrainAtpTest : public ::testing::Test {
   // The checkpoint of tests/golden: 16 tokens a picture, 8 layers, random weights.
   TrainAtpOptions options(const std::string& out) const {
     TrainAtpOptions o;
-    o.model = fs::path(ESPALIER_TEST_DATA) / "llava15";
+    o.model = test::golden_folder() / "llava15";
     o.out = folder_ / out;
     o.suites = {"single", "detail"};
     o.difficulty = "plain";

@@ -16,7 +16,7 @@ namespace espalier {
 struct KeptPoint {
   ActPoint point = {};
   std::vector<int64_t> kept = {};  // source indices of all image tokens alive behind it, ascending
-  std::vector<std::vector<int64_t>> kept_per_head = {};  // at the cache, in place of `kept`: one list a KV head
+  std::vector<std::vector<int64_t>> kept_per_head = {};  // at the cache, in place of `kept`: one list per KV head
   // Where vectors entered: all image tokens behind the point, crop by crop and in a crop in the order of the sequence
   // (before a decoder layer image by image), those of `kept` among them. Undefined: none entered.
   at::Tensor vectors = {};            // float32 [r, d]: at kVisionOutput of the tower's width, else of the decoder's

@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A warp a row: joins the partial results of one sequence and KV head.
+// One warp per row: joins the partial results of one sequence and KV head.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     join_kernel(AttentionProblem p, const AttentionCudaJoin* joins, const float* partials) {

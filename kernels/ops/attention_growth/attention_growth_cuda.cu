@@ -7,7 +7,7 @@
 namespace espalier::kernels {
 namespace {
 
-// A warp a column: its keys of both layers and its hidden state are read from memory once.
+// One warp per column: its keys of both layers and its hidden state are read from memory once.
 template <int N, typename T>
 __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
     growth_kernel(ProbeLayer lower, ProbeLayer upper, ProbeShape shape, ProbeGroupBounds groups, bool relu_per_head,

@@ -10,7 +10,7 @@ namespace {
 // Rows that one block of the unreduced form takes.
 constexpr int64_t kRowsOfABlock = 32;
 
-// A warp a column, which stays in the level 1 cache while all rows and heads pass; the warps of a block share the query
+// One warp per column, which stays in the level 1 cache while all rows and heads pass; the warps of a block share the query
 // rows the same way. No sum crosses warps: the result does not depend on timing.
 template <int N, typename T>
 __global__ void __launch_bounds__(kColumnWarps* kWarpSize)

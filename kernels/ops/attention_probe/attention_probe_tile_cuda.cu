@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) tile_kernel(ProbeLayer layer, ProbeS
   }
 }
 
-// A thread a column, grid.y: the heads that are kept apart.
+// One thread per column, grid.y: the heads that are kept apart.
 __global__ void __launch_bounds__(kThreads)
     sum_partials_kernel(ProbeGroupBounds groups, TilePlan plan, int64_t num_heads, const float* partials, float* out) {
   const int64_t c = groups.first_column + static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;

@@ -5,7 +5,7 @@
 namespace espalier::kernels {
 namespace {
 
-// A warp a row; with several directions the row comes from the level 1 cache again.
+// One warp per row; with several directions the row comes from the level 1 cache again.
 template <typename T>
 __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
     cosine_kernel(const T* x, int64_t stride, const float* direction, const int64_t* index, int64_t count,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A linear layer whose weight is int8 with one scale an output, below the dispatcher. Few rows (decoding) read the
-// weight once, at a byte an element; for many rows it is widened piece by piece for the library's product of matrices.
+// A linear layer whose weight is int8 with one scale per output, below the dispatcher. Few rows (decoding) read the
+// weight once, at one byte per element; for many rows it is widened piece by piece for the library's product of matrices.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ LinearInt8RowsLoop linear_int8_rows;
 }
 
 #ifdef ESPALIER_HAS_CUDA
-// rows <= kFewRows; a warp an output.
+// rows <= kFewRows; one warp per output.
 cudaError_t linear_int8_cuda(ElementType type, const void* x, const int8_t* weight, const float* scale, void* out,
                              const LinearShape& shape, cudaStream_t stream);
 #endif

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/json_fields.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/json_file.h"
+#include "tests/support/temporary_folder.h"
+
+namespace espalier {
+namespace {
+
+TEST(JsonFile, NamesFileAndPlace) {
+  TemporaryFolder folder;
+  EXPECT_ERROR(read_text_file(folder / "absent.json"), "absent.json: no such file");
+  EXPECT_ERROR(read_text_file(folder.path()), "not a regular file");
+  EXPECT_ERROR(read_json_file(folder.write("x.json", "{\n\"a\": }")), "x.json: parse error at line 2, column 6");
+  EXPECT_ERROR(read_json_file(folder.write("x.json", "\"\xff\"")), "x.json: parse error at line 1");
+  EXPECT_ERROR(read_json_file(folder.write("x.json", "1e999")), "x.json: number overflow");
+}
+
+TEST(JsonFields, AreReadStrictly) {
+  const auto object =
+      nlohmann::json::parse(R"({"b":true,"i":3,"d":1.5,"s":"x","n":null,"l":[1,2.5],"u":18446744073709551615})");
+  const std::string name = "config.json";
+  const JsonFields fields(object, name, "text_config.");
+  EXPECT_EQ(fields.boolean("b"), true);
+  EXPECT_EQ(fields.integer("i"), 3);
+  EXPECT_EQ(fields.number("i"), 3.0);
+  EXPECT_EQ(fields.number("d"), 1.5);
+  EXPECT_EQ(fields.string("s"), "x");
+  EXPECT_EQ(fields.numbers("l"), (std::vector<double>{1, 2.5}));
+  EXPECT_EQ(fields.integer("n"), std::nullopt);
+  EXPECT_EQ(fields.string("absent"), std::nullopt);
+  EXPECT_ERROR(fields.integer("d"), "config.json: field \"text_config.d\": expected an integer, got 1.5");
+  EXPECT_ERROR(fields.integer("u"), "expected an integer");
+  EXPECT_ERROR(fields.boolean("i"), "expected true or false, got 3");
+  EXPECT_ERROR(fields.string("l"), "expected a string, got [1,2.5]");
+  EXPECT_ERROR(fields.numbers("s"), "expected a list of numbers, got \"x\"");
+  EXPECT_ERROR(JsonFields(object["l"], name, "size."), "config.json: field \"size\": expected an object");
+}
+
+TEST(JsonFields, RangesAndWhatMustBeThere) {
+  const auto object = nlohmann::json::parse(R"({"i": 3, "l": [1, 2], "o": {"k": [{"x": 7}, {"y": null}]}, "n": null})");
+  const std::string name = "config.json";
+  const JsonFields fields(object, name);
+  EXPECT_EQ(fields.integer("i", 3, 3), 3);
+  EXPECT_EQ(fields.integer("absent", 1, 2), std::nullopt);
+  EXPECT_EQ(fields.integers_at("l", 1, 2), (std::vector<int64_t>{1, 2}));
+  EXPECT_EQ(fields.object_at("o").objects_at("k")[0].integer_at("x"), 7);
+  EXPECT_FALSE(fields.has("n"));
+  EXPECT_FALSE(fields.object("n").has_value());
+  EXPECT_EQ(fields.object_at("o").objects_at("k")[1].place(), "config.json: o.k[1]");
+  EXPECT_EQ(fields.place(), "config.json");
+  EXPECT_ERROR(fields.integer("i", 4, 9), "config.json: field \"i\": expected an integer from 4 to 9, got 3");
+  EXPECT_ERROR(fields.integer_at("i", 4), "expected an integer from 4, got 3");
+  EXPECT_ERROR(fields.integer_at("absent"), "field \"absent\": expected an integer, got nothing");
+  EXPECT_ERROR(fields.integers_at("l", 2), "expected a list of integers from 2, got [1,2]");
+  EXPECT_ERROR(fields.number_at("n"), "expected a number, got null");
+  EXPECT_ERROR(fields.string_at("i"), "expected a string, got 3");
+  EXPECT_ERROR(fields.list_at("o"), "expected a list, got {");
+  EXPECT_ERROR(fields.object_at("l"), "expected an object, got [1,2]");
+  EXPECT_ERROR(fields.objects_at("l"), "field \"l[0]\": expected an object, got 1");
+  EXPECT_ERROR(fields.object_at("o").objects_at("k")[1].integer_at("y"),
+               "field \"o.k[1].y\": expected an integer, got null");
+}
+
+}  // namespace
+}  // namespace espalier
