@@ -237,6 +237,10 @@ bool DecoderPass::pass_boundary(Sequence& sequence, int layer) {
       whole.append(sequence.stream);
       sequence.stream = std::move(whole);
     }
+    for (const auto& [traced, front] : use.found->traces) {
+      LayerTrace& trace = sequence.traces.at(traced);
+      trace = {at::cat({front.query, trace.query}), at::cat({front.key, trace.key}), at::cat({front.lse, trace.lse}, 1)};
+    }
     use.rows = -1;
   }
   if (use.end > 0 && !use.made && use.depth == layer) make_prefix(sequence);
@@ -262,6 +266,12 @@ void DecoderPass::make_prefix(Sequence& sequence) {
     for (const at::Tensor& rider : sequence.stream.riders) {
       made->stream.riders.push_back(rider.slice(0, 0, rows).clone());
       made->bytes += static_cast<int64_t>(made->stream.riders.back().nbytes());
+    }
+    for (const auto& [traced, whole] : sequence.traces) {
+      const LayerTrace& trace = made->traces[traced] = {whole.query.slice(0, 0, rows).clone(),
+                                                        whole.key.slice(0, 0, rows).clone(),
+                                                        whole.lse.slice(1, 0, rows).clone()};
+      made->bytes += static_cast<int64_t>(trace.query.nbytes() + trace.key.nbytes() + trace.lse.nbytes());
     }
   }
   use.made = std::move(made);
@@ -451,12 +461,15 @@ void DecoderPass::keep_traces(int layer, const QueryKeyValue& qkv, const at::Ten
   for (size_t s = 0; s < sequences_.size(); ++s) {
     Sequence& sequence = *sequences_[s];
     const bool is_watched = sequence.watcher && sequence.watcher->watches_layers();
-    if (!is_watched && !reads_layer(sequence.walk, layer)) continue;
+    // Behind a prefix, what the step at the boundary reads is known from it.
+    const CachedPrefix* front = sequence.walk.has_joined() ? nullptr : sequence.prefix.found.get();
+    const bool is_read = reads_layer(sequence.walk, layer) || (front && front->traces.contains(layer));
+    if (!is_watched && !is_read) continue;
     const LayerTrace trace{rows_of(qkv.query, s), rows_of(qkv.key, s), lse.slice(1, begin_[s], begin_[s + 1])};
     if (is_watched)
       sequence.watcher->on_layer(
           {layer, sequence.walk.layout(), rows_of(rows_.hidden, s), trace.query, trace.key, trace.lse});
-    if (reads_layer(sequence.walk, layer)) sequence.traces[layer] = trace;
+    if (is_read) sequence.traces[layer] = trace;
   }
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,6 +26,13 @@
 namespace espalier {
 
 struct Sequence;
+
+// By-products of one attention layer, kept until the act point that asked for them.
+struct LayerTrace {
+  at::Tensor query;  // [n, h, d_h] after RoPE
+  at::Tensor key;    // [n, g, d_h]
+  at::Tensor lse;    // float32 [h, n]
+};
 
 // What a prefix is known by, beside what PolicyWalk::fits() compares: the layout and the steps of the policy.
 struct PrefixKey {
@@ -41,6 +49,7 @@ struct CachedPrefix {
   int depth = 0;     // the layer that the states enter; the number of layers where no step looks at the request
   SequenceKv kv{0};  // of layers 0 … depth - 1
   Stream stream;     // states that enter layer `depth`; empty behind the last
+  std::map<int, LayerTrace> traces;  // of layers below that the step at the boundary reads
   std::shared_ptr<const PrefixWalk> walk;
   std::vector<at::Tensor> image_of_tokens;  // [layer below depth]: image of each token that entered, -1 for text
   // A policy of the caller's own is known by its object and no other; kept, so that no other takes its address.

@@ -23,13 +23,6 @@
 
 namespace espalier {
 
-// By-products of one attention layer, kept until the act point that asked for them.
-struct LayerTrace {
-  at::Tensor query;  // [n, h, d_h] after RoPE
-  at::Tensor key;    // [n, g, d_h]
-  at::Tensor lse;    // float32 [h, n]
-};
-
 // How a sequence stands to the prefix cache.
 struct PrefixUse {
   PrefixPtr found;         // only the rows behind it run, until its depth
