@@ -125,7 +125,7 @@ awk '
     inside[++depth] = name
   }
   /^}  \/\/ (inline )?namespace/ && depth > 0 { --depth }
-  /^(class|struct|enum class|enum) [A-Za-z_]/ && !/^[^{]*;/ {
+  /^(class|struct|enum class|enum) [A-Za-z_]/ && !/^[^{]*;/ && !/^[a-z ]*[A-Za-z_0-9]+</ {
     path = ""
     for (i = 1; i <= depth; ++i) { if (inside[i] == "") next; path = path inside[i] "::" }
     name = $0; sub(/^(class|struct|enum class|enum) /, "", name)

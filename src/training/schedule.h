@@ -8,7 +8,7 @@
 
 namespace espalier {
 
-struct Schedule {
+struct RateSchedule {
   double peak = 1e-3;
   int64_t warm_up = 50;
   int64_t steps = 1000;  // where the decay ends

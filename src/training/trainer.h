@@ -59,7 +59,7 @@ struct StopRule {
 
 struct StagePlan {
   std::string name;
-  Schedule schedule;  // its `steps` are also the most that the stage runs
+  RateSchedule schedule;  // its `steps` are also the most that the stage runs
   AdamWOptions optimizer;
   std::vector<std::string> trained;                               // prefixes of the parameters' names
   std::vector<std::pair<std::string, double>> rate_factors = {};  // by prefix; 1 for other names

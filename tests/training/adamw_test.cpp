@@ -77,8 +77,8 @@ TEST(AdamW, AGradientThatIsNoNumberChangesNothing) {
   EXPECT_EQ(optimizer.steps_done(), 0);
 }
 
-TEST(Schedule, WarmsUpAndDecays) {
-  const Schedule s{.peak = 2.0, .warm_up = 4, .steps = 14, .floor = 0.1};
+TEST(RateSchedule, WarmsUpAndDecays) {
+  const RateSchedule s{.peak = 2.0, .warm_up = 4, .steps = 14, .floor = 0.1};
   const double expected[] = {0.5, 1.0, 1.5, 2.0, 2.0, 1.82};
   for (int64_t step = 0; step < 6; ++step) EXPECT_NEAR(s.rate(step), expected[step], 1e-12) << step;
   EXPECT_NEAR(s.rate(9), 2.0 * 0.55, 1e-12);  // half way down
