@@ -33,6 +33,7 @@ Json to_json(const Stats& stats) {
   Json kernels = Json::object();
   for (const auto& [op, kernel] : stats.kernels) kernels[op] = kernel;
   return {{"prompt_tokens", stats.prompt_tokens},
+          {"reused_tokens", stats.reused_tokens},
           {"new_tokens", stats.new_tokens},
           {"image_tokens", stats.image_tokens},
           {"image_tokens_per_layer", stats.image_tokens_per_layer},

@@ -37,13 +37,16 @@ using Arguments = std::vector<std::string>;
 
 class EspalierProcess {
  public:
-  explicit EspalierProcess(Arguments arguments) {
+  // `input`: what it reads from stdin.
+  explicit EspalierProcess(Arguments arguments, const std::string& input = {}) {
+    std::ofstream(folder_ / "in", std::ios::binary) << input;
     arguments.insert(arguments.begin(), espalier_binary().string());
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
     pid_ = ::fork();
     if (pid_ != 0) return;
+    ::dup2(::open((folder_ / "in").c_str(), O_RDONLY), STDIN_FILENO);
     redirect(folder_ / "out", STDOUT_FILENO);
     redirect(folder_ / "err", STDERR_FILENO);
     ::execv(argv[0], argv.data());
@@ -96,8 +99,8 @@ class EspalierProcess {
   bool ended_ = false;
 };
 
-inline Outcome run_espalier(Arguments arguments) {
-  return EspalierProcess(std::move(arguments)).wait();
+inline Outcome run_espalier(Arguments arguments, const std::string& input = {}) {
+  return EspalierProcess(std::move(arguments), input).wait();
 }
 
 // stdout of a run that must succeed.
