@@ -6,6 +6,7 @@
 //
 //   clients [--model DIR] [--policy SPEC]… [--clients N]… [--way W]… [--rounds R] [--shots S] [--new-tokens T]
 //   clients --second-question [--model DIR] [--policy SPEC]…
+//   clients --arrival [--model DIR] [--policy SPEC]      what a running answer feels of a prompt that comes
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
@@ -65,7 +66,7 @@ struct Options {
   int rounds = 3, shots = 4, threads = 0;
   int64_t new_tokens = 32, image_cache = int64_t{1} << 30;
   std::string dtype = "bf16";
-  bool second_question = false;
+  bool second_question = false, arrival = false;
 };
 
 // What clients saw; from any thread.
@@ -214,6 +215,50 @@ void measure_second_question(Options options) {
       std::fflush(stdout);
     }
 }
+
+// The longest pause between two tokens of a running answer while a prompt arrives, in layers of that prompt's prefill.
+void measure_arrival(const Options& options) {
+  const Engine engine = load(options, 0);
+  const std::string& policy = options.policies[0];
+  engine.generate(request_of(options, policy, prompt_of(options.shots, 0, 0)));  // warm
+  for (int round = 0; round < options.rounds; ++round) {
+    Scheduler scheduler(engine);
+    Request runs = request_of(options, policy, prompt_of(0, 9, 9));
+    std::mutex mutex;
+    std::vector<Clock::time_point> tokens;
+    Callbacks callbacks;
+    callbacks.on_progress = [&](std::string_view stage, int64_t, int64_t) {
+      if (stage != "decode") return;
+      const std::scoped_lock lock(mutex);
+      tokens.push_back(Clock::now());
+    };
+    runs.options.max_new_tokens = 4000;
+    Ticket running = scheduler.submit(runs, callbacks);
+    const auto count = [&] {
+      const std::scoped_lock lock(mutex);
+      return tokens.size();
+    };
+    while (count() < 20) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    const size_t before = count();
+    const Request arrives = request_of(options, policy, prompt_of(options.shots, 1, static_cast<uint32_t>(round)));
+    const Clock::time_point asked = Clock::now();
+    const Result result = scheduler.submit(arrives).result();
+    running.cancel();
+    running.result();
+    std::vector<double> pauses;
+    for (size_t i = before; i + 1 < tokens.size(); ++i)
+      if (tokens[i] > asked)
+        pauses.push_back(std::chrono::duration<double, std::milli>(tokens[i + 1] - tokens[i]).count());
+    std::ranges::sort(pauses);
+    const double layer = result.stats.prefill_ms / static_cast<double>(result.stats.tokens_per_layer.size());
+    std::printf(
+        "{\"policy\":\"%s\",\"round\":%d,\"prompt_tokens\":%lld,\"prefill_ms\":%.1f,\"layer_ms\":%.2f,"
+        "\"pauses\":%zu,\"median_pause_ms\":%.2f,\"longest_pause_ms\":%.2f,\"in_layers\":%.2f}\n",
+        policy.c_str(), round, static_cast<long long>(result.stats.prompt_tokens), result.stats.prefill_ms, layer,
+        pauses.size(), pauses[pauses.size() / 2], pauses.back(), pauses.back() / layer);
+    std::fflush(stdout);
+  }
+}
 #endif
 
 }  // namespace
@@ -233,16 +278,15 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"bf16", "f32"}));
   app.add_option("--image-cache", options.image_cache);
   app.add_flag("--second-question", options.second_question);
+  app.add_flag("--arrival", options.arrival);
   CLI11_PARSE(app, argc, argv);
   if (options.ways.empty()) options.ways = {"scheduler"};
   espalier::keep_freed_memory();
   try {
-    if (!options.second_question) {
-      espalier::measure_clients(options);
-      return 0;
-    }
+    if (!options.second_question && !options.arrival) espalier::measure_clients(options);
 #ifndef ESPALIER_WITHOUT_SCHEDULER
-    espalier::measure_second_question(options);
+    if (options.second_question) espalier::measure_second_question(options);
+    if (options.arrival) espalier::measure_arrival(options);
 #endif
   } catch (const std::exception& error) {
     std::fprintf(stderr, "clients: %s\n", error.what());

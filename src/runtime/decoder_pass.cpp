@@ -30,6 +30,19 @@ at::Tensor cached_rows(const TokenLayout& layout, const at::Tensor& kept) {
   return std::get<0>(rank.sort(1)).slice(1, 0, num_left);
 }
 
+// Rows of the blocks that a prefix keeps alive, what stands behind its rows among them, beyond those of the one that it
+// goes on from.
+int64_t rows_kept_alive(const SequenceKv& kv, const CachedPrefix* before) {
+  int64_t rows = 0;
+  for (int layer = 0; layer < kv.num_layers(); ++layer)
+    for (const KvRun& run : kv.runs(layer)) {
+      const auto has_it = [&](const KvRun& other) { return other.block == run.block; };
+      if (!before || std::ranges::none_of(before->kv.runs(layer), has_it))
+        rows += run.block->end() - run.block->begin();
+    }
+  return rows;
+}
+
 bool reads_layer(const PolicyWalk& walk, int layer) {
   return std::ranges::any_of(walk.needs(),
                              [&](const Signal& signal) { return std::ranges::count(layers_read(signal), layer) > 0; });
@@ -239,7 +252,8 @@ bool DecoderPass::pass_boundary(Sequence& sequence, int layer) {
     }
     for (const auto& [traced, front] : use.found->traces) {
       LayerTrace& trace = sequence.traces.at(traced);
-      trace = {at::cat({front.query, trace.query}), at::cat({front.key, trace.key}), at::cat({front.lse, trace.lse}, 1)};
+      trace = {at::cat({front.query, trace.query}), at::cat({front.key, trace.key}),
+               at::cat({front.lse, trace.lse}, 1)};
     }
     use.rows = -1;
   }
@@ -257,8 +271,7 @@ void DecoderPass::make_prefix(Sequence& sequence) {
   made->walk = std::make_shared<const PrefixWalk>(sequence.walk.snapshot(use.end));
   made->kv = sequence.kv.share(use.lengths);
   made->image_of_tokens = use.images;
-  const int64_t row = bytes_per_kv_row(config_, model_.dtype);
-  for (const int64_t length : use.lengths) made->bytes += length * row;
+  made->bytes = rows_kept_alive(made->kv, use.found.get()) * bytes_per_kv_row(config_, model_.dtype);
   if (use.depth < config_.num_layers) {
     const int64_t rows = made->walk->layout.num_tokens();
     made->stream.hidden = sequence.stream.hidden.slice(0, 0, rows).clone();
@@ -268,9 +281,9 @@ void DecoderPass::make_prefix(Sequence& sequence) {
       made->bytes += static_cast<int64_t>(made->stream.riders.back().nbytes());
     }
     for (const auto& [traced, whole] : sequence.traces) {
-      const LayerTrace& trace = made->traces[traced] = {whole.query.slice(0, 0, rows).clone(),
-                                                        whole.key.slice(0, 0, rows).clone(),
-                                                        whole.lse.slice(1, 0, rows).clone()};
+      const LayerTrace& trace =
+          made->traces[traced] = {whole.query.slice(0, 0, rows).clone(), whole.key.slice(0, 0, rows).clone(),
+                                  whole.lse.slice(1, 0, rows).clone()};
       made->bytes += static_cast<int64_t>(trace.query.nbytes() + trace.key.nbytes() + trace.lse.nbytes());
     }
   }
@@ -323,10 +336,12 @@ void DecoderPass::act(Site site, int layer) {
       }
     });
   }
-  if (is_changed)
+  if (is_changed) {
     pack();
-  else
+  } else {
     rows_.hidden = packed;
+    for (Sequence* sequence : sequences_) sequence->stream.hidden = at::Tensor();
+  }
   selecting_.stop();
 }
 
