@@ -29,7 +29,9 @@ struct KeepNorms : PruningPolicy {
 int main(int argc, char** argv) try {
   if (argc != 4) return std::fprintf(stderr, "usage: keep_norms MODEL_FOLDER PICTURE QUESTION\n"), 2;
   const ImagePart picture{.image = std::make_shared<const Image>(read_image(argv[2])), .pins = {}};
-  Request request{.prompt = in_context_chat({}, picture, argv[3]), .custom = std::make_shared<KeepNorms>()};
+  Request request;
+  request.prompt = in_context_chat({}, picture, argv[3]);
+  request.custom = std::make_shared<KeepNorms>();
   request.options.max_new_tokens = 16;
   const Result result = Engine::load(argv[1]).generate(request);
   std::printf("%s\n%zu image tokens kept\n", result.text.c_str(), result.kept.size());

@@ -7,11 +7,10 @@
 #include <cstdio>
 
 #include "espalier/engine.h"
-#include "espalier/error.h"
 #include "espalier/ops.h"
+#include "espalier/pruning.h"
 
 using namespace espalier;
-
 struct MergePairs : PruningPolicy {
   std::string spec() const override { return "merge_pairs"; }
   std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
@@ -31,10 +30,11 @@ struct MergePairs : PruningPolicy {
 int main(int argc, char** argv) try {
   if (argc != 4) return std::fprintf(stderr, "usage: merge_pairs MODEL_FOLDER PICTURE QUESTION\n"), 2;
   const ImagePart picture{.image = std::make_shared<const Image>(read_image(argv[2])), .pins = {}};
-  Request request{.prompt = in_context_chat({}, picture, argv[3]), .custom = std::make_shared<MergePairs>()};
+  Request request;
+  request.prompt = in_context_chat({}, picture, argv[3]), request.custom = std::make_shared<MergePairs>();
   request.options.max_new_tokens = 16;
   const Stats s = Engine::load(argv[1]).generate(request).stats;
   std::printf("%ld tokens entered the decoder instead of %ld\n", long(s.tokens_per_layer[0]), long(s.prompt_tokens));
-} catch (const Error& error) {
+} catch (const std::exception& error) {
   return std::fprintf(stderr, "merge_pairs: %s\n", error.what()), 2;
 }

@@ -66,13 +66,20 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
            .decide = by_first_signal}};
 }
 
+// Needed: it has no default.
+Option<O> layer() {
+  Option<O> option("layer", &O::layer, "acts before this layer, ranking by the attention of the one before; needed",
+                   at_least(1));
+  option.write = [](const O& o) { return o.layer == 0 ? std::string() : std::to_string(o.layer); };
+  return option;
+}
+
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "attention",
       .options = {keep_ratio(&O::amount),
                   num_kept(&O::amount),
-                  {"layer", &O::layer, "acts before this layer, ranking by the attention of the one before; needed",
-                   at_least(1)},
+                  layer(),
                   {"rows",
                    &O::rows,
                    {{"all", Rows::kAll},

@@ -663,7 +663,7 @@ TEST_P(PolicyLoops, KeepTheSameOfWhatWasRecorded) {
   const LoadedModel& model = test::tiny_model(std::get<0>(GetParam()));
   const auto& [name, method] = std::get<1>(GetParam());
   const test::ScratchFolder folder;
-  const auto at = [&](const char* name) { return folder.path() / name; };
+  const auto at = [&](const char* file) { return folder.path() / file; };
   folder.write(
       "recipe.json",
       R"({"method": "fitprune", "model": "made up", "layers": 8, "n_visual": 16, "delete": [3,0,4,2,0,1,3,2]})");

@@ -165,7 +165,7 @@ NewTokens new_tokens(NewTokens::Where where, const Numbers& stands_at, const Num
 TEST(ApplyVerdict, NewTokensInPlace) {
   const TokenLayout before = full_layout(two_images(), false);
   // Tokens 2 and 9 stay; new ones stand where 4 and 8 stood.
-  Verdict verdict{.kept = longs({0, 6})};
+  Cut verdict{.kept = longs({0, 6})};
   verdict.added = {new_tokens(NewTokens::Where::kInPlace, {2, 5}, {2, 5})};
   const Applied applied = apply(before, verdict);
   EXPECT_TRUE(applied.has_new_tokens);
@@ -180,7 +180,7 @@ TEST(ApplyVerdict, NewTokensInPlace) {
 // A token that is replaced by a vector in its own place: it is not kept, the vector has its index.
 TEST(ApplyVerdict, NewTokensInFrontAndBehindTheirCrop) {
   const TokenLayout before = full_layout(two_images(), false);
-  Verdict verdict{.kept = longs({1, 3, 4})};  // tokens 3, 5 and 7
+  Cut verdict{.kept = longs({1, 3, 4})};  // tokens 3, 5 and 7
   verdict.added = {new_tokens(NewTokens::Where::kFront, {-1, -1}, {0, 4}),
                    new_tokens(NewTokens::Where::kBehind, {-1, 2, -1}, {3, 2, 6})};
   const Applied applied = apply(before, verdict);
@@ -195,7 +195,7 @@ TEST(ApplyVerdict, NewTokensInFrontAndBehindTheirCrop) {
 TEST(ApplyVerdict, NewTokensBehindTheirImage) {
   const TokenLayout before = full_layout(tiled(), false);
   // Tokens: full view 0 1; rows 2 … 5 and 7 … 10 of two tiles, each closed by a row break; text 12.
-  Verdict verdict{.kept = longs({0, 3})};
+  Cut verdict{.kept = longs({0, 3})};
   verdict.added = {new_tokens(NewTokens::Where::kBehindImage, {2, -1}, {2, 9})};
   EXPECT_EQ(numbers(apply(before, verdict).layout.source_index), (Numbers{0, 3, 6, 2, -1, 12}));
 }
@@ -203,7 +203,7 @@ TEST(ApplyVerdict, NewTokensBehindTheirImage) {
 // Tiles stand stitched before, and one behind the other afterwards; row breaks leave.
 TEST(ApplyVerdict, ImagesGoCropByCrop) {
   const TokenLayout before = full_layout(tiled(), false);
-  Verdict verdict{.kept = longs({1, 2, 4, 6, 9})};  // tokens 1; 2 and 4; 7 and 10
+  Cut verdict{.kept = longs({1, 2, 4, 6, 9})};  // tokens 1; 2 and 4; 7 and 10
   verdict.crop_by_crop = true;
   const Applied plain = apply(before, verdict);
   EXPECT_EQ(numbers(plain.layout.source_index), (Numbers{1, 2, 7, 4, 10, 12}));
@@ -238,7 +238,7 @@ TEST(ApplyVerdict, RowBreaksFollowTheirRow) {
 TEST(ApplyVerdict, RowBreaksThatCompeteAreJudgedLikePatches) {
   const TokenLayout before = full_layout(tiled(), true);
   EXPECT_EQ(before.num_image_tokens(), 12);
-  const Applied applied = apply(before, {.kept = longs({0, 6})}, Positions::kKeep, true);
+  const Applied applied = apply(before, {.kept = longs({0, 6})});
   EXPECT_EQ(numbers(applied.layout.source_index), (Numbers{0, 6, 12}));
   EXPECT_EQ(numbers(applied.layout.image_tokens), (Numbers{0, 1}));
 }
@@ -251,7 +251,7 @@ TEST(ApplyVerdict, RefusesWhatIsNoVerdict) {
   EXPECT_EQ(refused(longs({0, 1, 2, 3, 4, 5, 6, 7})), "mine: the verdict keeps 8 of 7 image tokens");
   for (const Numbers& wrong : {Numbers{2, 1}, Numbers{1, 1}, Numbers{7}, Numbers{-1}})
     EXPECT_EQ(refused(longs(wrong)).find("mine: a verdict's kept must be ascending ordinals below 7"), 0U);
-  Verdict homeless{.kept = longs({0})};
+  Cut homeless{.kept = longs({0})};
   homeless.added = {new_tokens(NewTokens::Where::kInPlace, {-1}, {0})};
   EXPECT_THROW(apply(before, homeless), Error);
 }
