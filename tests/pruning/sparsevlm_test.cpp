@@ -280,7 +280,7 @@ TEST(Sparsevlm, StagesThatHaveNoMoreThanTheyKeepDoNothing) {
   EXPECT_TRUE(test::points_of(make_policy("sparsevlm:keep_ratio=1:1:1"), facts(32), *prompt).empty());
   EXPECT_EQ(test::points_of(make_policy("sparsevlm:num_kept=9:4:4,recycle=false"), facts(32), *prompt),
             (std::vector<ActPoint>{{Site::kProjectorOutput}, {Site::kBeforeLayer, 7}}));
-  EXPECT_EQ(testing::points_of(make_policy("sparsevlm:num_kept=300:200:110"), facts(32),
+  EXPECT_EQ(test::points_of(make_policy("sparsevlm:num_kept=300:200:110"), facts(32),
                                *LayoutBuilder().text(1, 0).image({24, 24}, 0).text(1, 0).build(0)),
             (std::vector<ActPoint>{
                 {Site::kProjectorOutput}, {Site::kBeforeLayer, 3}, {Site::kBeforeLayer, 7}, {Site::kBeforeLayer, 16}}));

@@ -41,7 +41,7 @@ Prompt two_images() {
 }
 
 Tokens kept_by(const LastFirst& policy, const Prompt& prompt) {
-  return testing::kept_at_end(std::make_shared<LastFirst>(policy), facts(8), prompt, {});
+  return test::kept_at_end(std::make_shared<LastFirst>(policy), facts(8), prompt, {});
 }
 
 std::string error_of(const std::function<void()>& call) {
@@ -120,13 +120,13 @@ TEST(Chain, TakesAUsersOwnPolicies) {
   const auto own = std::make_shared<LastFirst>(before_2({.pool = Budget::Pool::kImage, .amount = {.num_kept = 1}}));
   const PolicyPtr both = chain({make_policy("random:keep_ratio=1/2"), own});
   EXPECT_EQ(both->spec(), "random:keep_ratio=1/2 + last_first:x=1");
-  const auto points = testing::run(both, facts(8), two_images(), {});
+  const auto points = test::run(both, facts(8), two_images(), {});
   ASSERT_EQ(points.size(), 2U);
   EXPECT_EQ(points[1].kept, (Tokens{points[0].kept[1], points[0].kept[3]}));
   EXPECT_EQ(chain({both, make_policy("vtw:layer=5")})->spec(), both->spec() + " + vtw:layer=5");
   EXPECT_EQ(
       error_of([&] {
-        testing::points_of(chain({own, make_policy("uniform:num_kept=0")}), facts(8), *two_images());
+        test::points_of(chain({own, make_policy("uniform:num_kept=0")}), facts(8), *two_images());
       }),
       "pipeline: uniform:num_kept=0 acts at projector_output, which comes before before_layer 2 of last_first:x=1");
   EXPECT_THROW(chain({}), Error);
