@@ -10,11 +10,29 @@
 
 namespace espalier {
 
-#define ESPALIER_POLICIES(X)                                                                                    \
-  X(none)                                                                                                       \
-  X(random) X(uniform) X(vtw) X(keepmask) X(fastv) X(catp) X(divprune) X(cdpruner) X(m3) X(hired) X(attention)  \
-      X(pyramiddrop) X(dart) X(plphp) X(sparsevlm) X(fitprune) X(atp) X(prumerge) X(prumerge_plus) X(visionzip) \
-          X(resize)
+#define ESPALIER_POLICIES(X) \
+  X(none)                    \
+  X(random)                  \
+  X(uniform)                 \
+  X(vtw)                     \
+  X(keepmask)                \
+  X(fastv)                   \
+  X(catp)                    \
+  X(divprune)                \
+  X(cdpruner)                \
+  X(m3)                      \
+  X(hired)                   \
+  X(attention)               \
+  X(pyramiddrop)             \
+  X(dart)                    \
+  X(plphp)                   \
+  X(sparsevlm)               \
+  X(fitprune)                \
+  X(atp)                     \
+  X(prumerge)                \
+  X(prumerge_plus)           \
+  X(visionzip)               \
+  X(resize)
 
 #define ESPALIER_DECLARE(name) PolicyRow name##_row();
 ESPALIER_POLICIES(ESPALIER_DECLARE)
