@@ -32,6 +32,7 @@ namespace espalier {
   X(prumerge)                \
   X(prumerge_plus)           \
   X(visionzip)               \
+  X(vispruner)               \
   X(resize)
 
 #define ESPALIER_DECLARE(name) PolicyRow name##_row();

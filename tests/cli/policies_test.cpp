@@ -54,7 +54,8 @@ TEST(Policies, SaysWhatAModelCanRun) {
        {{"hired", "class token"},
         {"prumerge", "class token"},
         {"prumerge+", "class token"},
-        {"visionzip", "class token"}}}};
+        {"visionzip", "class token"},
+        {"vispruner", "class token"}}}};
   for (const auto& [family, refused] : lacks)
     for (const auto& [name, policy] : policies_of({"--model", kModel.parent_path() / family})) {
       if (name == "fitprune") continue;

@@ -34,7 +34,7 @@ ConformingPolicy by_stages(const std::string& name, const std::string& options =
 
 std::vector<ConformingPolicy> policies() {
   std::vector<ConformingPolicy> list;
-  for (const char* name : {"uniform", "fastv", "catp", "divprune", "cdpruner", "dart", "hired"})
+  for (const char* name : {"uniform", "fastv", "catp", "divprune", "cdpruner", "dart", "hired", "vispruner"})
     list.push_back(by_share(name));
   list.push_back(by_share("attention", "layer=2,"));
   list.push_back(by_share("random"));
@@ -69,8 +69,7 @@ INSTANTIATE_TEST_SUITE_P(Table, PolicyConformance, ::testing::ValuesIn(policies(
 // Scopes and nested sets, for each example of the table.
 std::vector<ConformingPolicy> examples() {
   std::vector<ConformingPolicy> list;
-  for (const std::string& spec :
-       test::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; })) {
+  for (const std::string& spec : test::examples_where([](const PolicyEntry&, const PolicyExample&) { return true; })) {
     ConformingPolicy policy;
     policy.name = test::test_name(spec);
     policy.make = [spec](Fraction) { return test::make_example(spec); };

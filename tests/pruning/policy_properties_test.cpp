@@ -108,6 +108,7 @@ TEST_P(EveryPolicy, EqualDuplicateAndZeroStates) {
     for (const auto array :
          {&ArraySignals::hidden, &ArraySignals::final_norm, &ArraySignals::key, &ArraySignals::class_attention})
       for (auto& [layer, m] : equal.signals.*array) std::fill(m.values.begin(), m.values.end(), value);
+    std::fill(equal.signals.vision_output.values.begin(), equal.signals.vision_output.values.end(), value);
     for (auto& [layer, heads] : equal.signals.attention)
       for (Matrix& a : heads) a = test::causal_softmax(a.rows, [](int64_t, int64_t) { return 0.0; });
     EXPECT_EQ(kept(spec("keep_ratio=1/2"), equal.prompt, equal.signals).size(),
@@ -137,6 +138,9 @@ TEST_P(EveryPolicy, SwappingTwoImagesSwapsTheVerdict) {
     for (auto& [layer, m] : swapped.*array)
       for (int64_t t = 0; t < m.rows; ++t)
         for (int64_t c = 0; c < m.cols; ++c) m.at(where[t], c) = (signals.*array).at(layer).at(t, c);
+  for (int64_t t = 0; t < signals.vision_output.rows; ++t)
+    for (int64_t c = 0; c < signals.vision_output.cols; ++c)
+      swapped.vision_output.at(where[t], c) = signals.vision_output.at(t, c);
   for (auto& [layer, heads] : swapped.attention)
     for (size_t h = 0; h < heads.size(); ++h)
       for (int64_t q = 0; q < heads[h].rows; ++q)
@@ -183,7 +187,7 @@ INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy,
                                            "attention:layer=4,rows=own_text,@", "pyramiddrop:layers=3,@", "dart:@",
                                            "dart:layer=3,image_pivots=1,text_pivots=1,@", "divprune:@",
                                            "divprune:distance=l1,@", "cdpruner:@", "cdpruner:relevance=none,@",
-                                           "random:@ + fastv:pool=image,@"),
+                                           "vispruner:@", "random:@ + fastv:pool=image,@"),
                          [](const auto& test) {
                            std::string name = test.param;
                            for (char& c : name)
@@ -299,7 +303,7 @@ TEST(EveryPolicyList, IsComplete) {
   for (const PolicyEntry& entry : policy_table()) names += std::string(entry.name) + " ";
   EXPECT_EQ(names,
             "none random uniform vtw keepmask fastv catp divprune cdpruner m3 hired attention pyramiddrop dart plphp "
-            "sparsevlm fitprune atp prumerge prumerge+ visionzip resize ");
+            "sparsevlm fitprune atp prumerge prumerge+ visionzip vispruner resize ");
 }
 
 }  // namespace

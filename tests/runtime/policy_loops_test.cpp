@@ -22,6 +22,7 @@
 #include "tests/support/made_up_files.h"
 #include "tests/support/prumerge_loops.h"
 #include "tests/support/tiny_llava.h"
+#include "tests/support/vispruner_loops.h"
 
 namespace espalier {
 namespace {
@@ -621,6 +622,17 @@ std::vector<Left> visionzip(const Run& run) {
   return {left};
 }
 
+std::vector<Left> vispruner(const Run& run) {
+  const int layer = run.model().vision_feature_layer;
+  const Matrix output = run.vision_signals(layer).vision_output;
+  std::vector<Tokens> kept;
+  for (const Tokens& crop : run.crops())
+    kept.push_back(test::vispruner_loops(
+        output, [&](int64_t t) { return run.class_attention(layer, t); }, crop, nearest(double(crop.size()) / 2), 0.5,
+        2));
+  return {{.site = "vision_output", .kept = joined(kept)}};
+}
+
 // ---- the comparison ----
 
 // By policy; the spec is the table's first example.
@@ -645,6 +657,7 @@ const std::vector<std::pair<std::string, Method>> kMethods = {
     {"prumerge", prumerge},
     {"prumerge+", prumerge_plus},
     {"visionzip", visionzip},
+    {"vispruner", vispruner},
 };
 
 Chat prompt_of_three() {  // LLaVA-NeXT cuts padding from the second

@@ -292,7 +292,7 @@ TEST(QwenPolicies, RunOrSayWhatTheyLack) {
       expect_says(refusal_of(spec), {name.c_str(), "class token"});
     }
   }
-  EXPECT_EQ(refused, 4);
+  EXPECT_EQ(refused, 5);
 }
 
 class QwenReplayTest : public testing::TestWithParam<const char*> {};
