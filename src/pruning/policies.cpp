@@ -33,6 +33,7 @@ namespace espalier {
   X(prumerge_plus)           \
   X(visionzip)               \
   X(vispruner)               \
+  X(hiprune)                 \
   X(resize)
 
 #define ESPALIER_DECLARE(name) PolicyRow name##_row();

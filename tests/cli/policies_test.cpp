@@ -55,7 +55,8 @@ TEST(Policies, SaysWhatAModelCanRun) {
         {"prumerge", "class token"},
         {"prumerge+", "class token"},
         {"visionzip", "class token"},
-        {"vispruner", "class token"}}}};
+        {"vispruner", "class token"},
+        {"hiprune", "class token"}}}};
   for (const auto& [family, refused] : lacks)
     for (const auto& [name, policy] : policies_of({"--model", kModel.parent_path() / family})) {
       if (name == "fitprune") continue;

@@ -19,6 +19,7 @@
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/scratch_folder.h"
 #include "tests/support/catp_loops.h"
+#include "tests/support/hiprune_loops.h"
 #include "tests/support/made_up_files.h"
 #include "tests/support/prumerge_loops.h"
 #include "tests/support/tiny_llava.h"
@@ -633,6 +634,16 @@ std::vector<Left> vispruner(const Run& run) {
   return {{.site = "vision_output", .kept = joined(kept)}};
 }
 
+std::vector<Left> hiprune(const Run& run) {
+  const auto look = [&](int layer) { return [&run, layer](int64_t t) { return run.class_attention(layer, t); }; };
+  const test::HipruneLooks looks{look(0), look(run.model().vision_feature_layer), [&](int64_t t) { return run.row[t]; },
+                                 [&](int64_t t) { return run.col[t]; }};
+  std::vector<Tokens> kept;
+  for (const Tokens& crop : run.crops())
+    kept.push_back(test::hiprune_loops(looks, crop, nearest(double(crop.size()) / 2), 0.6));
+  return {{.site = "vision_output", .kept = joined(kept)}};
+}
+
 // ---- the comparison ----
 
 // By policy; the spec is the table's first example.
@@ -658,6 +669,7 @@ const std::vector<std::pair<std::string, Method>> kMethods = {
     {"prumerge+", prumerge_plus},
     {"visionzip", visionzip},
     {"vispruner", vispruner},
+    {"hiprune", hiprune},
 };
 
 Chat prompt_of_three() {  // LLaVA-NeXT cuts padding from the second

@@ -292,7 +292,7 @@ TEST(QwenPolicies, RunOrSayWhatTheyLack) {
       expect_says(refusal_of(spec), {name.c_str(), "class token"});
     }
   }
-  EXPECT_EQ(refused, 5);
+  EXPECT_EQ(refused, 6);
 }
 
 class QwenReplayTest : public testing::TestWithParam<const char*> {};
