@@ -34,6 +34,7 @@ namespace espalier {
   X(visionzip)               \
   X(vispruner)               \
   X(hiprune)                 \
+  X(scope)                   \
   X(resize)
 
 #define ESPALIER_DECLARE(name) PolicyRow name##_row();

@@ -56,7 +56,8 @@ TEST(Policies, SaysWhatAModelCanRun) {
         {"prumerge+", "class token"},
         {"visionzip", "class token"},
         {"vispruner", "class token"},
-        {"hiprune", "class token"}}}};
+        {"hiprune", "class token"},
+        {"scope", "class token"}}}};
   for (const auto& [family, refused] : lacks)
     for (const auto& [name, policy] : policies_of({"--model", kModel.parent_path() / family})) {
       if (name == "fitprune") continue;

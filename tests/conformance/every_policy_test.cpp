@@ -34,7 +34,8 @@ ConformingPolicy by_stages(const std::string& name, const std::string& options =
 
 std::vector<ConformingPolicy> policies() {
   std::vector<ConformingPolicy> list;
-  for (const char* name : {"uniform", "fastv", "catp", "divprune", "cdpruner", "dart", "hired", "vispruner", "hiprune"})
+  for (const char* name :
+       {"uniform", "fastv", "catp", "divprune", "cdpruner", "dart", "hired", "vispruner", "hiprune", "scope"})
     list.push_back(by_share(name));
   list.push_back(by_share("attention", "layer=2,"));
   list.push_back(by_share("random"));

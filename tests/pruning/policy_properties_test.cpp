@@ -187,7 +187,7 @@ INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy,
                                            "attention:layer=4,rows=own_text,@", "pyramiddrop:layers=3,@", "dart:@",
                                            "dart:layer=3,image_pivots=1,text_pivots=1,@", "divprune:@",
                                            "divprune:distance=l1,@", "cdpruner:@", "cdpruner:relevance=none,@",
-                                           "vispruner:@", "hiprune:@", "random:@ + fastv:pool=image,@"),
+                                           "vispruner:@", "hiprune:@", "scope:@", "random:@ + fastv:pool=image,@"),
                          [](const auto& test) {
                            std::string name = test.param;
                            for (char& c : name)
@@ -303,7 +303,7 @@ TEST(EveryPolicyList, IsComplete) {
   for (const PolicyEntry& entry : policy_table()) names += std::string(entry.name) + " ";
   EXPECT_EQ(names,
             "none random uniform vtw keepmask fastv catp divprune cdpruner m3 hired attention pyramiddrop dart plphp "
-            "sparsevlm fitprune atp prumerge prumerge+ visionzip vispruner hiprune resize ");
+            "sparsevlm fitprune atp prumerge prumerge+ visionzip vispruner hiprune scope resize ");
 }
 
 }  // namespace

@@ -22,6 +22,7 @@
 #include "tests/support/hiprune_loops.h"
 #include "tests/support/made_up_files.h"
 #include "tests/support/prumerge_loops.h"
+#include "tests/support/scope_loops.h"
 #include "tests/support/tiny_llava.h"
 #include "tests/support/vispruner_loops.h"
 
@@ -644,6 +645,16 @@ std::vector<Left> hiprune(const Run& run) {
   return {{.site = "vision_output", .kept = joined(kept)}};
 }
 
+std::vector<Left> scope(const Run& run) {
+  const int layer = run.model().vision_feature_layer;
+  const Matrix output = run.vision_signals(layer).vision_output;
+  std::vector<Tokens> kept;
+  for (const Tokens& crop : run.crops())
+    kept.push_back(test::scope_loops(
+        output, [&](int64_t t) { return run.class_attention(layer, t); }, crop, nearest(double(crop.size()) / 3), 1));
+  return {{.site = "vision_output", .kept = joined(kept)}};
+}
+
 // ---- the comparison ----
 
 // By policy; the spec is the table's first example.
@@ -670,6 +681,7 @@ const std::vector<std::pair<std::string, Method>> kMethods = {
     {"visionzip", visionzip},
     {"vispruner", vispruner},
     {"hiprune", hiprune},
+    {"scope", scope},
 };
 
 Chat prompt_of_three() {  // LLaVA-NeXT cuts padding from the second

@@ -292,7 +292,7 @@ TEST(QwenPolicies, RunOrSayWhatTheyLack) {
       expect_says(refusal_of(spec), {name.c_str(), "class token"});
     }
   }
-  EXPECT_EQ(refused, 6);
+  EXPECT_EQ(refused, 7);
 }
 
 class QwenReplayTest : public testing::TestWithParam<const char*> {};
