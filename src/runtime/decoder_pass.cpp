@@ -379,7 +379,8 @@ void DecoderPass::enter_layer(int layer) {
         layout.num_tokens());
     note_prefix(*sequence, layer);
     sequence->first_position[static_cast<size_t>(layer)] =
-        sequence->walk.positions() == Positions::kCompact ? layout.num_tokens() : sequence->prompt.next_position;
+        sequence->walk.positions() == Positions::kCompact ? layout.num_tokens() + (front ? front->kv.length(layer) : 0)
+                                                          : sequence->prompt.next_position;
   }
 }
 

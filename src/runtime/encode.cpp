@@ -89,7 +89,7 @@ bool Encoding::step() {
   encoding_.start();
   if (next_ < pictures) run_picture(next_++);
   if (next_ == pictures) {
-    embed(patches_.empty() ? at::Tensor() : finish_pictures());
+    embed(patches_.empty() ? without_pictures() : finish_pictures());
     is_done_ = true;
   }
   encoding_.stop();
@@ -168,6 +168,12 @@ at::Tensor Encoding::finish_pictures() {
   selecting_.stop();
   encoding_.start();
   return model_.front_end.project(features, sequence_.walk.layout());
+}
+
+// Behind a prefix that has them all, the policy has nothing to judge before the projector.
+at::Tensor Encoding::without_pictures() {
+  while (sequence_.walk.is_next(Site::kVisionOutput)) sequence_.walk.act({});
+  return {};
 }
 
 void Encoding::embed(const at::Tensor& image_tokens) {

@@ -42,6 +42,7 @@ class Encoding {
   bool is_watched() const;
   void run_picture(size_t image);
   at::Tensor finish_pictures();
+  at::Tensor without_pictures();
   void embed(const at::Tensor& image_tokens);
   void act_on_projected();
   void acted();

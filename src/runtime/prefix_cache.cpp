@@ -22,7 +22,8 @@ size_t hash_of(const PrefixKey& key) {
 }
 
 bool serves(const CachedPrefix& prefix, const PrefixKey& key, const Sequence& sequence) {
-  return prefix.key == key && prefix.custom == sequence.custom && sequence.walk.fits(*prefix.walk);
+  return prefix.key == key && prefix.custom == sequence.custom &&
+         prefix.depth == boundary_depth(sequence.walk, sequence.kv.num_layers()) && sequence.walk.fits(*prefix.walk);
 }
 
 }  // namespace
@@ -83,7 +84,6 @@ std::vector<int64_t> example_begins(const PromptLayout& prompt) {
 }
 
 int boundary_depth(const PolicyWalk& walk, int num_layers) {
-  if (walk.positions() == Positions::kCompact) return 0;  // positions depend on what survives before
   const ActPoint* point = walk.boundary_point();
   if (!point) return num_layers;
   return point->site < Site::kBeforeLayer ? 0 : point->layer;

@@ -2,10 +2,12 @@
 #include "espalier/session.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/isin.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "espalier/pruning.h"
 #include "runtime/engine_impl.h"
@@ -15,8 +17,9 @@ namespace espalier {
 
 namespace {
 
-// A session's policy in later turns, where what is gone stays gone: before the first step that looks at the request,
-// tokens that an earlier turn dropped leave. Where no step does, the same tokens leave in every turn anyway.
+// A session's policy in later turns, where what is gone stays gone: in each step that looks at the request, tokens that
+// an earlier turn dropped rank behind all others, and are kept by no choice. Where no step does, the same tokens leave
+// in every turn anyway.
 class Sticky final : public PruningPolicy {
  public:
   // gone[i]: ordinals among the tokens of image i.
@@ -30,23 +33,40 @@ class Sticky final : public PruningPolicy {
   }
   std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const override {
     std::vector<Step> steps = inner_->steps(model, prompt);
-    const auto first = std::ranges::find(steps, Scope::kRequest, &Step::scope);
-    if (first == steps.end() || first->at.site == Site::kCache) return steps;
-    Step drop;
-    drop.at = first->at;
-    drop.budget.is_adaptive = true;
-    drop.decide = [sources = sources_of(prompt)](const TokenLayout& layout, std::span<const at::Tensor>) {
-      const at::Tensor own = layout.source_index.index_select(0, layout.image_tokens).cpu();
-      std::vector<int64_t> kept;
-      for (int64_t i = 0; i < own.size(0); ++i)
-        if (!std::ranges::binary_search(sources, own.const_data_ptr<int64_t>()[i])) kept.push_back(i);
-      return Verdict{.kept = int64_tensor(kept).to(layout.image_tokens.device())};
-    };
-    steps.insert(first, std::move(drop));
+    for (Step& step : steps) {
+      if (step.scope != Scope::kRequest || step.at.site == Site::kCache || !step.decide) continue;
+      step.decide = [inner = step.decide, sources = sources_of(prompt)](const TokenLayout& layout,
+                                                                        std::span<const at::Tensor> signals) {
+        return without(inner(layout, signals), is_gone(layout, sources));
+      };
+    }
     return steps;
   }
 
  private:
+  // bool [m]
+  static at::Tensor is_gone(const TokenLayout& layout, const std::vector<int64_t>& sources) {
+    const at::Tensor own = layout.source_index.index_select(0, layout.image_tokens);
+    return at::isin(own, at::tensor(sources, at::kLong).to(own.device()));
+  }
+  static at::Tensor kept_without(const at::Tensor& kept, const at::Tensor& gone) {
+    return kept.index_select(0, gone.index_select(0, kept).logical_not().nonzero().squeeze(1));
+  }
+  static Verdict without(Verdict verdict, const at::Tensor& gone) {
+    if (verdict.kept.defined()) {
+      verdict.kept = kept_without(verdict.kept, gone);
+    } else if (verdict.choose) {
+      verdict.choose = [choose = verdict.choose, gone](const Pools& pools) {
+        Choice choice = choose(pools);
+        choice.kept = kept_without(choice.kept, gone);
+        return choice;
+      };
+    } else if (verdict.scores.defined()) {
+      verdict.scores = verdict.scores.masked_fill(gone, -std::numeric_limits<float>::infinity());
+    }
+    return verdict;
+  }
+
   std::vector<int64_t> sources_of(const PromptLayout& prompt) const {
     std::vector<int64_t> sources;
     std::vector<int64_t> seen(prompt.images.size(), 0);  // tokens of each image so far

@@ -63,7 +63,7 @@ TEST(Chats, SeveralInOneGo) {
     EXPECT_EQ(both[0]["stats"]["reused_tokens"], 0);
     EXPECT_EQ(both[1]["stats"]["reused_tokens"] > 0, !cache.empty());
   }
-  const Outcome two = run_espalier(Arguments{"inspect", "--out", folder / "page.html"} +
+  const Outcome two = run_espalier(Arguments{"inspect", "--policy", "none", "--out", folder / "page.html"} +
                                    Arguments{"--model", kModel.string(), "--chat", a.string(), "--chat", b.string()});
   EXPECT_EQ(two.status, 2);
   EXPECT_NE(two.err.find("one prompt, got 2"), std::string::npos) << two.err;

@@ -105,8 +105,8 @@ INSTANTIATE_TEST_SUITE_P(Qwen25Vl, GoldenTest,
                          testing::ValuesIn(cases_of("qwen25vl", {"single", "pair", "pair_raw", "icl4", "eight", "wide",
                                                                  "tall", "scripts", "text_only"})),
                          name_of_case);
-INSTANTIATE_TEST_SUITE_P(Qwen2Vl, GoldenTest,
-                         testing::ValuesIn(cases_of("qwen2vl", {"single", "turns", "text_only"})), name_of_case);
+INSTANTIATE_TEST_SUITE_P(Qwen2Vl, GoldenTest, testing::ValuesIn(cases_of("qwen2vl", {"single", "turns", "text_only"})),
+                         name_of_case);
 
 }  // namespace
 }  // namespace espalier

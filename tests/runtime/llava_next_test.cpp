@@ -98,10 +98,9 @@ INSTANTIATE_TEST_SUITE_P(Sites, NextSites, testing::ValuesIn(some_points()),
 // ---- policies ----
 
 std::vector<std::string> dropping_policies() {
-  std::vector<std::string> specs =
-      test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
-        return example.keeps_tokens && entry.name != "plphp";  // not with a sliding window
-      });
+  std::vector<std::string> specs = test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
+    return example.keeps_tokens && entry.name != "plphp";  // not with a sliding window
+  });
   for (const char* spec :
        {"fastv:num_kept=5,layer=1,rows=all,row_breaks=follow", "fastv:keep_ratio=1/8,pool=image",
         "catp:keep_ratio=1/9,row_breaks=pool", "catp:keep_ratio=1/3,k=4,stage1_share=0,min_per_image=3",
@@ -121,8 +120,8 @@ TEST_P(NextPolicies, DroppingEqualsMasking) {
 
 // Nothing is left of the second picture's tiles but row breaks, or not even these.
 TEST_P(NextPolicies, OfPicturesThatAreLines) {
-  expect_dropping_equals_masking(mistral(), prompt_of({{1, 700}, {700, 1}, {60, 70}}),
-                                 test::make_example(GetParam()), 3);
+  expect_dropping_equals_masking(mistral(), prompt_of({{1, 700}, {700, 1}, {60, 70}}), test::make_example(GetParam()),
+                                 3);
 }
 
 std::string name_of_spec(const testing::TestParamInfo<std::string>& info) {

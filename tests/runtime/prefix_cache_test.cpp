@@ -21,7 +21,7 @@
 namespace espalier {
 namespace {
 
-constexpr const char* kFamilies[] = {"llava15", "llava_next_mistral", "llava_next_vicuna", "qwen25vl"};
+constexpr const char* kFamilies[] = {"llava15", "llava_next_mistral", "llava_next_vicuna", "qwen25vl", "qwen2vl"};
 
 ImagePart picture(int i) {
   constexpr std::pair<int, int> kSizes[] = {{112, 120}, {224, 48}, {56, 56}, {48, 224}};
@@ -136,6 +136,8 @@ std::vector<std::string> specs() {
       if (example.spec.find(".json") == std::string_view::npos) all.emplace_back(example.spec);
   all.emplace_back("divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4");
   all.emplace_back("uniform:keep_ratio=1/2 + vtw:layer=5");
+  all.emplace_back("fastv:keep_ratio=1/4,layer=3,positions=compact");
+  all.emplace_back("divprune:keep_ratio=1/3,positions=compact");
   return all;
 }
 

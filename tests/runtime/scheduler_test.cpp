@@ -292,7 +292,8 @@ TEST_P(SchedulerUnderLoad, EveryAnswerIsItsOwn) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, SchedulerUnderLoad,
-                         ::testing::Values("llava15", "llava_next_mistral", "llava_next_vicuna", "qwen25vl"));
+                         ::testing::Values("llava15", "llava_next_mistral", "llava_next_vicuna", "qwen25vl",
+                                           "qwen2vl"));
 
 }  // namespace
 }  // namespace espalier
