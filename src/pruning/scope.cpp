@@ -28,6 +28,7 @@ namespace {
 using O = ScopeOptions;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kRounding = 1e-5;
 
 // Indices of `number` rows of x [n, d] in the order they are picked. weight float32 [n], `first` bool [n]: these are
 // picked before all others, in index order.
@@ -37,9 +38,9 @@ at::Tensor greedy(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   std::vector<at::Tensor> picks = {};
   for (int64_t i = 0; i < number; ++i) {
     const at::Tensor gain = (similarity - covered.unsqueeze(1)).clamp_min(0).sum(0) * weight;
-    const at::Tensor pick = gain.masked_fill(first, kInfinity)
-                                .masked_fill(left.logical_not(), -kInfinity)
-                                .argmax(0, /*keepdim=*/true);  // the first of equals
+    const at::Tensor ranked = gain.masked_fill(first, kInfinity).masked_fill(left.logical_not(), -kInfinity);
+    // Two tokens that only each other would cover gain exactly alike: the first of all within rounding of the best.
+    const at::Tensor pick = (ranked >= ranked.max() - kRounding).to(at::kByte).argmax(0, /*keepdim=*/true);
     covered = covered.maximum(similarity.index_select(1, pick).squeeze(1));
     left = left.index_fill(0, pick, false);
     picks.push_back(pick);

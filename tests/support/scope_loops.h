@@ -41,7 +41,7 @@ inline std::vector<int64_t> scope_loops(const Matrix& output, const std::functio
       std::vector<int64_t> with = picks;
       with.push_back(v);
       const double score = (scope_coverage(output, crop, with) - before) * std::pow(look(v), alpha);
-      if (score > largest) largest = score, best = v;
+      if (score > largest + 1e-5) largest = score, best = v;  // equal but for rounding: the first
     }
     picks.push_back(best);
   }
