@@ -18,8 +18,8 @@ struct SchedulerOptions {
   // that never fits is refused when it is submitted. 0: no limit.
   int64_t kv_bytes = 0;
   int64_t prefix_cache_bytes = 0;  // as EngineOptions::prefix_cache_bytes, of this scheduler
-  // True: a thread of the scheduler's own computes. False: nothing happens but in step(), for programs that have a loop
-  // of their own.
+  // True: the engine's own thread computes, in turn with whatever else it has to do. False: nothing happens but in
+  // step(), for programs that have a loop of their own.
   bool own_thread = true;
 };
 
@@ -46,10 +46,10 @@ class Ticket {
 };
 
 struct SchedulerLoad {
-  int64_t waiting = 0;            // submitted, not begun
-  int64_t running = 0;            // between encode and the end of their answers
-  int64_t kv_bytes_promised = 0;  // to those that run, answers included
-  int64_t kv_bytes_in_use = 0;    // the prefix cache's among them
+  int64_t waiting = 0;                                            // submitted, not begun
+  int64_t running = 0;                                            // between encode and the end of their answers
+  int64_t kv_bytes_promised = 0;                                  // to those that run, answers included
+  int64_t kv_bytes_in_use = 0;                                    // the prefix cache's among them
   int64_t prefix_hits = 0, prefix_misses = 0, reused_tokens = 0;  // since the start
   int64_t prefix_bytes = 0;
 };

@@ -256,7 +256,9 @@ class Examiner {
     std::vector<LogitsWatcher> watchers(posed.size());
     std::vector<RunExtras> extras;
     for (LogitsWatcher& watcher : watchers) extras.push_back({.watcher = &watcher});
-    const std::vector<Result> results = generate(engine_.impl().model, requests, callbacks, extras, &seen_);
+    std::vector<Result> results;
+    engine_.impl().compute->run(
+        [&] { results = generate(engine_.impl().model, requests, callbacks, extras, &seen_); });
     std::vector<Reply> replies;
     for (size_t i = 0; i < results.size(); ++i) {
       if (results[i].finish_reason == FinishReason::kCancelled) throw Cancelled();

@@ -3,6 +3,8 @@
 
 #include <c10/core/InferenceMode.h>
 
+#include <optional>
+
 #include "espalier/error.h"
 #include "kernels/support/device_graph.h"
 #include "runtime/encode.h"
@@ -20,12 +22,25 @@ RecordedSteps::MakeGraph graphs_for(const LoadedModel& model, const EngineOption
   return [device = model.device] { return kernels::make_device_graph(device); };
 }
 
+// What `work` returns, without gradients.
+template <typename Work>
+auto on(ComputeThread& thread, const Work& work) {
+  std::optional<decltype(work())> result;
+  thread.run([&] {
+    const c10::InferenceMode no_gradients;
+    result.emplace(work());
+  });
+  return std::move(*result);
+}
+
 }  // namespace
 
-Engine::Impl::Impl(LoadedModel loaded, const EngineOptions& options)
-    : model(std::move(loaded)),
+Engine::Impl::Impl(std::unique_ptr<ComputeThread> thread, const std::filesystem::path& folder,
+                   const EngineOptions& options)
+    : compute(std::move(thread)),
+      model(on(*compute, [&] { return load_model(folder, options); })),
       images(options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr),
-      thread(std::make_unique<ScheduleThread>(
+      schedule(std::make_unique<SharedSchedule>(
           model,
           ScheduleOptions{.images = images.get(),
                           .prefix_cache_bytes = options.prefix_cache_bytes,
@@ -34,7 +49,7 @@ Engine::Impl::Impl(LoadedModel loaded, const EngineOptions& options)
                               [](const std::unique_ptr<RequestRun>& run) {
                                 std::static_pointer_cast<WaitingCall>(run->call)->end(*run);
                               }},
-          /*own_thread=*/true)) {}
+          compute.get())) {}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::Engine(Engine&&) noexcept = default;
@@ -42,13 +57,12 @@ Engine& Engine::operator=(Engine&&) noexcept = default;
 Engine::~Engine() = default;
 
 Engine Engine::load(const std::filesystem::path& folder, const EngineOptions& options) {
-  const c10::InferenceMode no_gradients;
   if (options.image_cache_bytes < 0)
     throw Error("image_cache_bytes: a number from 0 up was expected, got " + std::to_string(options.image_cache_bytes));
   if (options.prefix_cache_bytes < 0)
     throw Error("prefix_cache_bytes: a number from 0 up was expected, got " +
                 std::to_string(options.prefix_cache_bytes));
-  return Engine(std::make_unique<Impl>(load_model(folder, options), options));
+  return Engine(std::make_unique<Impl>(std::make_unique<ComputeThread>(), folder, options));
 }
 
 Result Engine::generate(const Request& request, const Callbacks& callbacks) const {
@@ -56,21 +70,20 @@ Result Engine::generate(const Request& request, const Callbacks& callbacks) cons
 }
 
 std::vector<Result> Engine::generate(std::span<const Request> requests, const Callbacks& callbacks) const {
-  if (impl_->thread->is_own_thread())  // asked by a callback, which must not wait for itself
+  if (impl_->compute->is_this_thread())  // asked by a callback, which must not wait for itself
     return espalier::generate(impl_->model, requests, callbacks, {}, impl_->images.get());
   const c10::InferenceMode no_gradients;
   const auto waiting = std::make_shared<WaitingCall>(callbacks, requests.size());
-  ScheduleThread::Runs runs;
+  SharedSchedule::Runs runs;
   for (size_t i = 0; i < requests.size(); ++i)
     runs.push_back(std::make_unique<RequestRun>(impl_->model, requests[i], i, waiting,
-                                                RunExtras{.uses_prefixes = impl_->thread->caches_prefixes()}));
-  impl_->thread->admit(std::move(runs));
+                                                RunExtras{.uses_prefixes = impl_->schedule->caches_prefixes()}));
+  impl_->schedule->admit(std::move(runs));
   return waiting->wait();
 }
 
 std::shared_ptr<const ImageHandle> Engine::look_at(std::shared_ptr<const Image> image) const {
-  const c10::InferenceMode no_gradients;
-  return espalier::look_at(impl_->model, std::move(image));
+  return on(*impl_->compute, [&] { return espalier::look_at(impl_->model, std::move(image)); });
 }
 
 TokenCounts Engine::count_tokens(const Prompt& prompt) const {

@@ -5,16 +5,18 @@
 #include "espalier/engine.h"
 #include "runtime/image_cache.h"
 #include "runtime/loaded_model.h"
-#include "runtime/schedule_thread.h"
+#include "runtime/shared_schedule.h"
 
 namespace espalier {
 
 struct Engine::Impl {
-  Impl(LoadedModel loaded, const EngineOptions& options);
+  // Loads on `thread`, on which everything of this engine is computed.
+  Impl(std::unique_ptr<ComputeThread> thread, const std::filesystem::path& folder, const EngineOptions& options);
 
+  std::unique_ptr<ComputeThread> compute;
   LoadedModel model;
-  std::unique_ptr<ImageCache> images;      // none without bytes for it
-  std::unique_ptr<ScheduleThread> thread;  // what generate() of any thread, and sessions, run on
+  std::unique_ptr<ImageCache> images;        // none without bytes for it
+  std::unique_ptr<SharedSchedule> schedule;  // of generate() from any thread, and of sessions
 };
 
 }  // namespace espalier

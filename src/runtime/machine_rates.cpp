@@ -43,17 +43,19 @@ int64_t weight_bytes(const DecoderWeights& weights) {
 }  // namespace
 
 MachineRates measure_rates(const Engine& engine) {
-  const c10::InferenceMode no_gradients;
   const LoadedModel& model = engine.impl().model;
-  const auto options = at::TensorOptions().device(model.device);
-  const int64_t size = model.device.is_cpu() ? 2048 : 8192;
-  const at::Tensor a = at::randn({size, size}, options).to(model.dtype),
-                   b = at::randn({size, size}, options).to(model.dtype);
-  const auto n = static_cast<double>(size);
   MachineRates rates;
-  rates.matrix_flops = 2 * n * n * n / fastest_seconds(model.device, [&] { ops::linear(a, b); });
-  const at::Tensor memory = at::ones({int64_t{64} << 20}, options);
-  rates.read_bytes = static_cast<double>(memory.nbytes()) / fastest_seconds(model.device, [&] { at::sum(memory); });
+  engine.impl().compute->run([&] {
+    const c10::InferenceMode no_gradients;
+    const auto options = at::TensorOptions().device(model.device);
+    const int64_t size = model.device.is_cpu() ? 2048 : 8192;
+    const at::Tensor a = at::randn({size, size}, options).to(model.dtype),
+                     b = at::randn({size, size}, options).to(model.dtype);
+    const auto n = static_cast<double>(size);
+    rates.matrix_flops = 2 * n * n * n / fastest_seconds(model.device, [&] { ops::linear(a, b); });
+    const at::Tensor memory = at::ones({int64_t{64} << 20}, options);
+    rates.read_bytes = static_cast<double>(memory.nbytes()) / fastest_seconds(model.device, [&] { at::sum(memory); });
+  });
   rates.bytes_a_token = weight_bytes(model.weights.decoder);
   return rates;
 }

@@ -7,7 +7,7 @@
 #include <unordered_map>
 
 #include "runtime/engine_impl.h"
-#include "runtime/schedule_thread.h"
+#include "runtime/shared_schedule.h"
 
 namespace espalier {
 
@@ -63,14 +63,14 @@ const Result& Ticket::result() const {
 }
 
 struct Scheduler::Impl {
-  Impl(const LoadedModel& loaded, ImageCache* images, const SchedulerOptions& options)
+  Impl(const LoadedModel& loaded, ImageCache* images, const SchedulerOptions& options, ComputeThread* compute)
       : model(loaded),
-        thread(loaded,
-               {.images = images,
-                .kv_bytes = options.kv_bytes,
-                .prefix_cache_bytes = options.prefix_cache_bytes,
-                .on_done = [this](std::unique_ptr<RequestRun> run) { end(*run); }},
-               options.own_thread) {}
+        schedule(loaded,
+                 {.images = images,
+                  .kv_bytes = options.kv_bytes,
+                  .prefix_cache_bytes = options.prefix_cache_bytes,
+                  .on_done = [this](std::unique_ptr<RequestRun> run) { end(*run); }},
+                 compute) {}
 
   void end(RequestRun& run) {
     std::shared_ptr<Ticket::State> state;
@@ -86,11 +86,12 @@ struct Scheduler::Impl {
   const LoadedModel& model;
   std::mutex mutex;
   std::unordered_map<const Call*, std::shared_ptr<Ticket::State>> tickets;  // of those that have not ended
-  ScheduleThread thread;                                                    // first to go
+  SharedSchedule schedule;                                                  // first to go
 };
 
 Scheduler::Scheduler(const Engine& engine, const SchedulerOptions& options)
-    : impl_(std::make_unique<Impl>(engine.impl().model, engine.impl().images.get(), options)) {}
+    : impl_(std::make_unique<Impl>(engine.impl().model, engine.impl().images.get(), options,
+                                   options.own_thread ? engine.impl().compute.get() : nullptr)) {}
 Scheduler::Scheduler(Scheduler&&) noexcept = default;
 Scheduler& Scheduler::operator=(Scheduler&&) noexcept = default;
 Scheduler::~Scheduler() = default;
@@ -104,15 +105,15 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
     return on_text ? on_text(i, piece) : Continue::kGo;
   };
   state->call = std::make_shared<Call>(std::move(watched));
-  ScheduleThread::Runs runs;
+  SharedSchedule::Runs runs;
   runs.push_back(std::make_unique<RequestRun>(impl_->model, request, 0, state->call,
-                                              RunExtras{.uses_prefixes = impl_->thread.caches_prefixes()}));
+                                              RunExtras{.uses_prefixes = impl_->schedule.caches_prefixes()}));
   {
     const std::scoped_lock lock(impl_->mutex);
     impl_->tickets[state->call.get()] = state;
   }
   try {
-    impl_->thread.admit(std::move(runs));
+    impl_->schedule.admit(std::move(runs));
   } catch (...) {
     const std::scoped_lock lock(impl_->mutex);
     impl_->tickets.erase(state->call.get());
@@ -122,15 +123,15 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
 }
 
 bool Scheduler::step() {
-  return impl_->thread.step();
+  return impl_->schedule.step();
 }
 
 SchedulerLoad Scheduler::load() const {
-  const Schedule::Load load = impl_->thread.load();
+  const Schedule::Load load = impl_->schedule.load();
   return {.waiting = load.waiting,
           .running = load.running,
           .kv_bytes_promised = load.kv_bytes_promised,
-          .kv_bytes_in_use = impl_->thread.kv_bytes_in_use(),
+          .kv_bytes_in_use = impl_->schedule.kv_bytes_in_use(),
           .prefix_hits = load.prefixes.hits,
           .prefix_misses = load.prefixes.misses,
           .reused_tokens = load.prefixes.reused_tokens,
