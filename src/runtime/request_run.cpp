@@ -4,6 +4,7 @@
 #include <string>
 
 #include "espalier/error.h"
+#include "runtime/kv_bound.h"
 #include "runtime/stopwatch.h"
 
 namespace espalier {
@@ -66,8 +67,10 @@ RequestRun::RequestRun(const LoadedModel& model, const Request& asked, size_t in
   sequence.room = std::min(request.options.max_new_tokens, kMostRoom);
   if (call->callbacks.on_point)
     sequence.on_acted = [this] { call->callbacks.on_point(index, sequence.walk.last_point()); };
-  kv_bytes = model.config.decoder.num_layers * (sequence.prompt.layout->num_tokens + request.options.max_new_tokens) *
-             bytes_per_kv_row(model.config.decoder, model.dtype);
+  const int layers = model.config.decoder.num_layers;
+  kv_bytes =
+      (most_prompt_rows(sequence.walk, *sequence.prompt.layout, layers) + layers * request.options.max_new_tokens) *
+      bytes_per_kv_row(model.config.decoder, model.dtype);
 }
 
 Result RequestRun::take_result() {

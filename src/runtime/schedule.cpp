@@ -19,7 +19,7 @@ namespace {
 
 // Prompts that are prefilled together: reading the weights once for all of them pays, but those who run wait for a
 // layer of all.
-constexpr int64_t kTokensTogether = 16384;
+constexpr int64_t kTokensTogether = 32768;
 
 int64_t peak_memory(at::Device device) {
   if (!device.is_cpu()) {

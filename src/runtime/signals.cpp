@@ -24,9 +24,11 @@ ops::HeadReduction reduction(AttentionProbe::Heads heads) {
       return ops::HeadReduction::kMax;
     case AttentionProbe::Heads::kEach:
       return ops::HeadReduction::kEach;
-    default:
+    case AttentionProbe::Heads::kMean:
+    case AttentionProbe::Heads::kJoint:  // heads are one by then
       return ops::HeadReduction::kMean;
   }
+  TORCH_CHECK(false, "signals: a reduction of heads that is none");
 }
 
 at::Tensor offsets(std::initializer_list<int64_t> values) {
@@ -88,9 +90,16 @@ class DecoderSignal {
         return s_.final_norm(s_.hidden);
       case Tap::What::kKey:
         return s_.traces.at(tap.layer).key;
-      default:
+      case Tap::What::kHidden:
         return s_.hidden;
+      case Tap::What::kVisionOutput:
+      case Tap::What::kVisionClass:
+      case Tap::What::kVisionKey:
+      case Tap::What::kClipImage:
+      case Tap::What::kClipText:
+        break;
     }
+    TORCH_CHECK(false, "signals: the decoder has no such tensor");
   }
 
  private:

@@ -12,6 +12,8 @@
 #include "espalier/error.h"
 #include "espalier/policies/table.h"
 #include "runtime/engine_impl.h"
+#include "runtime/generate.h"
+#include "runtime/kv_bound.h"
 #include "tests/runtime/scratch_folder.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"
@@ -111,6 +113,33 @@ TEST(Scheduler, WhatDoesNotFitWaits) {
   }
   EXPECT_EQ(most, bytes);
   for (const Ticket& ticket : tickets) EXPECT_EQ(ticket.result().token_ids.size(), 6U);
+}
+
+// What a request may take is known from its policy's budgets: never less than it takes, and less than unpruned.
+TEST(Scheduler, PromisesAreKept) {
+  const auto promised = [](const LoadedModel& model, const Request& request) {
+    return RequestRun(model, request, 0, std::make_shared<Call>(Callbacks())).kv_bytes;
+  };
+  for (const char* checkpoint : {"llava15", "llava_next_vicuna", "qwen2vl"}) {
+    const LoadedModel& model = test::tiny_model(checkpoint);
+    const int64_t row = bytes_per_kv_row(model.config.decoder, model.dtype);
+    for (const PolicyEntry& entry : policy_table())
+      for (const PolicyExample& example : entry.examples) {
+        SCOPED_TRACE(std::string(checkpoint) + " " + std::string(example.spec));
+        if (example.spec.find(".json") != std::string_view::npos || !entry.refusal(model.facts).empty()) continue;
+        const Request request = request_of(2, std::string(example.spec), 3);
+        const Result result = generate(model, request);
+        EXPECT_GE(promised(model, request), result.stats.kv_bytes + 3 * model.config.decoder.num_layers * row);
+      }
+  }
+  const LoadedModel& model = test::tiny_llava();
+  const int64_t whole = promised(model, request_of(2, "none", 3));
+  const Request pruned = request_of(2, "fastv:keep_ratio=1/4,layer=3", 3);
+  const int64_t row = bytes_per_kv_row(model.config.decoder, model.dtype);
+  EXPECT_EQ(promised(model, pruned), generate(model, pruned).stats.kv_bytes + 3 * 8 * row);
+  const Request contextual = request_of(2, "catp:keep_ratio=2/9,k=3", 3);
+  EXPECT_EQ(promised(model, contextual), generate(model, contextual).stats.kv_bytes + 3 * 8 * row);
+  EXPECT_LT(promised(model, contextual), whole);
 }
 
 // In encode, in every layer of prefill and in decoding: within one step nothing of it is left.
