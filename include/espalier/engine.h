@@ -19,9 +19,9 @@ enum class DeviceKind : uint8_t { kCpu, kCuda };
 
 struct EngineOptions {
   std::optional<ComputeDtype> dtype;  // unset: the checkpoint's
-  // The decoder's linear layers as int8 weights with one scale per output (weight only: arithmetic stays in `dtype`). Half
-  // of bf16's memory and, where reading weights decides, up to twice as fast; each weight is off by at most 1/254 of
-  // the largest of its row.
+  // The decoder's linear layers as int8 weights with one scale per output (weight only: arithmetic stays in `dtype`).
+  // Half of bf16's memory and, where reading weights decides, up to twice as fast; each weight is off by at most 1/254
+  // of the largest of its row.
   bool int8_weights = false;
   DeviceKind device = DeviceKind::kCpu;
   // On CUDA the steps of decoding are recorded once, as a CUDA graph, and replayed without gaps between their launches.

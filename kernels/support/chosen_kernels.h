@@ -17,7 +17,8 @@ namespace espalier::kernels {
 // do not see each other's.
 class ChosenKernels {
  public:
-  using Seen = std::vector<std::pair<std::string_view, std::string_view>>;  // (op, kernel), in the order of their first use
+  using Seen =
+      std::vector<std::pair<std::string_view, std::string_view>>;  // (op, kernel), in the order of their first use
 
   ChosenKernels() : ChosenKernels(Seen()) {}
   explicit ChosenKernels(Seen before);  // goes on collecting

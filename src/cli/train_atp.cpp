@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `espalier train-atp`: modules that choose how many visual tokens each picture keeps; one line per evaluation, a bar on
-// a terminal.
+// `espalier train-atp`: modules that choose how many visual tokens each picture keeps; one line per evaluation, a bar
+// on a terminal.
 #include <CLI/App.hpp>
 #include <CLI/Validators.hpp>
 #include <algorithm>

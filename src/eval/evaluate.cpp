@@ -257,15 +257,14 @@ class Examiner {
     std::vector<RunExtras> extras;
     for (LogitsWatcher& watcher : watchers) extras.push_back({.watcher = &watcher});
     std::vector<Result> results;
-    engine_.impl().compute->run(
-        [&] { results = generate(engine_.impl().model, requests, callbacks, extras, &seen_); });
+    engine_.impl().compute->run([&] { results = generate(engine_.impl().model, requests, callbacks, extras, &seen_); });
     std::vector<Reply> replies;
     for (size_t i = 0; i < results.size(); ++i) {
       if (results[i].finish_reason == FinishReason::kCancelled) throw Cancelled();
-      replies.push_back({.is_correct = trimmed(texts[i]) == posed[i].item->query().answer,
-                         .is_chosen_correctly = is_chosen(engine_.tokenizer(), results[i].prompt, *posed[i].item,
-                                                          watchers[i].logits),
-                         .stats = results[i].stats});
+      replies.push_back(
+          {.is_correct = trimmed(texts[i]) == posed[i].item->query().answer,
+           .is_chosen_correctly = is_chosen(engine_.tokenizer(), results[i].prompt, *posed[i].item, watchers[i].logits),
+           .stats = results[i].stats});
     }
     return replies;
   }

@@ -21,12 +21,13 @@ struct EvalContext {
 
 std::string to_json(const EvalResult& result, const EvalContext& context);
 
-// One table per suite, one row per policy: accuracy in percent with half the width of its interval, and a star where the
-// difference to the unpruned model is beyond chance (95 %); then controls and, over all cells, what each policy costs.
+// One table per suite, one row per policy: accuracy in percent with half the width of its interval, and a star where
+// the difference to the unpruned model is beyond chance (95 %); then controls and, over all cells, what each policy
+// costs.
 std::string to_markdown(const EvalResult& result, const EvalContext& context);
 
-// One panel per cell: accuracy over image tokens per layer, one line per policy (its specs joined), the unpruned model dashed,
-// chance dotted. Where all policies are `vtw:layer=L`, over L instead: the curve of late reading.
+// One panel per cell: accuracy over image tokens per layer, one line per policy (its specs joined), the unpruned model
+// dashed, chance dotted. Where all policies are `vtw:layer=L`, over L instead: the curve of late reading.
 std::string to_svg(const EvalResult& result);
 
 }  // namespace espalier::eval

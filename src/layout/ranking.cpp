@@ -164,8 +164,7 @@ class Ranking {
     cut.added = std::move(choice.added);
     cut.crop_by_crop = choice.crop_by_crop;
     const int64_t wanted = std::accumulate(pools_.num_kept.begin(), pools_.num_kept.end(), int64_t{0});
-    if (cut.added.empty() && !cut.crop_by_crop && choice.kept.size(0) == wanted)
-      cut.known_per_image = left_per_image();
+    if (cut.added.empty() && !cut.crop_by_crop && choice.kept.size(0) == wanted) cut.known_per_image = left_per_image();
     return cut;
   }
 

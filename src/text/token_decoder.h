@@ -23,8 +23,8 @@ class TokenDecoder {
   // ByteLevel: characters of byte_level.h to bytes, the bytes to UTF-8 with one U+FFFD for each invalid sequence.
   static TokenDecoder byte_level();
 
-  // Sequence of Replace, ByteFallback, Fuse, Strip. A run of byte tokens that is not wholly UTF-8 becomes one U+FFFD per
-  // byte.
+  // Sequence of Replace, ByteFallback, Fuse, Strip. A run of byte tokens that is not wholly UTF-8 becomes one U+FFFD
+  // per byte.
   struct Steps {
     std::vector<std::pair<std::string, std::string>> replace;  // from, to, within each token
     bool byte_fallback = false;

@@ -81,8 +81,7 @@ TEST(Oracle, RefusesOtherRequests) {
   const auto item =
       std::make_shared<synth::Item>(make_item(synth::all_cells()[0], synth::Split::kTest, 0, 0, {}));  // one picture
   const auto policy = make_oracle({.amount = {.keep_ratio = Fraction{1, 2}, .num_kept = {}}}, item);
-  EXPECT_THROW(test::points_of(policy, facts(4), *LayoutBuilder().image({2, 2}, 0).image({2, 2}, 0).build(0)),
-               Error);
+  EXPECT_THROW(test::points_of(policy, facts(4), *LayoutBuilder().image({2, 2}, 0).image({2, 2}, 0).build(0)), Error);
 }
 
 TEST(Oracle, ReadsItsAmount) {

@@ -111,10 +111,9 @@ TEST(AtpVectors, HeadAndScatterOfW1) {
   EXPECT_NEAR(thetas.redundancy.item<double>(), 0.5624175363, 1e-6);  // from scores of six digits
   EXPECT_NEAR(thetas.spatial.item<double>(), 0.4329314099, 1e-6);
   const at::Tensor some = at::tensor(Tokens{0, 2, 5}, at::kLong);
-  EXPECT_EQ(
-      test::to_doubles(atp_head_input(doubles(kSelf).index_select(0, some), doubles(kCross).index_select(0, some),
-                                         some, {2, 3}, AtpHeadInput::kScatter)),
-      (Numbers{0.377325, 0, 0.219635, 0, 0, 0.019553, 0.091669, 0, 0.328263, 0, 0, 0.111965}));
+  EXPECT_EQ(test::to_doubles(atp_head_input(doubles(kSelf).index_select(0, some), doubles(kCross).index_select(0, some),
+                                            some, {2, 3}, AtpHeadInput::kScatter)),
+            (Numbers{0.377325, 0, 0.219635, 0, 0, 0.019553, 0.091669, 0, 0.328263, 0, 0, 0.111965}));
   // The same through the policy, from weights.
   auto weights = std::make_shared<AtpWeights>();
   weights->settings = {.layers = {1}, .grid = {2, 3}, .strides = {2, 4}};
@@ -373,8 +372,7 @@ TEST(Atp, EqualsALoopOverCropsAndModules) {
         weights->settings.scores = static_cast<AtpScores>(seed % 3);
         std::vector<Tokens> expected;
         if (!expected_points(*prompt, arrays, *weights, strategy, &expected)) continue;
-        const auto points =
-            test::run(make_atp({.weights = weights, .strategy = strategy}), facts(8), prompt, arrays);
+        const auto points = test::run(make_atp({.weights = weights, .strategy = strategy}), facts(8), prompt, arrays);
         ASSERT_EQ(points.size(), 2U);
         for (size_t i = 0; i < 2; ++i) EXPECT_EQ(points[i].kept, expected[i]) << seed << " " << i;
         ++compared;
@@ -442,8 +440,8 @@ TEST(Atp, LayersFollowTheDepthAndZeroThresholdsPruneNothing) {
   EXPECT_EQ(layers(8), (std::vector<int>{1, 4, 6}));
   EXPECT_EQ(test::run(make_policy("atp:theta_r=0,theta_s=0,layers=1,norm=none"), facts(4), prompt, w1())[0].kept,
             (Tokens{0, 1, 2, 3, 4, 5}));
-  EXPECT_TRUE(test::points_of(make_policy("atp:theta_r=0,theta_s=0"), facts(8), *LayoutBuilder().text(3, 0).build(0))
-                  .empty());
+  EXPECT_TRUE(
+      test::points_of(make_policy("atp:theta_r=0,theta_s=0"), facts(8), *LayoutBuilder().text(3, 0).build(0)).empty());
 }
 
 TEST(Atp, WhatCannotBeServedIsRefused) {
@@ -457,9 +455,9 @@ TEST(Atp, WhatCannotBeServedIsRefused) {
         test::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5,layers=" + std::string(layers)), facts(8), *prompt),
         Error)
         << layers;
-  EXPECT_THROW(test::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5"), facts(8),
-                                  *LayoutBuilder().image({2, 2}, 0).build(0)),
-               Error);
+  EXPECT_THROW(
+      test::points_of(make_policy("atp:theta_r=0.5,theta_s=0.5"), facts(8), *LayoutBuilder().image({2, 2}, 0).build(0)),
+      Error);
   const auto weights = std::make_shared<AtpWeights>(random_weights(1, AtpHeadInput::kScatter, AtpActivation::kNone));
   EXPECT_THROW(test::points_of(make_atp({.weights = weights}), facts(8), *prompt), Error);  // a grid of 4 x 4
   EXPECT_THROW(make_atp({.weights = weights, .theta_r = {0.5}}), Error);

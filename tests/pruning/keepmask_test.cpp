@@ -30,7 +30,7 @@ std::shared_ptr<const PromptLayout> two_images() {
 TEST(Keepmask, AppliesItsSetsInTurn) {
   const auto points =
       test::run(masks({{{Site::kProjectorOutput}, {1, 2, 4, 6, 8, 9}, {}}, before(2, {2, 6, 9}), before(5, {})}),
-                   facts(8), two_images(), {});
+                facts(8), two_images(), {});
   ASSERT_EQ(points.size(), 3U);
   EXPECT_EQ(points[0].kept, (Tokens{1, 2, 4, 6, 8, 9}));
   EXPECT_EQ(points[1].kept, (Tokens{2, 6, 9}));

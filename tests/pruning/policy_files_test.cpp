@@ -113,8 +113,7 @@ TEST(PolicyFiles, RecipesReachTheirPolicies) {
   EXPECT_EQ(recipe.deleted, (std::vector<int64_t>{1, 2, 0, 3}));
   const auto prompt = test::LayoutBuilder().image({2, 4}, 0).text(1, 0).build(0);
   EXPECT_EQ(test::points_of(make_policy("fitprune:recipe=" + fitprune), test::facts(4), *prompt).size(), 3U);
-  EXPECT_ERROR(test::points_of(make_policy("fitprune:recipe=" + fitprune), test::facts(8), *prompt),
-               "is for 4 layers");
+  EXPECT_ERROR(test::points_of(make_policy("fitprune:recipe=" + fitprune), test::facts(8), *prompt), "is for 4 layers");
   const std::string vtw = folder.write(
       "v.json", R"({"method": "vtw", "model": "m", "layers": 8, "layer": 6, "eta": 0.003, "kl": [0.1, 0.002]})");
   const auto points = test::points_of(make_policy("vtw:recipe=" + vtw), test::facts(8), *prompt);

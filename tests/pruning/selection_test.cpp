@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Budget arithmetic: exact rounding, the engine's cut, and CATP's counts against the table of docs/specs/catp.md, section 4.
+// Budget arithmetic: exact rounding, the engine's cut, and CATP's counts against the table of docs/specs/catp.md,
+// section 4.
 #include <gtest/gtest.h>
 
 #include "espalier/error.h"

@@ -36,8 +36,7 @@ Seen walk_through(const PolicyPtr& policy, const std::shared_ptr<const PromptLay
     std::vector<at::Tensor> answers;
     for (const Signal& s : walk.needs()) answers.push_back(signals.answer(s, *point, walk.layout()));
     const auto outcome = walk.act(answers);
-    seen.added =
-        outcome.applied.has_new_tokens ? test::to_doubles(outcome.applied.new_vectors) : std::vector<double>{};
+    seen.added = outcome.applied.has_new_tokens ? test::to_doubles(outcome.applied.new_vectors) : std::vector<double>{};
   }
   const auto points = walk.trace(true);
   if (!points.empty()) {
@@ -281,7 +280,7 @@ TEST(Sparsevlm, StagesThatHaveNoMoreThanTheyKeepDoNothing) {
   EXPECT_EQ(test::points_of(make_policy("sparsevlm:num_kept=9:4:4,recycle=false"), facts(32), *prompt),
             (std::vector<ActPoint>{{Site::kProjectorOutput}, {Site::kBeforeLayer, 7}}));
   EXPECT_EQ(test::points_of(make_policy("sparsevlm:num_kept=300:200:110"), facts(32),
-                               *LayoutBuilder().text(1, 0).image({24, 24}, 0).text(1, 0).build(0)),
+                            *LayoutBuilder().text(1, 0).image({24, 24}, 0).text(1, 0).build(0)),
             (std::vector<ActPoint>{
                 {Site::kProjectorOutput}, {Site::kBeforeLayer, 3}, {Site::kBeforeLayer, 7}, {Site::kBeforeLayer, 16}}));
 }

@@ -73,8 +73,8 @@ struct ProbeGroupBounds {
 ProbeGroupBounds probe_group_bounds(const ProbeShape& shape, int64_t first_group);
 
 #ifdef ESPALIER_HAS_CUDA
-// attention_probe_plain on the device: all of `shape` there but row_begin and column_begin. One warp per column: for few
-// rows, and for every dtype.
+// attention_probe_plain on the device: all of `shape` there but row_begin and column_begin. One warp per column: for
+// few rows, and for every dtype.
 cudaError_t attention_probe_cuda(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
                                  float* out, cudaStream_t stream);
 

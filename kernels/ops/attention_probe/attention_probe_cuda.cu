@@ -10,8 +10,8 @@ namespace {
 // Rows that one block of the unreduced form takes.
 constexpr int64_t kRowsOfABlock = 32;
 
-// One warp per column, which stays in the level 1 cache while all rows and heads pass; the warps of a block share the query
-// rows the same way. No sum crosses warps: the result does not depend on timing.
+// One warp per column, which stays in the level 1 cache while all rows and heads pass; the warps of a block share the
+// query rows the same way. No sum crosses warps: the result does not depend on timing.
 template <int N, typename T>
 __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
     probe_kernel(ProbeLayer layer, ProbeShape shape, ProbeGroupBounds groups, ProbeHeads heads, bool reduce_rows,

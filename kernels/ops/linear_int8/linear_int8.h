@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A linear layer whose weight is int8 with one scale per output, below the dispatcher. Few rows (decoding) read the
-// weight once, at one byte per element; for many rows it is widened piece by piece for the library's product of matrices.
+// weight once, at one byte per element; for many rows it is widened piece by piece for the library's product of
+// matrices.
 #pragma once
 
 #include <cstdint>

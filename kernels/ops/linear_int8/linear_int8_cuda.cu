@@ -9,7 +9,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 
-// One warp per output: its lanes read packs of N weights, each of which meets all rows. Memory-bound: one byte per weight.
+// One warp per output: its lanes read packs of N weights, each of which meets all rows. Memory-bound: one byte per
+// weight.
 template <typename T, int Rows, int N>
 __global__ void __launch_bounds__(kThreads)
     linear_int8_kernel(const T* __restrict__ x, const int8_t* __restrict__ weight, const float* __restrict__ scale,

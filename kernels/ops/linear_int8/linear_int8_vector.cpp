@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory-bound at one byte per weight: two outputs at a time, each widened vector of sixteen weights meeting all rows of x.
+// Memory-bound at one byte per weight: two outputs at a time, each widened vector of sixteen weights meeting all rows
+// of x.
 #include "kernels/ops/linear_int8/linear_int8.h"
 #include "kernels/support/vec.h"
 
