@@ -185,7 +185,10 @@ void Schedule::advance_newcomers() {
   if (!waiting_.empty() && may_start(*waiting_.front())) {
     gathered_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
-    start(*gathered_.back());
+    RequestRun& run = *gathered_.back();
+    count_started(run);
+    is_encoding_ = true;
+    guarded(run, [&] { start(run); });
     return encode_slice();
   }
   if (!gathered_.empty()) start_prefill();
@@ -199,8 +202,6 @@ void Schedule::count_started(const RequestRun& run) {
 
 // From here on it runs: behind what is known of its beginning.
 void Schedule::start(RequestRun& run) {
-  count_started(run);
-  is_encoding_ = true;
   Sequence& sequence = run.sequence;
   const int depth = run.uses_prefixes ? boundary_depth(sequence.walk, model_.config.decoder.num_layers) : 0;
   if (depth > 0) {
@@ -217,6 +218,7 @@ void Schedule::start(RequestRun& run) {
                        EncodeInputs{.cache = options_.images,
                                     .pixel_values = run.pixel_values,
                                     .between_layers = [this] { decode_between_layers(); }});
+  if (run.call->callbacks.on_prompt) run.call->callbacks.on_prompt(run.index, trace_of(*sequence.prompt.layout));
 }
 
 void Schedule::keep_prefixes(const Runs& runs) {
@@ -245,10 +247,9 @@ bool Schedule::waits_for_beginning(const RequestRun& run) const {
 void Schedule::encode_slice() {
   RequestRun& run = *gathered_.back();
   try {
+    if (run.error) std::rethrow_exception(run.error);  // of its start
     if (run.call->should_cancel()) throw Cancelled();
     const Callbacks& callbacks = run.call->callbacks;
-    if (run.encoding->pictures_done() == 0 && callbacks.on_prompt)
-      callbacks.on_prompt(run.index, trace_of(*run.sequence.prompt.layout));
     is_encoding_ = run.encoding->step();
     if (const auto pictures = std::ssize(run.sequence.prompt.images); pictures > 0 && callbacks.on_progress)
       callbacks.on_progress("encode", run.encoding->pictures_done(), pictures);
@@ -268,41 +269,49 @@ void Schedule::start_prefill() {
   drop_cancelled(gathered_, nullptr);
   if (gathered_.empty()) return;
   Runs runs = std::exchange(gathered_, {});
-  DecoderPass pass(model_, arena_, sequences_of(runs));
-  prefill_.emplace(Prefill{std::move(runs), std::move(pass)});
+  try {
+    prefill_.emplace(Prefill{{}, DecoderPass(model_, arena_, sequences_of(runs))});
+  } catch (...) {
+    return fail_all(std::move(runs), std::current_exception());
+  }
+  prefill_->runs = std::move(runs);
   prefill_slice();
 }
 
 void Schedule::prefill_slice() {
-  drop_cancelled(prefill_->runs, &prefill_->pass);
-  if (prefill_->runs.empty()) return prefill_.reset();
   try {
-    DecoderPass& pass = prefill_->pass;
-    pass.run_to(pass.depth() + 1);
-    for (auto& [sequence, error] : pass.take_failures()) {
-      const auto failed =
-          std::ranges::find_if(prefill_->runs, [&, s = sequence](const auto& run) { return &run->sequence == s; });
-      (*failed)->error = std::move(error);
-      end(std::move(*failed));
-      prefill_->runs.erase(failed);
-    }
-    if (prefill_->runs.empty()) return prefill_.reset();
-    const int layers = model_.config.decoder.num_layers;
-    show_progress(prefill_->runs, "prefill", [&](const RequestRun&) { return std::pair(pass.depth(), layers); });
-    if (pass.depth() < layers) return;
-    const at::Tensor logits = pass.finish();
-    keep_prefixes(prefill_->runs);
-    Runs runs = std::move(prefill_->runs);
-    prefill_.reset();
-    sample(runs, logits);
-    end_finished(runs);
-    std::ranges::move(runs, std::back_inserter(decoding_));
-    last_token_ = std::chrono::steady_clock::now();
+    prefill_layer();
   } catch (...) {
     Runs runs = std::move(prefill_->runs);
+    std::erase(runs, nullptr);
     prefill_.reset();
     fail_all(std::move(runs), std::current_exception());
   }
+}
+
+void Schedule::prefill_layer() {
+  Runs& runs = prefill_->runs;
+  DecoderPass& pass = prefill_->pass;
+  drop_cancelled(runs, &pass);
+  if (runs.empty()) return prefill_.reset();
+  pass.run_to(pass.depth() + 1);
+  for (auto& [sequence, error] : pass.take_failures()) {
+    const auto failed = std::ranges::find_if(runs, [&, s = sequence](const auto& run) { return &run->sequence == s; });
+    (*failed)->error = std::move(error);
+    end(std::move(*failed));
+    runs.erase(failed);
+  }
+  if (runs.empty()) return prefill_.reset();
+  const int layers = model_.config.decoder.num_layers;
+  show_progress(runs, "prefill", [&](const RequestRun&) { return std::pair(pass.depth(), layers); });
+  if (pass.depth() < layers) return;
+  sample(runs, pass.finish());
+  keep_prefixes(runs);
+  Runs done = std::move(runs);
+  prefill_.reset();
+  end_finished(done);
+  std::ranges::move(done, std::back_inserter(decoding_));
+  last_token_ = std::chrono::steady_clock::now();
 }
 
 // ---- those that run ----

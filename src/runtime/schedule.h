@@ -71,6 +71,7 @@ class Schedule {
   void encode_slice();
   void start_prefill();
   void prefill_slice();
+  void prefill_layer();
   void decode_step();
   at::Tensor decode(const std::vector<Sequence*>& sequences, const std::vector<int32_t>& ids);
   void decode_between_layers();
