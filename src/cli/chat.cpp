@@ -46,7 +46,9 @@ class Talk {
 
   void take(const std::string& line) {
     if (line.starts_with(kImage)) {
-      turn_.emplace_back(ImagePart{.image = std::make_shared<const Image>(read_image(line.substr(kImage.size())))});
+      ImagePart part;
+      part.image = std::make_shared<const Image>(read_image(line.substr(kImage.size())));
+      turn_.emplace_back(std::move(part));
       return;
     }
     std::vector<Part> turn = std::exchange(turn_, {});
