@@ -82,7 +82,7 @@ own_includes 'cli asks runtime and recording; base, text and pictures for its fi
   '(eval|cli|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|espalier/' "${cli[@]}"
 own_includes 'training stands beside runtime' \
   '(training|synth|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"
-own_includes 'kernels know pointers: kernels/ and ops.h' 'kernels/|espalier/ops\.h' "${kernels[@]}"
+own_includes 'kernels know pointers: kernels/, ops.h and op_choices.h' 'kernels/|espalier/(ops|op_choices)\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"
 
 # ---- who sees libtorch and the other libraries ----

@@ -45,8 +45,8 @@ void report(OpBench& bench, at::ScalarType dtype, const Case& c, bool reads_leng
   const Tensor begin_there = key_begin.to(bench.device()), length_there = key_length.to(bench.device());
   const auto op = [&] {
     if (reads_lengths)
-      return std::get<0>(espalier::ops::attention_decode(q, k, v, begin_there, length_there, c.keys, scale));
-    return std::get<0>(espalier::ops::attention(q, k, v, query_begin, key_begin, key_length, scale, c.is_causal));
+      return std::get<0>(espalier::ops::attention_decode({q, k, v, begin_there, length_there, c.keys, scale}));
+    return std::get<0>(espalier::ops::attention({q, k, v, query_begin, key_begin, key_length, scale, c.is_causal}));
   };
   // The library gets as many KV heads as query heads; its causality is aligned at the start, so decoding runs without.
   const auto by_head = [&](const Tensor& t) { return t.view({c.batch, -1, t.size(1), c.d}).transpose(1, 2); };

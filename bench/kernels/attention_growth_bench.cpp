@@ -32,9 +32,16 @@ void report(OpBench& bench, at::ScalarType dtype, const ProbeInputs& in, int64_t
     direction = bench.randn({in.batch, width}, dtype);
   }
   const auto op = [&] {
-    return ops::attention_growth(lower.query, lower.key, lower.lse, upper.query, upper.key, upper.lse, in.rows,
-                                 in.row_begin, in.columns, in.column_begin, in.scale, false, 0, {}, hidden, direction,
-                                 kCosineWeight);
+    return ops::attention_growth({.lower = {lower.query, lower.key, lower.lse},
+                                  .upper = {upper.query, upper.key, upper.lse},
+                                  .rows = in.rows,
+                                  .row_begin = in.row_begin,
+                                  .columns = in.columns,
+                                  .column_begin = in.column_begin,
+                                  .scale = in.scale,
+                                  .hidden = hidden,
+                                  .direction = direction,
+                                  .cosine_weight = kCosineWeight});
   };
   const auto formula = [&] {
     const Tensor growth = (in.head_means(upper) - in.head_means(lower)).clamp_min(0);

@@ -16,8 +16,12 @@ namespace ops = espalier::ops;
 void report(OpBench& bench, at::ScalarType dtype, const ProbeInputs& in, int64_t kv_heads) {
   const auto layer = in.layer(bench, kv_heads, dtype);
   const auto op = [&] {
-    return ops::attention_probe(layer.query, layer.key, layer.lse, in.rows, in.row_begin, in.columns, in.column_begin,
-                                in.scale, true, ops::HeadReduction::kMean, true);
+    return ops::attention_probe({.layer = {layer.query, layer.key, layer.lse},
+                                 .rows = in.rows,
+                                 .row_begin = in.row_begin,
+                                 .columns = in.columns,
+                                 .column_begin = in.column_begin,
+                                 .scale = in.scale});
   };
   const auto formula = [&] { return in.head_means(layer); };
   // The torch formula rounds the scores to the dtype: its own error, relative.

@@ -3,7 +3,8 @@
 // schemas in kernels/schemas.cpp), so the tensors' device picks the kernel; a device without one gets torch's own
 // error. All ops are pure: inputs are not changed, outputs are new. Inputs may be non-contiguous. Accumulation is
 // float32 whatever the input dtype (f32, bf16, f16). Wrong shapes, dtypes or devices throw c10::Error beginning with
-// the op's name. Thread-safe.
+// the op's name. Thread-safe. An op with many arguments takes one struct, whose members are the schema's arguments in
+// their order.
 //
 // Letters: b sequences (or blocks), n tokens, m image tokens, k kept, h query heads, g KV heads (h is a multiple of g;
 // query head i reads KV head i / (h / g)), d width. "Packed": sequences lie behind each other in the first dimension;
@@ -15,6 +16,8 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
+
+#include "espalier/op_choices.h"
 
 namespace espalier::ops {
 
@@ -44,33 +47,40 @@ Tensor linear_int8(const Tensor& x, const Tensor& weight, const Tensor& scale);
 Tensor silu_mul(const Tensor& gate, const Tensor& up);
 
 // Softmax attention of packed sequences, never holding an n x n matrix.
-//   query [nq, h, d]; key, value [nk, g, d]. Sequence s: query rows query_begin[s] .. query_begin[s+1], keys
-//   key_begin[s] .. key_begin[s] + key_length[s] (int64 [b] each, on the CPU; rows between sequences are not read).
-//   A sequence may have fewer query rows than keys (those behind a cached prefix, a decode step), and several may read
-//   the same keys. Rows of several streams against one shared run of keys are one sequence, not causal.
-//   is_causal: aligned at the end, so the last query row of a sequence sees all of its keys.
-//   window > 0: key j is seen by query i only if position(i) - window < position(j); needs query_position [nq],
-//   key_position [nk] (int64). key_weight float32 [nk]: weight of each key inside the softmax, exp(s_ij)·w_j / sum (a
-//   row's own key, by the causal alignment, counts with weight 1): the soft mask of learned policies. Takes the
-//   composed form.
+struct AttentionCall {
+  Tensor query, key, value;  // [nq, h, d]; [nk, g, d] twice
+  // Sequence s: query rows query_begin[s] .. query_begin[s+1], keys key_begin[s] .. key_begin[s] + key_length[s] (int64
+  // [b+1], [b], [b], on the CPU; rows between sequences are not read). A sequence may have fewer query rows than keys
+  // (those behind a cached prefix, a decode step), and several may read the same keys. Rows of several streams against
+  // one shared run of keys are one sequence, not causal.
+  Tensor query_begin, key_begin, key_length;
+  double scale = 1.0;
+  bool is_causal = true;  // aligned at the end: the last query row of a sequence sees all of its keys
+  // > 0: key j is seen by query i only if position(i) - window < position(j).
+  int64_t window = 0;
+  OptionalTensor query_position = {}, key_position = {};  // int64 [nq], [nk]: asked for by a window
+  // float32 [nk]: weight of each key inside the softmax, exp(s_ij)·w_j / sum (a row's own key, by the causal alignment,
+  // counts with weight 1): the soft mask of learned policies. Takes the composed form.
+  OptionalTensor key_weight = {};
+};
 // -> output [nq, h, d] in query's dtype; log-sum-exp of the scaled scores, float32 [h, nq] (-inf where a row sees no
 // key, output 0).
-std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, const Tensor& value,
-                                     const Tensor& query_begin, const Tensor& key_begin, const Tensor& key_length,
-                                     double scale, bool is_causal, int64_t window = 0,
-                                     const OptionalTensor& query_position = {}, const OptionalTensor& key_position = {},
-                                     const OptionalTensor& key_weight = {});
+std::tuple<Tensor, Tensor> attention(const AttentionCall& call);
 
 // Decoding: one query row for each sequence, over caches whose lengths the host need not know. The same result as
-// `attention` of single rows; but key_begin and key_length (int64 [b]) lie on query's device and are read there, so
-// that launches once recorded (a CUDA graph) stay right while the sequences grow. No length is above max_length, which
-// decides how much is launched; on the CPU the values are checked, on a GPU they are trusted. query [b, h, d]; key,
-// value [nk, g, d]; window, query_position [b] and key_position [nk] as in `attention`. Not differentiable.
+// `attention` of single rows; but key_begin and key_length lie on query's device and are read there, so that launches
+// once recorded (a CUDA graph) stay right while the sequences grow. Not differentiable.
+struct AttentionDecodeCall {
+  Tensor query, key, value;      // [b, h, d]; [nk, g, d] twice
+  Tensor key_begin, key_length;  // int64 [b], on query's device
+  // No length is above it; it decides how much is launched. On the CPU that is checked, on a GPU it is trusted.
+  int64_t max_length = 0;
+  double scale = 1.0;
+  int64_t window = 0;                                     // as attention's
+  OptionalTensor query_position = {}, key_position = {};  // int64 [b], [nk]
+};
 // -> output [b, h, d] and log-sum-exp float32 [h, b], as `attention` gives them.
-std::tuple<Tensor, Tensor> attention_decode(const Tensor& query, const Tensor& key, const Tensor& value,
-                                            const Tensor& key_begin, const Tensor& key_length, int64_t max_length,
-                                            double scale, int64_t window = 0, const OptionalTensor& query_position = {},
-                                            const OptionalTensor& key_position = {});
+std::tuple<Tensor, Tensor> attention_decode(const AttentionDecodeCall& call);
 
 // Joins attention of the same rows over two disjoint sets of keys into attention over both (FlashInfer's merge_state):
 // output = (e^lse_a · output_a + e^lse_b · output_b) / (e^lse_a + e^lse_b), lse = log(e^lse_a + e^lse_b).
@@ -83,32 +93,46 @@ std::tuple<Tensor, Tensor> merge_states(const Tensor& output_a, const Tensor& ls
 
 // ---- attention by-products: the probabilities of chosen rows and columns, recomputed as exp(scale·q·k - lse) ----
 
-enum class HeadReduction : uint8_t { kMean, kMax, kEach };
+// One layer's attention, of these queries to these keys, which may be part of a larger buffer.
+struct AttendedLayer {
+  Tensor query, key, lse;  // [nq, h, d]; [nk, g, d]; [h, nq], as `attention` gave it
+};
 
-// query [nq, h, d], key [nk, g, d], lse [h, nq] as `attention` gave it for these queries. Group i: rows row_begin[i] ..
-// row_begin[i+1] of `rows` (int64 [r], which query) against columns column_begin[i] .. column_begin[i+1] of `columns`
-// (int64 [c], which key); a group's rows and columns are of one sequence. Keys may be part of a larger buffer.
-//   own_key int64 [nq]: the key of the query's own token. Without it query i's is key i, which nq = nk tokens have.
-//   is_causal: a column behind the row's own key has probability 0. window > 0: so has one whose position is not above
-//   that of the own key - window; position int64 [nk]. Neither: own_key is not asked for.
-// Heads are reduced first, then (reduce_rows) the mean over the group's rows is taken.
+// Group i: rows row_begin[i] .. row_begin[i+1] of `rows` against columns column_begin[i] .. column_begin[i+1] of
+// `columns`; a group's rows and columns are of one sequence.
+struct AttentionProbeCall {
+  AttendedLayer layer;
+  Tensor rows, row_begin;        // int64 [r]: which query; [groups+1], on the CPU
+  Tensor columns, column_begin;  // int64 [c]: which key; [groups+1], on the CPU
+  double scale = 1.0;
+  bool is_causal = true;  // a column behind the row's own key has probability 0
+  HeadReduction heads = HeadReduction::kMean;
+  bool reduce_rows = true;       // the mean over a group's rows, taken behind the reduction of heads
+  int64_t window = 0;            // > 0: a column counts only if its position is above that of the own key - window
+  OptionalTensor position = {};  // int64 [nk]: asked for by a window
+  OptionalTensor own_key = {};   // int64 [nq]: the key of a query's own token, asked for by causality and windows.
+                                 // Without it query i's is key i, which nq = nk tokens have
+};
 // -> float32. reduce_rows: [c], or [h, c] for kEach. Not reduce_rows (one group only): [r, c], or [h, r, c] for kEach.
 // A group without rows gives 0. Differentiable in query, key and lse.
-Tensor attention_probe(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
-                       const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
-                       bool is_causal, HeadReduction heads, bool reduce_rows, int64_t window = 0,
-                       const OptionalTensor& position = {}, const OptionalTensor& own_key = {});
+Tensor attention_probe(const AttentionProbeCall& call);
 
-// max(0, A_upper - A_lower) of two layers over the same tokens, for groups and own_key as in attention_probe (rows
-// averaged, causal). relu_per_head: the difference is clipped in each head before the mean over heads and rows; else
-// means first (CATP eq. 8). With `hidden` [nk, w] and `direction` [groups, w]: + cosine_weight · cos(hidden[c],
-// direction[group]) (CATP eq. 9). -> float32 [c].
-Tensor attention_growth(const Tensor& query_lower, const Tensor& key_lower, const Tensor& lse_lower,
-                        const Tensor& query_upper, const Tensor& key_upper, const Tensor& lse_upper, const Tensor& rows,
-                        const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
-                        bool relu_per_head, int64_t window = 0, const OptionalTensor& position = {},
-                        const OptionalTensor& hidden = {}, const OptionalTensor& direction = {},
-                        double cosine_weight = 0.0, const OptionalTensor& own_key = {});
+// max(0, A_upper - A_lower) of two layers over the same tokens; groups as in attention_probe (rows averaged, causal).
+struct AttentionGrowthCall {
+  AttendedLayer lower, upper;
+  Tensor rows, row_begin, columns, column_begin;
+  double scale = 1.0;
+  // The difference is clipped in each head before the mean over heads and rows; else means first (CATP eq. 8).
+  bool relu_per_head = false;
+  int64_t window = 0;
+  OptionalTensor position = {};
+  // [nk, w] and [groups, w]: + cosine_weight · cos(hidden[c], direction[group]) (CATP eq. 9).
+  OptionalTensor hidden = {}, direction = {};
+  double cosine_weight = 0.0;
+  OptionalTensor own_key = {};
+};
+// -> float32 [c].
+Tensor attention_growth(const AttentionGrowthCall& call);
 
 // ---- scores and selections ----
 
@@ -120,10 +144,6 @@ Tensor cosine_score(const Tensor& x, const Tensor& direction, const OptionalTens
 // of matrices with the norms folded in, for many rows on both sides; for few directions: cosine_score. Differentiable.
 Tensor pairwise_cosine(const Tensor& x, const Tensor& y);
 
-// How a cosine becomes the similarity in [0, 1] that coverage sums: (1 + c) / 2; max(c, 0); (c - min) / (max - min)
-// over the block's matrix (0.5 where the range is below 1e-12).
-enum class Similarity : uint8_t { kAffine, kClamp, kMinmax };
-
 // CATP stage 1, eqs. 5-7, for each block of features [m, d] (block_begin int64 [b+1] on the CPU): greedily picks
 // num_kept[i] rows (int64 [b], CPU) that maximise coverage_scale · sum_x max_{y picked} sim(x, y) + sum_{y picked}
 // modular[y]. modular float32 [m], defined or 0. `forced` bool [m]: these rows are picked first, in index order. A
@@ -132,9 +152,6 @@ enum class Similarity : uint8_t { kAffine, kClamp, kMinmax };
 Tensor facility_location_greedy(const Tensor& features, const Tensor& block_begin, const Tensor& num_kept,
                                 Similarity similarity, double coverage_scale = 1.0, const OptionalTensor& modular = {},
                                 const OptionalTensor& forced = {});
-
-// How far apart two rows are: 1 - cosine (1 where a norm is below 1e-12); sum of |x - y|; root of the sum of (x - y)².
-enum class Distance : uint8_t { kCosine, kL1, kL2 };
 
 // Farthest-first greedy choice for each block of features [m, d] (block_begin and num_kept as above): first the row
 // that is farthest from its nearest neighbour, then again and again the one farthest from all picked ones. `forced`

@@ -55,9 +55,14 @@ at::Tensor run_layer(const ClipConfig& config, const ClipLayerWeights& w, const 
   const auto heads = [&](const at::Tensor& t) { return t.view({crops * p1, config.num_heads, d_h}); };
   const at::Tensor normed = apply(w.norm1, x, config.layer_norm_eps);
   const at::Tensor q = heads(apply(w.q, normed)), k = heads(apply(w.k, normed)), v = heads(apply(w.v, normed));
-  const auto [attended, lse] =
-      ops::attention(q, k, v, rows.begin, rows.key_begin, rows.key_length, 1.0 / std::sqrt(double(d_h)),
-                     /*is_causal=*/false);
+  const auto [attended, lse] = ops::attention({.query = q,
+                                               .key = k,
+                                               .value = v,
+                                               .query_begin = rows.begin,
+                                               .key_begin = rows.key_begin,
+                                               .key_length = rows.key_length,
+                                               .scale = 1.0 / std::sqrt(double(d_h)),
+                                               .is_causal = false});
   at::Tensor h = x + apply(w.out, attended.view({crops, p1, d}));
   h = h + apply(w.fc2, apply(config.activation, apply(w.fc1, apply(w.norm2, h, config.layer_norm_eps))));
   if (observe) observe({layer, q, k, lse, h});

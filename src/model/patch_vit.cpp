@@ -127,9 +127,14 @@ class Tower {
     const auto [q, k] = rotate(qkv.select(1, 0), qkv.select(1, 1));
     const bool sees_all = std::ranges::count(config_.full_attention_layers, layer) > 0;
     const Runs& runs = sees_all ? whole_ : windows_;
-    const auto [attended, lse] =
-        ops::attention(q, k, qkv.select(1, 2), runs.begin, runs.key_begin, runs.key_length,
-                       1.0 / std::sqrt(static_cast<double>(config_.head_dim())), /*is_causal=*/false);
+    const auto [attended, lse] = ops::attention({.query = q,
+                                                 .key = k,
+                                                 .value = qkv.select(1, 2),
+                                                 .query_begin = runs.begin,
+                                                 .key_begin = runs.key_begin,
+                                                 .key_length = runs.key_length,
+                                                 .scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim())),
+                                                 .is_causal = false});
     at::Tensor h = x + apply(w.out, attended.flatten(1));
     h = h + mlp(w, norm(w.norm2, h));
     if (observe)

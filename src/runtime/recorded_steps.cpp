@@ -155,10 +155,16 @@ void RecordedSteps::launch_all(Recording& r) const {
         key_position = arena.position_id(layer);
         key_position->index_copy_(0, r.input(first), *query_position);
       }
-      return std::get<0>(ops::attention_decode(qkv.query, arena.key(layer), arena.value(layer), r.input(first + 1),
-                                               r.input(first + 2), r.shape.max_length[static_cast<size_t>(layer)],
-                                               attention_scale(config), config.sliding_window, query_position,
-                                               key_position));
+      return std::get<0>(ops::attention_decode({.query = qkv.query,
+                                                .key = arena.key(layer),
+                                                .value = arena.value(layer),
+                                                .key_begin = r.input(first + 1),
+                                                .key_length = r.input(first + 2),
+                                                .max_length = r.shape.max_length[static_cast<size_t>(layer)],
+                                                .scale = attention_scale(config),
+                                                .window = config.sliding_window,
+                                                .query_position = query_position,
+                                                .key_position = key_position}));
     }
     void after_attention(int, LayerRows&) const {}
   };

@@ -63,14 +63,12 @@ class DecoderSignal {
     Blocks blocks = blocks_of(probe, s_.layout);
     const auto found = s_.traces.find(probe.layer);
     if (found == s_.traces.end()) return look_ahead(probe, blocks);
-    const LayerTrace& t = found->second;
-    return ops::attention_probe(t.query, t.key, t.lse, blocks.rows, blocks.row_begin, blocks.columns,
-                                blocks.column_begin, scale(), true, reduction(probe.heads), probe.reduce_rows,
-                                s_.config.sliding_window, position());
+    const ops::AttendedLayer& t = found->second;
+    return probed(probe, t, blocks);
   }
 
   at::Tensor operator()(const AttentionGrowth& growth) const {
-    const LayerTrace &lower = s_.traces.at(growth.lower), &upper = s_.traces.at(growth.upper);
+    const ops::AttendedLayer &lower = s_.traces.at(growth.lower), &upper = s_.traces.at(growth.upper);
     const int64_t n = s_.layout.num_tokens(), m = s_.layout.num_image_tokens();
     const at::Tensor last = at::full({1}, n - 1, s_.layout.image_tokens.options());
     ops::OptionalTensor hidden, direction;
@@ -78,10 +76,19 @@ class DecoderSignal {
       hidden = s_.hidden;
       direction = s_.hidden.index_select(0, growth.pool).to(at::kFloat).mean(0, true);
     }
-    return ops::attention_growth(lower.query, lower.key, lower.lse, upper.query, upper.key, upper.lse, last,
-                                 offsets({0, 1}), s_.layout.image_tokens, offsets({0, m}), scale(),
-                                 growth.relu_per_head, s_.config.sliding_window, position(), hidden, direction,
-                                 growth.cosine_weight);
+    return ops::attention_growth({.lower = lower,
+                                  .upper = upper,
+                                  .rows = last,
+                                  .row_begin = offsets({0, 1}),
+                                  .columns = s_.layout.image_tokens,
+                                  .column_begin = offsets({0, m}),
+                                  .scale = scale(),
+                                  .relu_per_head = growth.relu_per_head,
+                                  .window = s_.config.sliding_window,
+                                  .position = position(),
+                                  .hidden = hidden,
+                                  .direction = direction,
+                                  .cosine_weight = growth.cosine_weight});
   }
 
   at::Tensor operator()(const Tap& tap) const {
@@ -108,20 +115,39 @@ class DecoderSignal {
     return s_.config.sliding_window > 0 ? ops::OptionalTensor(s_.layout.position_id) : std::nullopt;
   }
 
+  at::Tensor probed(const AttentionProbe& probe, ops::AttendedLayer layer, const Blocks& blocks) const {
+    return ops::attention_probe({.layer = std::move(layer),
+                                 .rows = blocks.rows,
+                                 .row_begin = blocks.row_begin,
+                                 .columns = blocks.columns,
+                                 .column_begin = blocks.column_begin,
+                                 .scale = scale(),
+                                 .heads = reduction(probe.heads),
+                                 .reduce_rows = probe.reduce_rows,
+                                 .window = s_.config.sliding_window,
+                                 .position = position()});
+  }
+
   // A layer that has not run has no log-sum-exp. The last row's takes one query row against all keys; other rows the
   // whole pass.
   at::Tensor look_ahead(const AttentionProbe& probe, Blocks& blocks) const {
-    const LayerTrace t = s_.look_ahead(probe.layer);
+    const ops::AttendedLayer t = s_.look_ahead(probe.layer);
     const int64_t n = s_.layout.num_tokens(), window = s_.config.sliding_window;
     const int64_t first = probe.rows == AttentionProbe::Rows::kLastToken ? n - 1 : 0;
     ops::OptionalTensor key_position = position(), query_position = key_position;
     if (query_position) query_position = query_position->slice(0, first);
-    const at::Tensor seen =
-        std::get<1>(ops::attention(t.query.slice(0, first), t.key, t.key, offsets({0, n - first}), offsets({0}),
-                                   offsets({n}), scale(), true, window, query_position, key_position));
+    const at::Tensor seen = std::get<1>(ops::attention({.query = t.query.slice(0, first),
+                                                        .key = t.key,
+                                                        .value = t.key,
+                                                        .query_begin = offsets({0, n - first}),
+                                                        .key_begin = offsets({0}),
+                                                        .key_length = offsets({n}),
+                                                        .scale = scale(),
+                                                        .window = window,
+                                                        .query_position = query_position,
+                                                        .key_position = key_position}));
     const at::Tensor lse = first == 0 ? seen : at::cat({at::zeros({seen.size(0), first}, seen.options()), seen}, 1);
-    return ops::attention_probe(t.query, t.key, lse, blocks.rows, blocks.row_begin, blocks.columns, blocks.column_begin,
-                                scale(), true, reduction(probe.heads), probe.reduce_rows, window, key_position);
+    return probed(probe, {t.query, t.key, lse}, blocks);
   }
 
   const SignalSource& s_;
@@ -137,16 +163,26 @@ at::Tensor class_attention(const VisionFacts& facts, const VisionLayerTrace& t, 
     key = key.reshape({crops * p1, 1, facts.hidden_size});
     scale = 1.0 / std::sqrt(static_cast<double>(facts.hidden_size));
     const at::Tensor begins = at::arange(crops, at::kLong) * p1;
-    lse = std::get<1>(ops::attention(query, key, key, at::arange(crops + 1, at::kLong) * p1, begins,
-                                     at::full({crops}, p1, at::kLong), scale, false));
+    lse = std::get<1>(ops::attention({.query = query,
+                                      .key = key,
+                                      .value = key,
+                                      .query_begin = at::arange(crops + 1, at::kLong) * p1,
+                                      .key_begin = begins,
+                                      .key_length = at::full({crops}, p1, at::kLong),
+                                      .scale = scale,
+                                      .is_causal = false}));
   }
   const auto longs = at::TensorOptions().dtype(at::kLong).device(query.device());
   const at::Tensor crop_begin = at::arange(crops, longs) * p1;
   const at::Tensor columns = (crop_begin.unsqueeze(1) + at::arange(1, p1, longs)).flatten();
-  const at::Tensor probed =
-      ops::attention_probe(query, key, lse, crop_begin, at::arange(crops + 1, at::kLong), columns,
-                           at::arange(crops + 1, at::kLong) * p, scale, false, reduction(heads), true);
-  return probed;
+  return ops::attention_probe({.layer = {query, key, lse},
+                               .rows = crop_begin,
+                               .row_begin = at::arange(crops + 1, at::kLong),
+                               .columns = columns,
+                               .column_begin = at::arange(crops + 1, at::kLong) * p,
+                               .scale = scale,
+                               .is_causal = false,
+                               .heads = reduction(heads)});
 }
 
 }  // namespace

@@ -26,8 +26,9 @@ struct SignalSource {
   const DecoderConfig& config;
   const TokenLayout& layout;
   at::Tensor hidden;  // [n, d] at the point
-  const std::map<int, LayerTrace>& traces;
-  std::function<LayerTrace(int layer)> look_ahead;  // queries of the last row and keys of a layer that has not run
+  const std::map<int, ops::AttendedLayer>& traces;
+  std::function<ops::AttendedLayer(int layer)>
+      look_ahead;  // queries of the last row and keys of a layer that has not run
   std::function<at::Tensor(const at::Tensor&)> final_norm;
 };
 at::Tensor compute_signal(const Signal& signal, const SignalSource& source);

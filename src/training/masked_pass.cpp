@@ -201,9 +201,17 @@ class MaskedSteps {
     query_ = qkv.query;
     key_ = qkv.key;
     at::Tensor attended;
-    std::tie(attended, lse_) = ops::attention(
-        qkv.query, qkv.key, qkv.value, query_begin_, key_begin_, query_begin_.diff(), attention_scale(config_),
-        /*is_causal=*/true, config_.sliding_window, position, position, joined_weights(walkers_, rows.hidden));
+    std::tie(attended, lse_) = ops::attention({.query = qkv.query,
+                                               .key = qkv.key,
+                                               .value = qkv.value,
+                                               .query_begin = query_begin_,
+                                               .key_begin = key_begin_,
+                                               .key_length = query_begin_.diff(),
+                                               .scale = attention_scale(config_),
+                                               .window = config_.sliding_window,
+                                               .query_position = position,
+                                               .key_position = position,
+                                               .key_weight = joined_weights(walkers_, rows.hidden)});
     return attended;
   }
 

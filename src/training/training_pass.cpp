@@ -66,12 +66,20 @@ class TrainingSteps {
   at::Tensor attend(int layer, const QueryKeyValue& qkv, const LayerRows&) {
     const int64_t b = begin_.size(0) - 1;
     const at::Tensor first = begin_.narrow(0, 0, b).contiguous();
-    const auto [attended, lse] = ops::attention(qkv.query, qkv.key, qkv.value, begin_, first, begin_.diff(),
-                                                attention_scale(config_), /*is_causal=*/true);
+    const auto [attended, lse] = ops::attention({.query = qkv.query,
+                                                 .key = qkv.key,
+                                                 .value = qkv.value,
+                                                 .query_begin = begin_,
+                                                 .key_begin = first,
+                                                 .key_length = begin_.diff(),
+                                                 .scale = attention_scale(config_)});
     if (has_images_ && layer < options_.share_layers) {
-      const at::Tensor received = ops::attention_probe(
-          qkv.query, qkv.key, lse, groups_.rows, groups_.row_begin, groups_.columns, groups_.column_begin,
-          attention_scale(config_), /*is_causal=*/true, ops::HeadReduction::kMean, /*reduce_rows=*/true);
+      const at::Tensor received = ops::attention_probe({.layer = {qkv.query, qkv.key, lse},
+                                                        .rows = groups_.rows,
+                                                        .row_begin = groups_.row_begin,
+                                                        .columns = groups_.columns,
+                                                        .column_begin = groups_.column_begin,
+                                                        .scale = attention_scale(config_)});
       const at::Tensor share = received.sum() / static_cast<double>(groups_.groups * options_.share_layers);
       image_share_ = image_share_.defined() ? image_share_ + share : share;
     }

@@ -92,9 +92,16 @@ class AttentionDecodeTest : public DeviceTest {
       query_position = query_positions(c).to(device());
       key_position = key_positions(c).to(device());
     }
-    const auto [actual, lse] = ops::attention_decode(
-        placed(query), placed(key), placed(value), int64_tensor(c.begin).to(device()),
-        int64_tensor(c.length).to(device()), longest + slack_of_bound, scale, c.window, query_position, key_position);
+    const auto [actual, lse] = ops::attention_decode({.query = placed(query),
+                                                      .key = placed(key),
+                                                      .value = placed(value),
+                                                      .key_begin = int64_tensor(c.begin).to(device()),
+                                                      .key_length = int64_tensor(c.length).to(device()),
+                                                      .max_length = longest + slack_of_bound,
+                                                      .scale = scale,
+                                                      .window = c.window,
+                                                      .query_position = query_position,
+                                                      .key_position = key_position});
     EXPECT_EQ(actual.scalar_type(), dtype());
     expect_close(actual, expected, tolerance());
     EXPECT_EQ(lse.scalar_type(), at::kFloat);
@@ -139,7 +146,7 @@ TEST_P(AttentionDecodeTest, RejectsWhatDoesNotFit) {
                    length = int64_tensor({10, 20}).to(device());
   const auto call = [&](const at::Tensor& query, const at::Tensor& key, const at::Tensor& begins,
                         const at::Tensor& lengths, int64_t bound, double scale, int64_t window) {
-    return ops::attention_decode(query, key, key, begins, lengths, bound, scale, window);
+    return ops::attention_decode({query, key, key, begins, lengths, bound, scale, window});
   };
   EXPECT_NO_THROW(call(q, k, begin, length, 20, 0.25, 0));
   EXPECT_THROW(call(random({2, 3, 16}), k, begin, length, 20, 0.25, 0), c10::Error);
@@ -164,8 +171,8 @@ TEST(AttentionDecode, HasAttentionsBits) {
     const at::Tensor q = random_tensor({2, 8, 64}, dtype, 1), k = random_tensor({900, 2, 64}, dtype, 2),
                      v = random_tensor({900, 2, 64}, dtype, 3);
     const at::Tensor begin = int64_tensor({0, 500}), length = int64_tensor({498, 390});
-    const auto [output, lse] = ops::attention_decode(q, k, v, begin, length, 1024, 0.125);
-    const auto [expected, expected_lse] = ops::attention(q, k, v, int64_tensor({0, 1, 2}), begin, length, 0.125, true);
+    const auto [output, lse] = ops::attention_decode({q, k, v, begin, length, 1024, 0.125});
+    const auto [expected, expected_lse] = ops::attention({q, k, v, int64_tensor({0, 1, 2}), begin, length, 0.125});
     expect_same(output, expected);
     expect_same(lse, expected_lse);
   }
@@ -175,7 +182,7 @@ TEST(AttentionDecode, MetaGivesTheShape) {
   const auto meta = [](at::IntArrayRef sizes) { return random_tensor(sizes).to(at::kMeta); };
   const at::Tensor lengths = int64_tensor({1, 2}).to(at::kMeta);
   const auto [output, lse] =
-      ops::attention_decode(meta({2, 4, 8}), meta({9, 2, 8}), meta({9, 2, 8}), lengths, lengths, 5, 1.0);
+      ops::attention_decode({meta({2, 4, 8}), meta({9, 2, 8}), meta({9, 2, 8}), lengths, lengths, 5});
   EXPECT_EQ(output.sizes(), (std::vector<int64_t>{2, 4, 8}));
   EXPECT_EQ(lse.sizes(), (std::vector<int64_t>{4, 2}));
 }

@@ -70,10 +70,19 @@ class AttentionGrowthTest : public DeviceTest {
       hidden = on(direction.hidden);
       towards = on(direction.direction);
     }
-    return ops::attention_growth(on(lower.query), on(lower.key), on(lower.lse), on(upper.query), on(upper.key),
-                                 on(upper.lse), on(int64_tensor(groups.rows)), int64_tensor(groups.row_begin),
-                                 on(int64_tensor(groups.columns)), int64_tensor(groups.column_begin), c.scale,
-                                 relu_per_head, c.window, position, hidden, towards, direction.weight);
+    return ops::attention_growth({.lower = {on(lower.query), on(lower.key), on(lower.lse)},
+                                  .upper = {on(upper.query), on(upper.key), on(upper.lse)},
+                                  .rows = on(int64_tensor(groups.rows)),
+                                  .row_begin = int64_tensor(groups.row_begin),
+                                  .columns = on(int64_tensor(groups.columns)),
+                                  .column_begin = int64_tensor(groups.column_begin),
+                                  .scale = c.scale,
+                                  .relu_per_head = relu_per_head,
+                                  .window = c.window,
+                                  .position = position,
+                                  .hidden = hidden,
+                                  .direction = towards,
+                                  .cosine_weight = direction.weight});
   }
 
   static void expect_growth(const Layer& lower, const Layer& upper, const Groups& groups, const ProbeCase& c,
@@ -126,12 +135,20 @@ TEST_P(AttentionGrowthTest, RowsAndKeysApart) {
     const Direction direction{random_tensor({250, 45}, dtype(), 3), random_tensor({2, 45}, at::kFloat, 4), 0.6};
     const Apart a = apart(lower, groups, c, 11, 4), b = apart(upper, groups, c, 11, 4);
     const auto on = [](const at::Tensor& t) { return t.to(device()); };
-    const at::Tensor out =
-        ops::attention_growth(on(a.layer.query), on(a.layer.key), on(a.layer.lse), on(b.layer.query), on(b.layer.key),
-                              on(b.layer.lse), on(int64_tensor(a.groups.rows)), int64_tensor(groups.row_begin),
-                              on(int64_tensor(a.groups.columns)), int64_tensor(groups.column_begin), c.scale, true,
-                              window, on(int64_tensor(a.position)), on(inside_buffer(direction.hidden, 11, 4)),
-                              on(direction.direction), direction.weight, on(int64_tensor(a.own_key)));
+    const at::Tensor out = ops::attention_growth({.lower = {on(a.layer.query), on(a.layer.key), on(a.layer.lse)},
+                                                  .upper = {on(b.layer.query), on(b.layer.key), on(b.layer.lse)},
+                                                  .rows = on(int64_tensor(a.groups.rows)),
+                                                  .row_begin = int64_tensor(groups.row_begin),
+                                                  .columns = on(int64_tensor(a.groups.columns)),
+                                                  .column_begin = int64_tensor(groups.column_begin),
+                                                  .scale = c.scale,
+                                                  .relu_per_head = true,
+                                                  .window = window,
+                                                  .position = on(int64_tensor(a.position)),
+                                                  .hidden = on(inside_buffer(direction.hidden, 11, 4)),
+                                                  .direction = on(direction.direction),
+                                                  .cosine_weight = direction.weight,
+                                                  .own_key = on(int64_tensor(a.own_key))});
     expect_close(out, oracle(Softmax(lower, c), Softmax(upper, c), groups, true, direction), 1e-5);
   }
 }
@@ -198,10 +215,16 @@ TEST(AttentionGrowthLevels, AgreeWithThePlainLoops) {
     groups.add(range(40, 149), range(0, 100));
     groups.add({149}, range(0, 150));
     const at::Tensor rows = int64_tensor(groups.rows), columns = int64_tensor(groups.columns);
-    const kernels::LayerPointers before("growth", lower.query, lower.key, lower.lse),
-        after("growth", upper.query, upper.key, upper.lse);
-    const kernels::GroupPointers shape("growth", lower.query, lower.key, rows, int64_tensor(groups.row_begin), columns,
-                                       int64_tensor(groups.column_begin), c.scale, true, 0, {}, {});
+    const kernels::LayerPointers before("growth", {lower.query, lower.key, lower.lse}),
+        after("growth", {upper.query, upper.key, upper.lse});
+    const ops::AttentionGrowthCall call{.lower = {lower.query, lower.key, lower.lse},
+                                        .upper = {upper.query, upper.key, upper.lse},
+                                        .rows = rows,
+                                        .row_begin = int64_tensor(groups.row_begin),
+                                        .columns = columns,
+                                        .column_begin = int64_tensor(groups.column_begin),
+                                        .scale = c.scale};
+    const kernels::GroupPointers shape("growth", kernels::groups_of(call));
     const kernels::DirectionPointers direction(random_tensor({150, 77}, dtype, 3), random_tensor({2, 77}, dtype, 4),
                                                0.5);
     const at::Tensor expected = at::empty({250}), got = at::empty({250});
@@ -221,9 +244,15 @@ TEST(AttentionGrowthArguments, WrongOnesThrow) {
   const at::Tensor q = random_tensor({6, 2, 8}), lse = at::zeros({2, 6}), hidden = random_tensor({6, 5});
   const auto call = [&](const at::Tensor& upper, const ops::OptionalTensor& hidden_states,
                         const ops::OptionalTensor& direction) {
-    return ops::attention_growth(q, q, lse, upper, upper, lse, int64_tensor({5}), int64_tensor({0, 1}),
-                                 int64_tensor({0, 1}), int64_tensor({0, 2}), 1.0, false, 0, {}, hidden_states,
-                                 direction, 0.5);
+    return ops::attention_growth({.lower = {q, q, lse},
+                                  .upper = {upper, upper, lse},
+                                  .rows = int64_tensor({5}),
+                                  .row_begin = int64_tensor({0, 1}),
+                                  .columns = int64_tensor({0, 1}),
+                                  .column_begin = int64_tensor({0, 2}),
+                                  .hidden = hidden_states,
+                                  .direction = direction,
+                                  .cosine_weight = 0.5});
   };
   EXPECT_NO_THROW(call(q, hidden, random_tensor({1, 5})));
   EXPECT_THROW(call(random_tensor({6, 2, 9}), {}, {}), c10::Error);

@@ -27,9 +27,17 @@ class AttentionProbeTest : public DeviceTest {
                           bool reduce_rows) {
     const auto on = [](const at::Tensor& t) { return t.to(device()); };
     return ops::attention_probe(
-        on(layer.query), on(layer.key), on(layer.lse), on(int64_tensor(groups.rows)), int64_tensor(groups.row_begin),
-        on(int64_tensor(groups.columns)), int64_tensor(groups.column_begin), c.scale, c.is_causal, heads, reduce_rows,
-        c.window, c.window > 0 ? ops::OptionalTensor(on(int64_tensor(c.position))) : ops::OptionalTensor());
+        {.layer = {on(layer.query), on(layer.key), on(layer.lse)},
+         .rows = on(int64_tensor(groups.rows)),
+         .row_begin = int64_tensor(groups.row_begin),
+         .columns = on(int64_tensor(groups.columns)),
+         .column_begin = int64_tensor(groups.column_begin),
+         .scale = c.scale,
+         .is_causal = c.is_causal,
+         .heads = heads,
+         .reduce_rows = reduce_rows,
+         .window = c.window,
+         .position = c.window > 0 ? ops::OptionalTensor(on(int64_tensor(c.position))) : ops::OptionalTensor()});
   }
 
   static void expect_probe(const Layer& layer, const Groups& groups, const ProbeCase& c) {
@@ -128,10 +136,17 @@ TEST_P(AttentionProbeTest, RowsAndKeysApart) {
       for (const HeadReduction heads : {HeadReduction::kMean, HeadReduction::kMax, HeadReduction::kEach})
         for (const bool has_gradient : {false, true}) {
           const at::Tensor query = on(a.layer.query).clone().set_requires_grad(has_gradient);
-          const at::Tensor out = ops::attention_probe(
-              query, on(a.layer.key), on(a.layer.lse), on(int64_tensor(a.groups.rows)), int64_tensor(groups.row_begin),
-              on(int64_tensor(a.groups.columns)), int64_tensor(groups.column_begin), c.scale, is_causal, heads, true,
-              window, on(int64_tensor(a.position)), on(int64_tensor(a.own_key)));
+          const at::Tensor out = ops::attention_probe({.layer = {query, on(a.layer.key), on(a.layer.lse)},
+                                                       .rows = on(int64_tensor(a.groups.rows)),
+                                                       .row_begin = int64_tensor(groups.row_begin),
+                                                       .columns = on(int64_tensor(a.groups.columns)),
+                                                       .column_begin = int64_tensor(groups.column_begin),
+                                                       .scale = c.scale,
+                                                       .is_causal = is_causal,
+                                                       .heads = heads,
+                                                       .window = window,
+                                                       .position = on(int64_tensor(a.position)),
+                                                       .own_key = on(int64_tensor(a.own_key))});
           expect_close(out, probe_oracle(softmax, groups, heads, true), 1e-5, has_gradient ? "composed" : "kernel");
         }
     }
@@ -143,9 +158,14 @@ TEST_P(AttentionProbeTest, RowsThatSeeAllNeedNoPlace) {
   const Layer layer = random_layer(60, 4, 2, 24, dtype(), c);
   const auto probe_of = [&](int64_t queries) {
     const auto on = [](const at::Tensor& t) { return t.to(device()); };
-    return ops::attention_probe(on(layer.query.slice(0, 0, queries)), on(layer.key), on(layer.lse.slice(1, 0, queries)),
-                                on(int64_tensor({0, 1})), int64_tensor({0, 2}), on(int64_tensor(range(0, 60))),
-                                int64_tensor({0, 60}), c.scale, false, HeadReduction::kMean, true);
+    return ops::attention_probe(
+        {.layer = {on(layer.query.slice(0, 0, queries)), on(layer.key), on(layer.lse.slice(1, 0, queries))},
+         .rows = on(int64_tensor({0, 1})),
+         .row_begin = int64_tensor({0, 2}),
+         .columns = on(int64_tensor(range(0, 60))),
+         .column_begin = int64_tensor({0, 60}),
+         .scale = c.scale,
+         .is_causal = false});
   };
   expect_same(probe_of(2), probe_of(60));
 }
@@ -179,12 +199,17 @@ TEST(AttentionProbeLevels, AgreeWithThePlainLoops) {
       Groups groups;
       groups.add(range(40, 149), range(0, 100));
       groups.add({149}, range(0, 150));
-      const kernels::LayerPointers pointers("probe", layer.query, layer.key, layer.lse);
+      const kernels::LayerPointers pointers("probe", {layer.query, layer.key, layer.lse});
       const at::Tensor rows = int64_tensor(groups.rows), columns = int64_tensor(groups.columns);
-      const kernels::GroupPointers shape("probe", layer.query, layer.key, rows, int64_tensor(groups.row_begin), columns,
-                                         int64_tensor(groups.column_begin), c.scale, true, 0, {}, {});
-      for (const auto heads : {kernels::ProbeHeads::kMean, kernels::ProbeHeads::kMax, kernels::ProbeHeads::kEach}) {
-        const int64_t kept = heads == kernels::ProbeHeads::kEach ? 6 : 1;
+      const ops::AttentionProbeCall call{.layer = {layer.query, layer.key, layer.lse},
+                                         .rows = rows,
+                                         .row_begin = int64_tensor(groups.row_begin),
+                                         .columns = columns,
+                                         .column_begin = int64_tensor(groups.column_begin),
+                                         .scale = c.scale};
+      const kernels::GroupPointers shape("probe", kernels::groups_of(call));
+      for (const auto heads : {ops::HeadReduction::kMean, ops::HeadReduction::kMax, ops::HeadReduction::kEach}) {
+        const int64_t kept = heads == ops::HeadReduction::kEach ? 6 : 1;
         const at::Tensor expected = at::empty({kept, columns.size(0)}), got = at::empty_like(expected);
         kernels::attention_probe_plain(pointers.layer, shape.shape, heads, true, expected.mutable_data_ptr<float>());
         for (const kernels::CpuLevel level : {kernels::CpuLevel::kPlain, kernels::cpu_level()}) {
@@ -207,9 +232,15 @@ TEST(AttentionProbeGradient, MatchesFiniteDifferences) {
   groups.add({8, 7, 8}, {5, 6, 7, 8});
   for (const HeadReduction heads : {HeadReduction::kMean, HeadReduction::kMax, HeadReduction::kEach}) {
     const Function f = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-      return {ops::attention_probe(in[0], in[1], in[2], int64_tensor(groups.rows), int64_tensor(groups.row_begin),
-                                   int64_tensor(groups.columns), int64_tensor(groups.column_begin), c.scale, true,
-                                   heads, true, c.window, int64_tensor(c.position))};
+      return {ops::attention_probe({.layer = {in[0], in[1], in[2]},
+                                    .rows = int64_tensor(groups.rows),
+                                    .row_begin = int64_tensor(groups.row_begin),
+                                    .columns = int64_tensor(groups.columns),
+                                    .column_begin = int64_tensor(groups.column_begin),
+                                    .scale = c.scale,
+                                    .heads = heads,
+                                    .window = c.window,
+                                    .position = int64_tensor(c.position)})};
     };
     expect_gradients_match(f, {layer.query, layer.key, layer.lse.to(at::kDouble)});
   }
@@ -219,9 +250,13 @@ TEST(AttentionProbeGradient, Float32TakesTheSameValues) {
   ProbeCase c{.sequences = {0, 20}, .scale = 0.5};
   const Layer layer = random_layer(20, 4, 2, 8, at::kFloat, c);
   const auto probe = [&](const at::Tensor& query) {
-    return ops::attention_probe(query, layer.key, layer.lse, int64_tensor({19, 3}), int64_tensor({0, 2}),
-                                at::arange(20, at::kLong), int64_tensor({0, 20}), c.scale, true, HeadReduction::kMax,
-                                true);
+    return ops::attention_probe({.layer = {query, layer.key, layer.lse},
+                                 .rows = int64_tensor({19, 3}),
+                                 .row_begin = int64_tensor({0, 2}),
+                                 .columns = at::arange(20, at::kLong),
+                                 .column_begin = int64_tensor({0, 20}),
+                                 .scale = c.scale,
+                                 .heads = HeadReduction::kMax});
   };
   const at::Tensor leaf = layer.query.clone().set_requires_grad(true);
   const at::Tensor out = probe(leaf);
@@ -235,8 +270,13 @@ TEST(AttentionProbeArguments, WrongOnesThrow) {
   const auto call = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& l, std::vector<int64_t> rows,
                         std::vector<int64_t> row_begin, std::vector<int64_t> column_begin, bool reduce_rows = true,
                         int64_t window = 0) {
-    return ops::attention_probe(q, k, l, int64_tensor(rows), int64_tensor(row_begin), int64_tensor({0, 1}),
-                                int64_tensor(column_begin), 1.0, true, HeadReduction::kMean, reduce_rows, window);
+    return ops::attention_probe({.layer = {q, k, l},
+                                 .rows = int64_tensor(rows),
+                                 .row_begin = int64_tensor(row_begin),
+                                 .columns = int64_tensor({0, 1}),
+                                 .column_begin = int64_tensor(column_begin),
+                                 .reduce_rows = reduce_rows,
+                                 .window = window});
   };
   EXPECT_NO_THROW(call(query, key, lse, {5}, {0, 1}, {0, 2}));
   EXPECT_THROW(call(query, random_tensor({6, 3, 8}), lse, {5}, {0, 1}, {0, 2}), c10::Error);
@@ -253,9 +293,12 @@ TEST(AttentionProbeArguments, WrongOnesThrow) {
   // More keys than queries, causal: where do the rows stand?
   EXPECT_THROW(call(query, random_tensor({9, 2, 8}), lse, {5}, {0, 1}, {0, 2}), c10::Error);
   const auto placed = [&](const at::Tensor& own_key) {
-    return ops::attention_probe(query, random_tensor({9, 2, 8}), lse, int64_tensor({5}), int64_tensor({0, 1}),
-                                int64_tensor({8}), int64_tensor({0, 1}), 1.0, true, HeadReduction::kMean, true, 0, {},
-                                own_key);
+    return ops::attention_probe({.layer = {query, random_tensor({9, 2, 8}), lse},
+                                 .rows = int64_tensor({5}),
+                                 .row_begin = int64_tensor({0, 1}),
+                                 .columns = int64_tensor({8}),
+                                 .column_begin = int64_tensor({0, 1}),
+                                 .own_key = own_key});
   };
   EXPECT_NO_THROW(placed(int64_tensor({3, 4, 5, 6, 7, 8})));
   EXPECT_THROW(placed(int64_tensor({3, 4, 5, 6, 7, 9})), c10::Error);
@@ -264,10 +307,14 @@ TEST(AttentionProbeArguments, WrongOnesThrow) {
 
 TEST(AttentionProbeArguments, MetaKnowsTheShape) {
   const auto meta = at::TensorOptions().device(at::kMeta);
-  const at::Tensor out = ops::attention_probe(at::empty({6, 4, 8}, meta), at::empty({6, 2, 8}, meta),
-                                              at::empty({4, 6}, meta), at::empty({3}, meta.dtype(at::kLong)),
-                                              int64_tensor({0, 3}), at::empty({5}, meta.dtype(at::kLong)),
-                                              int64_tensor({0, 5}), 1.0, true, HeadReduction::kEach, false);
+  const at::Tensor out =
+      ops::attention_probe({.layer = {at::empty({6, 4, 8}, meta), at::empty({6, 2, 8}, meta), at::empty({4, 6}, meta)},
+                            .rows = at::empty({3}, meta.dtype(at::kLong)),
+                            .row_begin = int64_tensor({0, 3}),
+                            .columns = at::empty({5}, meta.dtype(at::kLong)),
+                            .column_begin = int64_tensor({0, 5}),
+                            .heads = HeadReduction::kEach,
+                            .reduce_rows = false});
   EXPECT_EQ(out.sizes(), (std::vector<int64_t>{4, 3, 5}));
 }
 

@@ -50,14 +50,21 @@ struct Batch {
   bool is_causal = true;
   int64_t window = 0;
 
-  std::tuple<Tensor, Tensor> attend() const {
+  std::tuple<Tensor, Tensor> attend() const { return espalier::ops::attention(call()); }
+  espalier::ops::AttentionCall call() const {
     const auto optional = [](const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; };
-    return espalier::ops::attention(query, key, value, query_begin, key_begin, key_length, scale, is_causal, window,
-                                    optional(query_position), optional(key_position), optional(key_weight));
-  }
-  espalier::ops::AttentionInputs inputs() const {
-    return {query, key,       value,  query_begin,    key_begin,    key_length,
-            scale, is_causal, window, query_position, key_position, key_weight};
+    return {.query = query,
+            .key = key,
+            .value = value,
+            .query_begin = query_begin,
+            .key_begin = key_begin,
+            .key_length = key_length,
+            .scale = scale,
+            .is_causal = is_causal,
+            .window = window,
+            .query_position = optional(query_position),
+            .key_position = optional(key_position),
+            .key_weight = optional(key_weight)};
   }
 };
 
@@ -409,7 +416,7 @@ class AttentionCuda : public testing::TestWithParam<at::ScalarType> {
     for (Tensor Batch::*member :
          {&Batch::query, &Batch::key, &Batch::value, &Batch::query_position, &Batch::key_position})
       gpu.*member = (gpu.*member).to(at::kCUDA);
-    EXPECT_EQ(espalier::ops::attention_kernel_name(gpu.inputs()), kernel);
+    EXPECT_EQ(espalier::ops::attention_kernel_name(gpu.call()), kernel);
     const auto [output, lse] = gpu.attend();
     const auto [expected, expected_lse] = oracle(b);
     expect_near(output.cpu(), expected, output_tolerance(GetParam()), "output");
@@ -435,7 +442,7 @@ TEST_P(AttentionCuda, MatchesTheDefinition) {
 }
 
 TEST(AttentionCudaChoice, FlashWhereItServes) {
-  const auto takes_flash = [](const Batch& b) { return espalier::ops::attention_takes_flash(b.inputs()); };
+  const auto takes_flash = [](const Batch& b) { return espalier::ops::attention_takes_flash(b.call()); };
   EXPECT_TRUE(takes_flash(make_batch({{100, 100}, {1, 300}}, 4, 2, 64, at::kBFloat16, true, 0, 5)));
   EXPECT_FALSE(takes_flash(make_batch({{100, 100}}, 4, 2, 64, at::kFloat, true)));
   EXPECT_FALSE(takes_flash(make_batch({{100, 100}}, 4, 2, 64, at::kHalf, true, 7)));

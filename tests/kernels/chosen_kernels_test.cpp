@@ -34,11 +34,12 @@ TEST_P(ChosenKernelsTest, EveryOpReports) {
   ops::rope(x, x, rows, rows);
   ops::linear(rows, rows);
   ops::silu_mul(x, x);
-  ops::attention(x, x, x, begin, int64_tensor({0}), int64_tensor({6}), 1.0, true);
-  ops::attention_decode(x.slice(0, 0, 2), x, x, index, int64_tensor({1, 2}).to(device()), 4, 1.0);
+  ops::attention({x, x, x, begin, int64_tensor({0}), int64_tensor({6})});
+  ops::attention_decode({x.slice(0, 0, 2), x, x, index, int64_tensor({1, 2}).to(device()), 4});
   ops::merge_states(x, lse, x, lse);
-  ops::attention_probe(x, x, lse, last, one, some, int64_tensor({0, 3}), 1.0, true, ops::HeadReduction::kMean, true);
-  ops::attention_growth(x, x, lse, x, x, lse, last, one, some, int64_tensor({0, 3}), 1.0, false);
+  const ops::AttendedLayer layer{x, x, lse};
+  ops::attention_probe({layer, last, one, some, int64_tensor({0, 3})});
+  ops::attention_growth({layer, layer, last, one, some, int64_tensor({0, 3})});
   ops::cosine_score(rows, rows);
   ops::pairwise_cosine(rows, rows);
   ops::facility_location_greedy(rows, begin, kept, ops::Similarity::kAffine);

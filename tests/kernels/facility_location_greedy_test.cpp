@@ -21,7 +21,6 @@
 namespace espalier::test {
 namespace {
 
-using kernels::CosineMap;
 using ops::Similarity;
 
 // The objective of CATP's eq. 5 by its definition, in float64: the oracle for values, gains and brute force.
@@ -91,7 +90,7 @@ struct Plain {
   std::vector<double> gains;
 };
 
-Plain plain(const at::Tensor& features, int64_t num_kept, CosineMap map = CosineMap::kAffine,
+Plain plain(const at::Tensor& features, int64_t num_kept, Similarity map = Similarity::kAffine,
             const std::vector<float>& modular = {}, double coverage_scale = 1.0) {
   const std::vector<double> x = to_doubles(features);
   Plain out{std::vector<int64_t>(num_kept), std::vector<double>(num_kept)};
@@ -129,7 +128,7 @@ const std::vector<PublishedRun> kPublishedRuns = {
 TEST(FacilityLocationPlain, PublishedOrdersValuesAndGains) {
   for (const auto& [lambda, order, value] : kPublishedRuns) {
     const std::vector<float> modular = scaled_alignment(lambda);
-    const Plain got = plain(published_features(), 6, CosineMap::kAffine, modular);
+    const Plain got = plain(published_features(), 6, Similarity::kAffine, modular);
     EXPECT_EQ(got.picks, order) << "lambda " << lambda;
     const Objective objective(published_features(), Similarity::kAffine, 1.0, {modular.begin(), modular.end()});
     double sum = 0.0;
@@ -156,7 +155,7 @@ TEST(FacilityLocationPlain, IsMonotoneSubmodularAndNearTheOptimum) {
     const at::Tensor x = random_tensor({9, 4}, at::kFloat, seed);
     std::vector<float> modular(9);
     for (size_t i = 0; i < 9; ++i) modular[i] = 0.05F * static_cast<float>((i * 7 + seed) % 9);
-    const Plain got = plain(x, 9, CosineMap::kAffine, modular);
+    const Plain got = plain(x, 9, Similarity::kAffine, modular);
     const Objective objective(x, Similarity::kAffine, 1.0, {modular.begin(), modular.end()});
     double value = 0.0;
     for (int64_t k = 0; k < 9; ++k) {
@@ -218,16 +217,14 @@ TEST_P(FacilityLocationTest, OrderOfThePlainLoop) {
     const at::Tensor modular = random_tensor({size}, at::kFloat, 5) * 0.3;
     const std::vector<double> terms = to_doubles(modular);
     const std::vector<float> terms32(terms.begin(), terms.end());
-    for (const auto& [similarity, map] : {std::pair{Similarity::kAffine, CosineMap::kAffine},
-                                          {Similarity::kClamp, CosineMap::kClamp},
-                                          {Similarity::kMinmax, CosineMap::kMinmax}}) {
+    for (const Similarity similarity : {Similarity::kAffine, Similarity::kClamp, Similarity::kMinmax}) {
       for (const double scale : {1.0, 1.0 / static_cast<double>(size)}) {
-        SCOPED_TRACE(testing::Message() << size << " x " << d << ", similarity " << static_cast<int>(map) << ", scale "
-                                        << scale);
-        expect_order(greedy(x, {0, size}, {size}, similarity, scale), plain(x, size, map, {}, scale).picks,
+        SCOPED_TRACE(testing::Message() << size << " x " << d << ", similarity " << static_cast<int>(similarity)
+                                        << ", scale " << scale);
+        expect_order(greedy(x, {0, size}, {size}, similarity, scale), plain(x, size, similarity, {}, scale).picks,
                      Objective(x, similarity, scale));
         expect_order(greedy(x, {0, size}, {size}, similarity, scale, modular),
-                     plain(x, size, map, terms32, scale).picks, Objective(x, similarity, scale, terms));
+                     plain(x, size, similarity, terms32, scale).picks, Objective(x, similarity, scale, terms));
       }
     }
   }
@@ -243,7 +240,7 @@ TEST_P(FacilityLocationTest, MoreRowsThanThreadsOfABlock) {
     x.slice(0, size - 6, size).copy_(x.slice(0, 0, 6));
     const std::vector<int64_t> picks = greedy(x, {0, size, size + 30}, {num_kept, 30}, Similarity::kClamp);
     const at::Tensor image = x.slice(0, 0, size);
-    expect_order({picks.begin(), picks.begin() + num_kept}, plain(image, num_kept, CosineMap::kClamp).picks,
+    expect_order({picks.begin(), picks.begin() + num_kept}, plain(image, num_kept, Similarity::kClamp).picks,
                  Objective(image, Similarity::kClamp));
     std::vector<int64_t> alone = greedy(x.slice(0, size, size + 30), {0, 30}, {30}, Similarity::kClamp);
     for (int64_t& i : alone) i += size;

@@ -20,12 +20,10 @@
 namespace espalier::test {
 namespace {
 
-using kernels::RowDistance;
 using ops::Distance;
 using Rows = std::vector<int64_t>;
 
-const std::vector<std::pair<Distance, RowDistance>> kDistances = {
-    {Distance::kCosine, RowDistance::kCosine}, {Distance::kL1, RowDistance::kL1}, {Distance::kL2, RowDistance::kL2}};
+const std::vector<Distance> kDistances = {Distance::kCosine, Distance::kL1, Distance::kL2};
 
 // Distances and the max-min objective by their definitions, in float64.
 class Spread {
@@ -109,7 +107,7 @@ struct Plain {
   std::vector<double> distances;
 };
 
-Plain plain(const at::Tensor& features, int64_t num_kept, RowDistance distance = RowDistance::kCosine) {
+Plain plain(const at::Tensor& features, int64_t num_kept, Distance distance = Distance::kCosine) {
   const std::vector<double> x = to_doubles(features);
   Plain out{Rows(num_kept), std::vector<double>(num_kept)};
   kernels::max_min_select_plain(x.data(), features.size(0), features.size(1), num_kept, distance, nullptr,
@@ -143,11 +141,11 @@ TEST(MaxMinPlain, PublishedOrdersAndDistances) {
 // row that is left is farther from the picks than the last of them was.
 TEST(MaxMinPlain, IsHalfOfTheOptimumAndDistancesFall) {
   for (uint64_t seed = 0; seed < 20; ++seed)
-    for (const auto& [distance, row_distance] : kDistances) {
+    for (const Distance distance : kDistances) {
       const at::Tensor x = random_tensor({9, 4}, at::kFloat, seed);
       const Spread spread(x, distance);
       for (int64_t k = 2; k <= 9; ++k) {
-        const Plain got = plain(x, k, row_distance);
+        const Plain got = plain(x, k, distance);
         spread.expect_greedy(got.picks, 1e-12);
         for (int64_t i = 2; i < k; ++i) EXPECT_LE(got.distances[i], got.distances[i - 1] + 1e-12);
         for (int64_t i = 0; i < 9; ++i) {
@@ -189,7 +187,7 @@ TEST_P(MaxMinTest, PublishedOrders) {
 TEST_P(MaxMinTest, EveryPickIsFarthest) {
   for (const auto& [size, d] :
        std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {2, 3}, {17, 8}, {48, 33}, {49, 64}, {130, 20}, {150, 300}})
-    for (const auto& [distance, row_distance] : kDistances) {
+    for (const Distance distance : kDistances) {
       SCOPED_TRACE(testing::Message() << size << " x " << d << ", distance " << static_cast<int>(distance));
       const at::Tensor x = random_tensor({size, d}, dtype(), static_cast<uint64_t>(size));
       Spread(x, distance).expect_greedy(select(x, {0, size}, {size}, distance), 1e-5);
@@ -237,7 +235,7 @@ TEST_P(MaxMinTest, RowScaleDoesNotCountForTheCosine) {
 
 // Second copies are at distance 0: they wait for every first copy, and then come in index order.
 TEST_P(MaxMinTest, DuplicatesComeLastInIndexOrder) {
-  for (const auto& [distance, row_distance] : kDistances)
+  for (const Distance distance : kDistances)
     for (const int64_t size : {7, 50, 150}) {
       const at::Tensor x = random({size, 310}, 5);
       const Rows order = select(at::cat({x, x}), {0, 2 * size}, {2 * size}, distance);
@@ -249,7 +247,7 @@ TEST_P(MaxMinTest, DuplicatesComeLastInIndexOrder) {
   Rows in_order(100);
   std::iota(in_order.begin(), in_order.end(), 0);
   const at::Tensor row = random({1, 77}, 6);
-  for (const auto& [distance, row_distance] : kDistances) {
+  for (const Distance distance : kDistances) {
     EXPECT_EQ(select(row.expand({100, 77}), {0, 100}, {100}, distance), in_order);
     EXPECT_EQ(select((row * 0.0).expand({100, 77}), {0, 100}, {100}, distance), in_order);
   }
@@ -273,7 +271,7 @@ TEST_P(MaxMinTest, ForcedRowsComeFirst) {
 TEST_P(MaxMinTest, ManyBlocksAndNaN) {
   at::Tensor x = random({1300, 64}, 8);
   x[5].fill_(NAN);
-  for (const auto& [distance, row_distance] : kDistances) {
+  for (const Distance distance : kDistances) {
     Rows begin = {0, 700}, num_kept = {700};
     for (int64_t at = 700; at < 1300; at += 10) begin.push_back(at + 10), num_kept.push_back(10);
     Rows order = select(x, begin, num_kept, distance);
@@ -284,7 +282,7 @@ TEST_P(MaxMinTest, ManyBlocksAndNaN) {
 
 TEST_P(MaxMinTest, StridedFeatures) {
   const at::Tensor x = random({60, 100}, 9);
-  for (const auto& [distance, row_distance] : kDistances) {
+  for (const Distance distance : kDistances) {
     EXPECT_EQ(select(x.slice(1, 3, 44), {0, 60}, {60}, distance),
               select(x.slice(1, 3, 44).clone(), {0, 60}, {60}, distance));
     EXPECT_EQ(select(x.slice(1, 0, 100, 2), {0, 60}, {60}, distance),
@@ -294,13 +292,13 @@ TEST_P(MaxMinTest, StridedFeatures) {
 
 TEST(MaxMinLevels, EachIsGreedy) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf})
-    for (const auto& [distance, row_distance] : kDistances)
+    for (const Distance distance : kDistances)
       for (const kernels::CpuLevel level : {kernels::CpuLevel::kPlain, kernels::cpu_level()}) {
         const at::Tensor x = random_tensor({150, 51}, dtype, 3);
         Rows picks(150);
         const kernels::SelectionBlock block{0, 150, 150, nullptr, picks.data()};
         kernels::max_min_select_blocked({x.const_data_ptr(), 51, 51, kernels::element_type(x, "test")}, &block, 1,
-                                        row_distance, level);
+                                        distance, level);
         Spread(x, distance).expect_greedy(picks, 1e-5);
       }
 }

@@ -81,8 +81,8 @@ TEST_P(MergeStatesTest, PartsMakeAttentionOverAllKeys) {
   const int64_t prefix = 150, rest = 40, n = prefix + rest;
   const at::Tensor query = random({rest, 4, 64}, 1), key = random({n, 2, 64}, 2), value = random({n, 2, 64}, 3);
   const auto attend = [&](int64_t key_begin, int64_t num_keys, bool is_causal) {
-    return ops::attention(query, key, value, int64_tensor({0, rest}), int64_tensor({key_begin}),
-                          int64_tensor({num_keys}), 0.2, is_causal);
+    return ops::attention({query, key, value, int64_tensor({0, rest}), int64_tensor({key_begin}),
+                           int64_tensor({num_keys}), 0.2, is_causal});
   };
   const auto [output_a, lse_a] = attend(0, prefix, false);
   const auto [output_b, lse_b] = attend(prefix, rest, true);

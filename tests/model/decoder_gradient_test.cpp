@@ -67,9 +67,14 @@ at::Tensor run_layer(const DecoderConfig& c, const DecoderLayerWeights& w, const
   const int64_t n = x.size(0);
   const QueryKeyValue qkv = project_qkv(c, w, x, rotary(c, position_id, x.scalar_type()));
   const ops::OptionalTensor weight = key_weight.defined() ? ops::OptionalTensor(key_weight) : std::nullopt;
-  const auto [attended, lse] =
-      ops::attention(qkv.query, qkv.key, qkv.value, int64_tensor({0, n}), int64_tensor({0}), int64_tensor({n}),
-                     attention_scale(c), /*is_causal=*/true, 0, {}, {}, weight);
+  const auto [attended, lse] = ops::attention({.query = qkv.query,
+                                               .key = qkv.key,
+                                               .value = qkv.value,
+                                               .query_begin = int64_tensor({0, n}),
+                                               .key_begin = int64_tensor({0}),
+                                               .key_length = int64_tensor({n}),
+                                               .scale = attention_scale(c),
+                                               .key_weight = weight});
   return add_mlp(c, w, add_attention(w, x, attended));
 }
 

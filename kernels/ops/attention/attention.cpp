@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/amax.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/bmm.h>
@@ -28,23 +27,16 @@
 #include "espalier/ops.h"
 #include "kernels/ops/attention/attention_arguments.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
 namespace espalier::ops {
 
-std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, const Tensor& value,
-                                     const Tensor& query_begin, const Tensor& key_begin, const Tensor& key_length,
-                                     double scale, bool is_causal, int64_t window, const OptionalTensor& query_position,
-                                     const OptionalTensor& key_position, const OptionalTensor& key_weight) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("espalier::attention", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                            const Tensor&, double, bool, int64_t, const OptionalTensor&,
-                                            const OptionalTensor&, const OptionalTensor&)>();
-  return op.call(query, key, value, query_begin, key_begin, key_length, scale, is_causal, window, query_position,
-                 key_position, key_weight);
+std::tuple<Tensor, Tensor> attention(const AttentionCall& c) {
+  static const auto op = find_op<AttentionSignature>("attention");
+  return op.call(c.query, c.key, c.value, c.query_begin, c.key_begin, c.key_length, c.scale, c.is_causal, c.window,
+                 c.query_position, c.key_position, c.key_weight);
 }
 
 namespace {
@@ -61,7 +53,7 @@ void check_per_token(const OptionalTensor& t, const char* name, int64_t size, at
 
 }  // namespace
 
-void check_attention_shapes(const AttentionInputs& in) {
+void check_attention_shapes(const AttentionCall& in) {
   const Tensor& q = in.query;
   TORCH_CHECK(q.dim() == 3 && in.key.dim() == 3 && in.value.dim() == 3,
               "attention: query [nq, h, d], key and value [nk, g, d] expected, got ", q.sizes(), ", ", in.key.sizes(),
@@ -101,7 +93,7 @@ void check_attention_shapes(const AttentionInputs& in) {
   }
 }
 
-void check_attention(const AttentionInputs& in) {
+void check_attention(const AttentionCall& in) {
   check_attention_shapes(in);
   const int64_t b = in.key_begin.size(0), num_keys = in.key.size(0), num_queries = in.query.size(0);
   for (const Tensor* t : {&in.query_begin, &in.key_begin, &in.key_length})
@@ -120,7 +112,7 @@ void check_attention(const AttentionInputs& in) {
   }
 }
 
-bool attention_needs_composed(const AttentionInputs& in) {
+bool attention_needs_composed(const AttentionCall& in) {
   return given(in.key_weight) || in.query.scalar_type() == at::kDouble;
 }
 
@@ -136,7 +128,7 @@ kernels::AttentionRows rows_of(const Tensor& t) {
 
 }  // namespace
 
-AttentionTensors::AttentionTensors(const AttentionInputs& in)
+AttentionTensors::AttentionTensors(const AttentionCall& in)
     : query(with_contiguous_width(in.query)),
       key(with_contiguous_width(in.key)),
       value(with_contiguous_width(in.value)),
@@ -160,7 +152,7 @@ AttentionTensors::AttentionTensors(const AttentionInputs& in)
               .is_causal = in.is_causal,
               .dtype = kernels::element_type(query, "attention")} {}
 
-std::vector<kernels::AttentionSequence> attention_sequences(const AttentionInputs& in) {
+std::vector<kernels::AttentionSequence> attention_sequences(const AttentionCall& in) {
   const int64_t* query_begin = in.query_begin.const_data_ptr<int64_t>();
   std::vector<kernels::AttentionSequence> sequences;
   for (int64_t s = 0; s < in.key_begin.size(0); ++s)
@@ -171,7 +163,7 @@ std::vector<kernels::AttentionSequence> attention_sequences(const AttentionInput
 
 // Not flash: float32; other widths; a window, which flash would count in keys and not in positions; rows that see no
 // key, whose lse flash gives as +inf; and few rows, where flash leaves most of a GPU idle.
-bool attention_takes_flash(const AttentionInputs& in) {
+bool attention_takes_flash(const AttentionCall& in) {
   const int64_t d = in.query.size(2), ratio = in.query.size(1) / in.key.size(1);
   if (in.query.scalar_type() == at::kFloat || d % 8 != 0 || d > 256 || in.window > 0) return false;
   int64_t most_queries = 0;
@@ -182,7 +174,7 @@ bool attention_takes_flash(const AttentionInputs& in) {
   return most_queries > 1 && most_queries * ratio > kernels::kAttentionCudaRows;
 }
 
-std::string_view attention_kernel_name(const AttentionInputs& in) {
+std::string_view attention_kernel_name(const AttentionCall& in) {
   if (attention_needs_composed(in)) return "composed";
   if (in.query.is_cuda()) return attention_takes_flash(in) ? "cuda_flash" : "cuda_tiled";
   return kernels::attention_cpu_name(kernels::element_type(in.query, "attention"), kernels::cpu_level());
@@ -195,7 +187,7 @@ struct Visibility {
   Tensor visible, own;
 };
 
-Visibility visibility(const AttentionInputs& in, int64_t query_begin, int64_t num_queries, int64_t key_begin,
+Visibility visibility(const AttentionCall& in, int64_t query_begin, int64_t num_queries, int64_t key_begin,
                       int64_t num_keys) {
   const auto options = in.query.options().dtype(at::kLong).requires_grad(false);
   const Tensor last = at::arange(num_queries, options).unsqueeze(1) + (num_keys - num_queries);  // own key of each row
@@ -243,7 +235,7 @@ std::pair<Tensor, Tensor> composed_sequence(const Tensor& q, const Tensor& k, co
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> attention_composed(const AttentionInputs& in) {
+std::tuple<Tensor, Tensor> attention_composed(const AttentionCall& in) {
   const at::ScalarType compute = in.query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const Tensor q = in.query.to(compute), k = in.key.to(compute), v = in.value.to(compute);
   const Tensor w = given(in.key_weight) ? *in.key_weight : Tensor();
@@ -272,17 +264,13 @@ std::tuple<Tensor, Tensor> attention_composed(const AttentionInputs& in) {
 
 namespace {
 
-std::tuple<Tensor, Tensor> attention_meta(const Tensor& query, const Tensor& key, const Tensor& value,
-                                          const Tensor& query_begin, const Tensor& key_begin, const Tensor& key_length,
-                                          double scale, bool is_causal, int64_t window,
-                                          const OptionalTensor& query_position, const OptionalTensor& key_position,
-                                          const OptionalTensor& key_weight) {
-  if (has_plain_sizes(query, key, value, query_begin, key_begin, key_length, query_position, key_position, key_weight))
-    check_attention_shapes({query, key, value, query_begin, key_begin, key_length, scale, is_causal, window,
-                            query_position, key_position, key_weight});
-  const at::ScalarType lse_dtype = query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return {at::empty_symint(query.sym_sizes(), query.options()),
-          at::empty_symint({query.sym_size(1), query.sym_size(0)}, query.options().dtype(lse_dtype))};
+std::tuple<Tensor, Tensor> attention_meta(const AttentionCall& in) {
+  if (has_plain_sizes(in.query, in.key, in.value, in.query_begin, in.key_begin, in.key_length, in.query_position,
+                      in.key_position, in.key_weight))
+    check_attention_shapes(in);
+  const at::ScalarType lse_dtype = in.query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return {at::empty_symint(in.query.sym_sizes(), in.query.options()),
+          at::empty_symint({in.query.sym_size(1), in.query.sym_size(0)}, in.query.options().dtype(lse_dtype))};
 }
 
 // Neighbouring sequences of equal lengths, packed behind each other: one batched product serves them.
@@ -290,7 +278,7 @@ struct SequenceBlock {
   int64_t query_begin, num_queries, key_begin, num_keys, count;
 };
 
-std::vector<SequenceBlock> sequence_blocks(const AttentionInputs& in) {
+std::vector<SequenceBlock> sequence_blocks(const AttentionCall& in) {
   constexpr int64_t kMaxProbabilities = 1 << 18;  // of one block, over all heads: they should stay in the cache
   std::vector<SequenceBlock> blocks;
   for (const kernels::AttentionSequence& s : attention_sequences(in)) {
@@ -316,12 +304,8 @@ std::vector<SequenceBlock> sequence_blocks(const AttentionInputs& in) {
 class AttentionGradient : public torch::autograd::Function<AttentionGradient> {
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& query,
-                                                const Tensor& key, const Tensor& value, const AttentionInputs* in) {
-    const auto [output, lse] =
-        attention_needs_composed(*in)
-            ? attention_composed(*in)
-            : attention(query, key, value, in->query_begin, in->key_begin, in->key_length, in->scale, in->is_causal,
-                        in->window, in->query_position, in->key_position);
+                                                const Tensor& key, const Tensor& value, const AttentionCall* in) {
+    const auto [output, lse] = attention_needs_composed(*in) ? attention_composed(*in) : attention(*in);
     context->save_for_backward({query, key, value, output, lse, in->query_begin, in->key_begin, in->key_length,
                                 in->window > 0 ? *in->query_position : Tensor(),
                                 in->window > 0 ? *in->key_position : Tensor()});
@@ -334,18 +318,17 @@ class AttentionGradient : public torch::autograd::Function<AttentionGradient> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     const torch::autograd::variable_list saved = context->get_saved_variables();
-    const AttentionInputs in{saved[0],
-                             saved[1],
-                             saved[2],
-                             saved[5],
-                             saved[6],
-                             saved[7],
-                             context->saved_data["scale"].toDouble(),
-                             context->saved_data["is_causal"].toBool(),
-                             context->saved_data["window"].toInt(),
-                             saved[8],
-                             saved[9],
-                             {}};
+    const AttentionCall in{.query = saved[0],
+                           .key = saved[1],
+                           .value = saved[2],
+                           .query_begin = saved[5],
+                           .key_begin = saved[6],
+                           .key_length = saved[7],
+                           .scale = context->saved_data["scale"].toDouble(),
+                           .is_causal = context->saved_data["is_causal"].toBool(),
+                           .window = context->saved_data["window"].toInt(),
+                           .query_position = saved[8],
+                           .key_position = saved[9]};
     const Tensor q = widened(in.query), k = widened(in.key), v = widened(in.value);
     const Tensor d_output = gradients[0].defined() ? widened(gradients[0]) : at::zeros_like(q);
     // [nq, h]: what a row's probabilities share.
@@ -375,7 +358,7 @@ class AttentionGradient : public torch::autograd::Function<AttentionGradient> {
         .add_(from.view({count, heads, rows, to.size(2)}).transpose(1, 2));
   }
 
-  static void add_block(const AttentionInputs& in, const SequenceBlock& b, const Tensor& q, const Tensor& k,
+  static void add_block(const AttentionCall& in, const SequenceBlock& b, const Tensor& q, const Tensor& k,
                         const Tensor& v, const Tensor& d_output, const Tensor& shared, const Tensor& lse,
                         const Tensor& d_query, const Tensor& d_key, const Tensor& d_value) {
     const int64_t g = k.size(1), h = q.size(1), nq = b.num_queries, nk = b.num_keys;
@@ -396,31 +379,24 @@ class AttentionGradient : public torch::autograd::Function<AttentionGradient> {
   }
 };
 
-std::tuple<Tensor, Tensor> attention_autograd(const Tensor& query, const Tensor& key, const Tensor& value,
-                                              const Tensor& query_begin, const Tensor& key_begin,
-                                              const Tensor& key_length, double scale, bool is_causal, int64_t window,
-                                              const OptionalTensor& query_position, const OptionalTensor& key_position,
-                                              const OptionalTensor& key_weight) {
-  if (wants_gradient(query, key, value, key_weight)) {
-    const AttentionInputs in{query, key,       value,  query_begin,    key_begin,    key_length,
-                             scale, is_causal, window, query_position, key_position, key_weight};
+std::tuple<Tensor, Tensor> attention_autograd(const AttentionCall& in) {
+  if (wants_gradient(in.query, in.key, in.value, in.key_weight)) {
     check_attention(in);
-    if (given(key_weight)) return attention_composed(in);
-    const torch::autograd::variable_list out = AttentionGradient::apply(query, key, value, &in);
+    if (given(in.key_weight)) return attention_composed(in);
+    const torch::autograd::variable_list out = AttentionGradient::apply(in.query, in.key, in.value, &in);
     return {out[0], out[1]};
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return attention(query, key, value, query_begin, key_begin, key_length, scale, is_causal, window, query_position,
-                   key_position, key_weight);
+  return attention(in);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
-  m.impl("attention", attention_meta);
+  m.impl("attention", Unpacked<AttentionSignature, attention_meta>::call);
 }
 TORCH_LIBRARY_IMPL(espalier, Autograd, m) {
-  m.impl("attention", attention_autograd);
+  m.impl("attention", Unpacked<AttentionSignature, attention_autograd>::call);
 }
 
 }  // namespace espalier::ops

@@ -16,6 +16,7 @@
 #include "kernels/ops/attention/attention.h"
 #include "kernels/ops/attention/attention_arguments.h"
 #include "kernels/support/chosen_kernels.h"
+#include "kernels/support/dispatch.h"
 
 namespace espalier::kernels {
 
@@ -321,26 +322,20 @@ namespace espalier::ops {
 
 namespace {
 
-std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
-                                         const Tensor& query_begin, const Tensor& key_begin, const Tensor& key_length,
-                                         double scale, bool is_causal, int64_t window,
-                                         const OptionalTensor& query_position, const OptionalTensor& key_position,
-                                         const OptionalTensor& key_weight) {
-  const AttentionInputs in{query, key,       value,  query_begin,    key_begin,    key_length,
-                           scale, is_causal, window, query_position, key_position, key_weight};
+std::tuple<Tensor, Tensor> attention_cpu(const AttentionCall& in) {
   check_attention(in);
   kernels::note_kernel("attention", attention_kernel_name(in));
   if (attention_needs_composed(in)) return attention_composed(in);
   const AttentionTensors tensors(in);
   const std::vector<kernels::AttentionSequence> sequences = attention_sequences(in);
-  kernels::attention_cpu(tensors.problem, sequences.data(), key_begin.size(0), kernels::cpu_level());
+  kernels::attention_cpu(tensors.problem, sequences.data(), in.key_begin.size(0), kernels::cpu_level());
   return {tensors.output, tensors.lse};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(espalier, CPU, m) {
-  m.impl("attention", attention_cpu);
+  m.impl("attention", Unpacked<AttentionSignature, attention_cpu>::call);
 }
 
 }  // namespace espalier::ops

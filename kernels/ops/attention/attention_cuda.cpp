@@ -15,6 +15,7 @@
 #include "kernels/ops/attention/attention.h"
 #include "kernels/ops/attention/attention_arguments.h"
 #include "kernels/support/chosen_kernels.h"
+#include "kernels/support/dispatch.h"
 
 namespace espalier::ops {
 namespace {
@@ -34,7 +35,7 @@ Tensor to_device(const std::vector<T>& values, at::Device device) {
 
 // The library's kernel on packed sequences: key_begin as offsets and key_length as lengths (`seqused_k`) leave slack
 // rows unread.
-std::tuple<Tensor, Tensor> attend_flash(const AttentionInputs& in, const std::vector<AttentionSequence>& sequences) {
+std::tuple<Tensor, Tensor> attend_flash(const AttentionCall& in, const std::vector<AttentionSequence>& sequences) {
   std::vector<int32_t> query_begin{0}, key_begin, key_length;
   int64_t most_queries = 0, most_keys = 0;
   for (const AttentionSequence& s : sequences) {
@@ -81,7 +82,7 @@ struct TiledPlan {
   }
 };
 
-std::tuple<Tensor, Tensor> attend_tiled(const AttentionInputs& in, const std::vector<AttentionSequence>& sequences) {
+std::tuple<Tensor, Tensor> attend_tiled(const AttentionCall& in, const std::vector<AttentionSequence>& sequences) {
   TORCH_CHECK(in.query.size(2) <= kernels::kAttentionCudaMaxDim, "attention: heads wider than ",
               kernels::kAttentionCudaMaxDim, " have no CUDA kernel, got ", in.query.size(2));
   const AttentionTensors tensors(in);
@@ -97,17 +98,11 @@ std::tuple<Tensor, Tensor> attend_tiled(const AttentionInputs& in, const std::ve
   return {tensors.output, tensors.lse};
 }
 
-std::tuple<Tensor, Tensor> attention_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
-                                          const Tensor& query_begin, const Tensor& key_begin, const Tensor& key_length,
-                                          double scale, bool is_causal, int64_t window,
-                                          const OptionalTensor& query_position, const OptionalTensor& key_position,
-                                          const OptionalTensor& key_weight) {
-  const AttentionInputs in{query, key,       value,  query_begin,    key_begin,    key_length,
-                           scale, is_causal, window, query_position, key_position, key_weight};
+std::tuple<Tensor, Tensor> attention_cuda(const AttentionCall& in) {
   check_attention(in);
   kernels::note_kernel("attention", attention_kernel_name(in));
   if (attention_needs_composed(in)) return attention_composed(in);
-  const c10::cuda::CUDAGuard guard(query.device());
+  const c10::cuda::CUDAGuard guard(in.query.device());
   const std::vector<AttentionSequence> sequences = attention_sequences(in);
   return attention_takes_flash(in) ? attend_flash(in, sequences) : attend_tiled(in, sequences);
 }
@@ -115,7 +110,7 @@ std::tuple<Tensor, Tensor> attention_cuda(const Tensor& query, const Tensor& key
 }  // namespace
 
 TORCH_LIBRARY_IMPL(espalier, CUDA, m) {
-  m.impl("attention", attention_cuda);
+  m.impl("attention", Unpacked<AttentionSignature, attention_cuda>::call);
 }
 
 }  // namespace espalier::ops

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -8,21 +7,16 @@
 
 #include "espalier/ops.h"
 #include "kernels/ops/attention_decode/attention_decode_arguments.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
 namespace espalier::ops {
 
-std::tuple<Tensor, Tensor> attention_decode(const Tensor& query, const Tensor& key, const Tensor& value,
-                                            const Tensor& key_begin, const Tensor& key_length, int64_t max_length,
-                                            double scale, int64_t window, const OptionalTensor& query_position,
-                                            const OptionalTensor& key_position) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("espalier::attention_decode", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                            int64_t, double, int64_t, const OptionalTensor&, const OptionalTensor&)>();
-  return op.call(query, key, value, key_begin, key_length, max_length, scale, window, query_position, key_position);
+std::tuple<Tensor, Tensor> attention_decode(const AttentionDecodeCall& c) {
+  static const auto op = find_op<AttentionDecodeSignature>("attention_decode");
+  return op.call(c.query, c.key, c.value, c.key_begin, c.key_length, c.max_length, c.scale, c.window, c.query_position,
+                 c.key_position);
 }
 
 namespace {
@@ -35,7 +29,7 @@ void check_numbers(const Tensor& t, const char* name, int64_t size, at::Device d
 
 }  // namespace
 
-void check_attention_decode(const AttentionDecodeInputs& in) {
+void check_attention_decode(const AttentionDecodeCall& in) {
   const Tensor& q = in.query;
   TORCH_CHECK(q.dim() == 3 && in.key.dim() == 3 && in.key.sizes() == in.value.sizes() && in.key.size(2) == q.size(2),
               "attention_decode: query [b, h, d], key and value [nk, g, d] expected, got ", q.sizes(), ", ",
@@ -58,21 +52,18 @@ void check_attention_decode(const AttentionDecodeInputs& in) {
 
 namespace {
 
-std::tuple<Tensor, Tensor> attention_decode_meta(const Tensor& query, const Tensor& key, const Tensor& value,
-                                                 const Tensor& key_begin, const Tensor& key_length, int64_t max_length,
-                                                 double scale, int64_t window, const OptionalTensor& query_position,
-                                                 const OptionalTensor& key_position) {
-  if (has_plain_sizes(query, key, value, key_begin, key_length, query_position, key_position))
-    check_attention_decode(
-        {query, key, value, key_begin, key_length, max_length, scale, window, query_position, key_position});
-  return {at::empty_symint(query.sym_sizes(), query.options()),
-          at::empty_symint({query.sym_size(1), query.sym_size(0)}, query.options().dtype(at::kFloat))};
+std::tuple<Tensor, Tensor> attention_decode_meta(const AttentionDecodeCall& in) {
+  const Tensor& q = in.query;
+  if (has_plain_sizes(q, in.key, in.value, in.key_begin, in.key_length, in.query_position, in.key_position))
+    check_attention_decode(in);
+  return {at::empty_symint(q.sym_sizes(), q.options()),
+          at::empty_symint({q.sym_size(1), q.sym_size(0)}, q.options().dtype(at::kFloat))};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
-  m.impl("attention_decode", attention_decode_meta);
+  m.impl("attention_decode", Unpacked<AttentionDecodeSignature, attention_decode_meta>::call);
 }
 
 }  // namespace espalier::ops

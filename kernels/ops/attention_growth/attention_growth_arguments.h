@@ -12,10 +12,8 @@
 
 namespace espalier::kernels {
 
-// Both layers of one shape; hidden [nk, w] and direction [groups, w] together or neither. Throws otherwise.
-void check_growth(const at::Tensor& query_lower, const at::Tensor& key_lower, const at::Tensor& query_upper,
-                  const at::Tensor& key_upper, const at::Tensor& row_begin, const std::optional<at::Tensor>& hidden,
-                  const std::optional<at::Tensor>& direction);
+// Both layers of one shape; hidden [nk, w] and direction [groups, w] together or neither.
+void check_growth(const ops::AttentionGrowthCall& call);
 
 // Pointers to hidden and to direction as float32 (few rows: the copy is small), and the tensors that keep them alive.
 struct DirectionPointers {
@@ -26,3 +24,13 @@ struct DirectionPointers {
 };
 
 }  // namespace espalier::kernels
+
+namespace espalier::ops {
+
+// The arguments as the dispatcher passes them.
+using AttentionGrowthSignature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                        const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                        double, bool, int64_t, const OptionalTensor&, const OptionalTensor&,
+                                        const OptionalTensor&, double, const OptionalTensor&);
+
+}  // namespace espalier::ops

@@ -4,13 +4,13 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "kernels/ops/attention_growth/attention_growth.h"
 #include "kernels/ops/attention_growth/attention_growth_arguments.h"
 #include "kernels/ops/attention_probe/attention_probe_tile.h"
 #include "kernels/ops/cosine_score/cosine_score.h"
 #include "kernels/support/chosen_kernels.h"
+#include "kernels/support/dispatch.h"
 
 namespace espalier::kernels {
 
@@ -54,23 +54,15 @@ namespace espalier::ops {
 
 namespace {
 
-at::Tensor attention_growth_cpu(const at::Tensor& query_lower, const at::Tensor& key_lower, const at::Tensor& lse_lower,
-                                const at::Tensor& query_upper, const at::Tensor& key_upper, const at::Tensor& lse_upper,
-                                const at::Tensor& rows, const at::Tensor& row_begin, const at::Tensor& columns,
-                                const at::Tensor& column_begin, double scale, bool relu_per_head, int64_t window,
-                                const std::optional<at::Tensor>& position, const std::optional<at::Tensor>& hidden,
-                                const std::optional<at::Tensor>& direction, double cosine_weight,
-                                const std::optional<at::Tensor>& own_key) {
-  const kernels::LayerPointers lower("attention_growth", query_lower, key_lower, lse_lower);
-  const kernels::LayerPointers upper("attention_growth", query_upper, key_upper, lse_upper);
-  const kernels::GroupPointers groups("attention_growth", query_lower, key_lower, rows, row_begin, columns,
-                                      column_begin, scale,
-                                      /*is_causal=*/true, window, position, own_key);
-  kernels::check_growth(query_lower, key_lower, query_upper, key_upper, row_begin, hidden, direction);
-  const kernels::DirectionPointers pointers(hidden, direction, cosine_weight);
-  at::Tensor out = at::empty({columns.size(0)}, lse_lower.options());
+Tensor attention_growth_cpu(const AttentionGrowthCall& in) {
+  const kernels::LayerPointers lower("attention_growth", in.lower);
+  const kernels::LayerPointers upper("attention_growth", in.upper);
+  const kernels::GroupPointers groups("attention_growth", kernels::groups_of(in));
+  kernels::check_growth(in);
+  const kernels::DirectionPointers pointers(in.hidden, in.direction, in.cosine_weight);
+  Tensor out = at::empty({in.columns.size(0)}, in.lower.lse.options());
   kernels::note_kernel("attention_growth", kernels::probability_kernel_name(groups.shape, kernels::cpu_level()));
-  kernels::attention_growth_blocked(lower.layer, upper.layer, groups.shape, relu_per_head, pointers.direction,
+  kernels::attention_growth_blocked(lower.layer, upper.layer, groups.shape, in.relu_per_head, pointers.direction,
                                     kernels::cpu_level(), out.mutable_data_ptr<float>());
   return out;
 }
@@ -78,7 +70,7 @@ at::Tensor attention_growth_cpu(const at::Tensor& query_lower, const at::Tensor&
 }  // namespace
 
 TORCH_LIBRARY_IMPL(espalier, CPU, m) {
-  m.impl("attention_growth", attention_growth_cpu);
+  m.impl("attention_growth", Unpacked<AttentionGrowthSignature, attention_growth_cpu>::call);
 }
 
 }  // namespace espalier::ops

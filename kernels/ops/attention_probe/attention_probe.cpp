@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/amax.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -18,6 +17,7 @@
 #include "espalier/ops.h"
 #include "kernels/ops/attention_probe/attention_probe_arguments.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 
 namespace espalier::kernels {
@@ -36,7 +36,8 @@ void check_index(const char* op, const char* name, const at::Tensor& index, cons
 
 }  // namespace
 
-void check_probe_layer(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse) {
+void check_probe_layer(const char* op, const ops::AttendedLayer& layer) {
+  const auto& [query, key, lse] = layer;
   TORCH_CHECK(query.dim() == 3 && key.dim() == 3 && query.size(2) == key.size(2) && query.size(2) > 0, op,
               ": query [nq, h, d] and key [nk, g, d] expected, got ", query.sizes(), " and ", key.sizes());
   TORCH_CHECK(key.size(1) > 0 && query.size(1) > 0 && query.size(1) % key.size(1) == 0, op,
@@ -53,42 +54,59 @@ void check_probe_layer(const char* op, const at::Tensor& query, const at::Tensor
               lse.device());
 }
 
-void check_probe_groups(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& rows,
-                        const at::Tensor& row_begin, const at::Tensor& columns, const at::Tensor& column_begin,
-                        bool is_causal, int64_t window, const std::optional<at::Tensor>& position,
-                        const std::optional<at::Tensor>& own_key) {
-  check_index(op, "rows", rows, query);
-  check_index(op, "columns", columns, query);
-  check_offsets(op, "row_begin", row_begin, rows.size(0));
-  check_offsets(op, "column_begin", column_begin, columns.size(0));
-  TORCH_CHECK(column_begin.is_meta() ||
-                  (column_begin.const_data_ptr<int64_t>()[0] == 0 &&
-                   column_begin.contiguous().const_data_ptr<int64_t>()[column_begin.numel() - 1] == columns.size(0)),
-              op, ": column_begin must go from 0 to ", columns.size(0), ", so that every column is in a group");
-  TORCH_CHECK(row_begin.size(0) == column_begin.size(0), op,
-              ": row_begin and column_begin must name the same groups, got ", row_begin.size(0) - 1, " and ",
-              column_begin.size(0) - 1);
-  TORCH_CHECK(window >= 0, op, ": window must be 0 (none) or positive, got ", window);
-  if (given(own_key)) {
-    check_index(op, "own_key", *own_key, query);
-    TORCH_CHECK(own_key->size(0) == query.size(0), op, ": own_key [", query.size(0), "] expected, got ",
-                own_key->sizes());
-  } else {
-    TORCH_CHECK(query.size(0) == key.size(0) || (!is_causal && window == 0), op,
-                ": causality and windows need own_key where query and key have different rows, got ", query.size(0),
-                " and ", key.size(0));
-  }
-  if (window == 0) return;
-  TORCH_CHECK(given(position), op, ": window > 0 needs position [nk]");
-  check_index(op, "position", *position, query);
-  TORCH_CHECK(position->size(0) == key.size(0), op, ": position [", key.size(0), "] expected, got ", position->sizes());
+ProbeGroups groups_of(const ops::AttentionProbeCall& c) {
+  return {c.layer.query, c.layer.key, c.rows,   c.row_begin, c.columns, c.column_begin,
+          c.scale,       c.is_causal, c.window, c.position,  c.own_key};
 }
 
-ProbeHeads probe_heads(const char* op, std::string_view name) {
-  if (name == "mean") return ProbeHeads::kMean;
-  if (name == "max") return ProbeHeads::kMax;
-  TORCH_CHECK(name == "each", op, ": heads must be mean, max or each, got ", name);
-  return ProbeHeads::kEach;
+ProbeGroups groups_of(const ops::AttentionGrowthCall& c) {
+  return {c.lower.query, c.lower.key, c.rows,   c.row_begin, c.columns, c.column_begin,
+          c.scale,       true,        c.window, c.position,  c.own_key};
+}
+
+void check_probe_groups(const char* op, const ProbeGroups& in) {
+  check_index(op, "rows", in.rows, in.query);
+  check_index(op, "columns", in.columns, in.query);
+  check_offsets(op, "row_begin", in.row_begin, in.rows.size(0));
+  check_offsets(op, "column_begin", in.column_begin, in.columns.size(0));
+  TORCH_CHECK(
+      in.column_begin.is_meta() ||
+          (in.column_begin.const_data_ptr<int64_t>()[0] == 0 &&
+           in.column_begin.contiguous().const_data_ptr<int64_t>()[in.column_begin.numel() - 1] == in.columns.size(0)),
+      op, ": column_begin must go from 0 to ", in.columns.size(0), ", so that every column is in a group");
+  TORCH_CHECK(in.row_begin.size(0) == in.column_begin.size(0), op,
+              ": row_begin and column_begin must name the same groups, got ", in.row_begin.size(0) - 1, " and ",
+              in.column_begin.size(0) - 1);
+  TORCH_CHECK(in.window >= 0, op, ": window must be 0 (none) or positive, got ", in.window);
+  if (given(in.own_key)) {
+    check_index(op, "own_key", *in.own_key, in.query);
+    TORCH_CHECK(in.own_key->size(0) == in.query.size(0), op, ": own_key [", in.query.size(0), "] expected, got ",
+                in.own_key->sizes());
+  } else {
+    TORCH_CHECK(in.query.size(0) == in.key.size(0) || (!in.is_causal && in.window == 0), op,
+                ": causality and windows need own_key where query and key have different rows, got ", in.query.size(0),
+                " and ", in.key.size(0));
+  }
+  if (in.window == 0) return;
+  TORCH_CHECK(given(in.position), op, ": window > 0 needs position [nk]");
+  check_index(op, "position", *in.position, in.query);
+  TORCH_CHECK(in.position->size(0) == in.key.size(0), op, ": position [", in.key.size(0), "] expected, got ",
+              in.position->sizes());
+}
+
+void check_probe_reduction(const ops::AttentionProbeCall& call) {
+  ops::choice_name(call.heads);
+  TORCH_CHECK(call.reduce_rows || call.row_begin.size(0) == 2,
+              "attention_probe: rows can be kept apart for one group only, got ", call.row_begin.size(0) - 1,
+              " groups");
+}
+
+at::Tensor empty_probe_result(const ops::AttentionProbeCall& call) {
+  std::vector<c10::SymInt> sizes;
+  if (call.heads == ops::HeadReduction::kEach) sizes.push_back(call.layer.query.sym_size(1));
+  if (!call.reduce_rows) sizes.push_back(call.rows.sym_size(0));
+  sizes.push_back(call.columns.sym_size(0));
+  return at::empty_symint(sizes, call.layer.lse.options());
 }
 
 namespace {
@@ -101,43 +119,37 @@ at::Tensor with_dense_tokens(const at::Tensor& x) {
 
 }  // namespace
 
-LayerPointers::LayerPointers(const char* op, const at::Tensor& query_in, const at::Tensor& key_in,
-                             const at::Tensor& lse_in) {
-  check_probe_layer(op, query_in, key_in, lse_in);
-  query = with_dense_tokens(query_in);
-  key = with_dense_tokens(key_in);
-  lse = lse_in.contiguous();
+LayerPointers::LayerPointers(const char* op, const ops::AttendedLayer& in) {
+  check_probe_layer(op, in);
+  query = with_dense_tokens(in.query);
+  key = with_dense_tokens(in.key);
+  lse = in.lse.contiguous();
   layer = {query.const_data_ptr(), key.const_data_ptr(), lse.const_data_ptr<float>(), query.stride(0), key.stride(0)};
 }
 
-GroupPointers::GroupPointers(const char* op, const at::Tensor& query, const at::Tensor& key, const at::Tensor& rows_in,
-                             const at::Tensor& row_begin_in, const at::Tensor& columns_in,
-                             const at::Tensor& column_begin_in, double scale, bool is_causal, int64_t window,
-                             const std::optional<at::Tensor>& position_in,
-                             const std::optional<at::Tensor>& own_key_in) {
-  check_probe_groups(op, query, key, rows_in, row_begin_in, columns_in, column_begin_in, is_causal, window, position_in,
-                     own_key_in);
-  if (given(own_key_in)) own_key = own_key_in->contiguous();
-  if (query.device().is_cpu()) {
-    check_rows_in_range(op, rows_in, query.size(0));
-    check_rows_in_range(op, columns_in, key.size(0));
-    if (own_key.defined()) check_rows_in_range(op, own_key, key.size(0));
+GroupPointers::GroupPointers(const char* op, const ProbeGroups& in) {
+  check_probe_groups(op, in);
+  if (given(in.own_key)) own_key = in.own_key->contiguous();
+  if (in.query.device().is_cpu()) {
+    check_rows_in_range(op, in.rows, in.query.size(0));
+    check_rows_in_range(op, in.columns, in.key.size(0));
+    if (own_key.defined()) check_rows_in_range(op, own_key, in.key.size(0));
   }
-  rows = rows_in.contiguous();
-  row_begin = row_begin_in.contiguous();
-  columns = columns_in.contiguous();
-  column_begin = column_begin_in.contiguous();
-  if (window > 0) position = position_in->contiguous();
-  shape = {.type = element_type(query, op),
-           .num_queries = query.size(0),
-           .num_heads = query.size(1),
-           .num_kv_heads = key.size(1),
-           .d = query.size(2),
-           .scale = static_cast<float>(scale),
-           .is_causal = is_causal,
-           .window = window,
+  rows = in.rows.contiguous();
+  row_begin = in.row_begin.contiguous();
+  columns = in.columns.contiguous();
+  column_begin = in.column_begin.contiguous();
+  if (in.window > 0) position = in.position->contiguous();
+  shape = {.type = element_type(in.query, op),
+           .num_queries = in.query.size(0),
+           .num_heads = in.query.size(1),
+           .num_kv_heads = in.key.size(1),
+           .d = in.query.size(2),
+           .scale = static_cast<float>(in.scale),
+           .is_causal = in.is_causal,
+           .window = in.window,
            .own_key = own_key.defined() ? own_key.const_data_ptr<int64_t>() : nullptr,
-           .position = window > 0 ? position.const_data_ptr<int64_t>() : nullptr,
+           .position = in.window > 0 ? position.const_data_ptr<int64_t>() : nullptr,
            .rows = rows.const_data_ptr<int64_t>(),
            .row_begin = row_begin.const_data_ptr<int64_t>(),
            .columns = columns.const_data_ptr<int64_t>(),
@@ -151,55 +163,17 @@ namespace espalier::ops {
 
 namespace {
 
-using ProbeSignature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                              const Tensor&, double, bool, std::string_view, bool, int64_t, const OptionalTensor&,
-                              const OptionalTensor&);
-
-Tensor call_attention_probe(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
-                            const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
-                            bool is_causal, std::string_view heads, bool reduce_rows, int64_t window,
-                            const OptionalTensor& position, const OptionalTensor& own_key) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("espalier::attention_probe", "").typed<ProbeSignature>();
-  return op.call(query, key, lse, rows, row_begin, columns, column_begin, scale, is_causal, heads, reduce_rows, window,
-                 position, own_key);
+void check(const AttentionProbeCall& call) {
+  kernels::check_probe_layer("attention_probe", call.layer);
+  kernels::check_probe_groups("attention_probe", kernels::groups_of(call));
+  kernels::check_probe_reduction(call);
 }
 
-const char* name_of(HeadReduction heads) {
-  switch (heads) {
-    case HeadReduction::kMean:
-      return "mean";
-    case HeadReduction::kMax:
-      return "max";
-    case HeadReduction::kEach:
-      return "each";
-  }
-  TORCH_CHECK(false, "attention_probe: unknown head reduction ", static_cast<int>(heads));
-}
-
-void check(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows, const Tensor& row_begin,
-           const Tensor& columns, const Tensor& column_begin, bool is_causal, std::string_view heads, bool reduce_rows,
-           int64_t window, const OptionalTensor& position, const OptionalTensor& own_key) {
-  kernels::check_probe_layer("attention_probe", query, key, lse);
-  kernels::check_probe_groups("attention_probe", query, key, rows, row_begin, columns, column_begin, is_causal, window,
-                              position, own_key);
-  kernels::probe_heads("attention_probe", heads);
-  TORCH_CHECK(reduce_rows || row_begin.size(0) == 2, "attention_probe: rows can be kept apart for one group only, got ",
-              row_begin.size(0) - 1, " groups");
-}
-
-Tensor attention_probe_meta(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
-                            const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double,
-                            bool is_causal, std::string_view heads, bool reduce_rows, int64_t window,
-                            const OptionalTensor& position, const OptionalTensor& own_key) {
-  if (has_plain_sizes(query, key, lse, rows, row_begin, columns, column_begin, position, own_key))
-    check(query, key, lse, rows, row_begin, columns, column_begin, is_causal, heads, reduce_rows, window, position,
-          own_key);
-  std::vector<c10::SymInt> sizes;
-  if (heads == "each") sizes.push_back(query.sym_size(1));
-  if (!reduce_rows) sizes.push_back(rows.sym_size(0));
-  sizes.push_back(columns.sym_size(0));
-  return at::empty_symint(sizes, lse.options());
+Tensor attention_probe_meta(const AttentionProbeCall& in) {
+  const auto& [query, key, lse] = in.layer;
+  if (has_plain_sizes(query, key, lse, in.rows, in.row_begin, in.columns, in.column_begin, in.position, in.own_key))
+    check(in);
+  return kernels::empty_probe_result(in);
 }
 
 // True where a row, whose own key is given, sees a column: [r, c].
@@ -229,60 +203,51 @@ Tensor group_probabilities(const Tensor& query, const Tensor& key, const Tensor&
   return (at::matmul(q, k) * scale - l).masked_fill(hidden, -std::numeric_limits<double>::infinity()).exp();
 }
 
-Tensor attention_probe_composed(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
-                                const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin,
-                                double scale, bool is_causal, std::string_view heads, bool reduce_rows, int64_t window,
-                                const OptionalTensor& position, const OptionalTensor& own_key) {
-  check(query, key, lse, rows, row_begin, columns, column_begin, is_causal, heads, reduce_rows, window, position,
-        own_key);
-  const Tensor row_starts = row_begin.contiguous(), column_starts = column_begin.contiguous();
+Tensor attention_probe_composed(const AttentionProbeCall& in) {
+  check(in);
+  const auto& [query, key, lse] = in.layer;
+  const Tensor row_starts = in.row_begin.contiguous(), column_starts = in.column_begin.contiguous();
   const int64_t* row_start = row_starts.const_data_ptr<int64_t>();
   const int64_t* column_start = column_starts.const_data_ptr<int64_t>();
   std::vector<Tensor> parts;
-  for (int64_t i = 0; i + 1 < row_begin.numel(); ++i) {
-    const Tensor row = rows.slice(0, row_start[i], row_start[i + 1]);
-    const Tensor column = columns.slice(0, column_start[i], column_start[i + 1]);
-    const Tensor own = kernels::given(own_key) ? own_key->index_select(0, row) : row;
-    Tensor p =
-        group_probabilities(query, key, lse, row, column, scale, visible(own, column, is_causal, window, position));
-    if (heads == "mean") p = p.mean(0);
-    if (heads == "max") p = p.amax(0);
-    if (reduce_rows) p = row.size(0) > 0 ? p.mean(-2) : p.sum(-2);
+  for (int64_t i = 0; i + 1 < in.row_begin.numel(); ++i) {
+    const Tensor row = in.rows.slice(0, row_start[i], row_start[i + 1]);
+    const Tensor column = in.columns.slice(0, column_start[i], column_start[i + 1]);
+    const Tensor own = kernels::given(in.own_key) ? in.own_key->index_select(0, row) : row;
+    Tensor p = group_probabilities(query, key, lse, row, column, in.scale,
+                                   visible(own, column, in.is_causal, in.window, in.position));
+    if (in.heads == HeadReduction::kMean) p = p.mean(0);
+    if (in.heads == HeadReduction::kMax) p = p.amax(0);
+    if (in.reduce_rows) p = row.size(0) > 0 ? p.mean(-2) : p.sum(-2);
     parts.push_back(p);
   }
-  if (parts.empty())
-    return at::zeros(heads == "each" ? std::vector<int64_t>{query.size(1), 0} : std::vector<int64_t>{0}, lse.options());
+  if (parts.empty()) {
+    const bool each = in.heads == HeadReduction::kEach;
+    return at::zeros(each ? std::vector<int64_t>{query.size(1), 0} : std::vector<int64_t>{0}, lse.options());
+  }
   return at::cat(parts, -1);
 }
 
-Tensor attention_probe_autograd(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
-                                const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin,
-                                double scale, bool is_causal, std::string_view heads, bool reduce_rows, int64_t window,
-                                const OptionalTensor& position, const OptionalTensor& own_key) {
-  if (query.scalar_type() == at::kDouble || wants_gradient(query, key, lse)) {
-    return attention_probe_composed(query, key, lse, rows, row_begin, columns, column_begin, scale, is_causal, heads,
-                                    reduce_rows, window, position, own_key);
-  }
+Tensor attention_probe_autograd(const AttentionProbeCall& in) {
+  const auto& [query, key, lse] = in.layer;
+  if (query.scalar_type() == at::kDouble || wants_gradient(query, key, lse)) return attention_probe_composed(in);
   at::AutoDispatchBelowADInplaceOrView below;
-  return call_attention_probe(query, key, lse, rows, row_begin, columns, column_begin, scale, is_causal, heads,
-                              reduce_rows, window, position, own_key);
+  return attention_probe(in);
 }
 
 }  // namespace
 
-Tensor attention_probe(const Tensor& query, const Tensor& key, const Tensor& lse, const Tensor& rows,
-                       const Tensor& row_begin, const Tensor& columns, const Tensor& column_begin, double scale,
-                       bool is_causal, HeadReduction heads, bool reduce_rows, int64_t window,
-                       const OptionalTensor& position, const OptionalTensor& own_key) {
-  return call_attention_probe(query, key, lse, rows, row_begin, columns, column_begin, scale, is_causal, name_of(heads),
-                              reduce_rows, window, position, own_key);
+Tensor attention_probe(const AttentionProbeCall& c) {
+  static const auto op = find_op<AttentionProbeSignature>("attention_probe");
+  return op.call(c.layer.query, c.layer.key, c.layer.lse, c.rows, c.row_begin, c.columns, c.column_begin, c.scale,
+                 c.is_causal, choice_name(c.heads), c.reduce_rows, c.window, c.position, c.own_key);
 }
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
-  m.impl("attention_probe", attention_probe_meta);
+  m.impl("attention_probe", Unpacked<AttentionProbeSignature, attention_probe_meta>::call);
 }
 TORCH_LIBRARY_IMPL(espalier, Autograd, m) {
-  m.impl("attention_probe", attention_probe_autograd);
+  m.impl("attention_probe", Unpacked<AttentionProbeSignature, attention_probe_autograd>::call);
 }
 
 }  // namespace espalier::ops

@@ -9,12 +9,11 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include "espalier/op_choices.h"
 #include "kernels/support/cpu_level.h"
 #include "kernels/support/element_type.h"
 
 namespace espalier::kernels {
-
-enum class ProbeHeads : uint8_t { kMean, kMax, kEach };
 
 // One attention layer over packed tokens. Heads lie behind each other inside a token; tokens lie a stride (in elements)
 // apart.
@@ -51,12 +50,12 @@ float attention_probability_plain(const ProbeLayer& layer, const ProbeShape& sha
                                   int64_t column);
 
 // out: [c], or [h, c] for kEach; not reduce_rows: [r, c], or [h, r, c] for kEach.
-void attention_probe_plain(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
+void attention_probe_plain(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads, bool reduce_rows,
                            float* out);
 
 // The same in blocks of rows and columns, on at::get_num_threads() threads.
-void attention_probe_blocked(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
-                             CpuLevel level, float* out);
+void attention_probe_blocked(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads,
+                             bool reduce_rows, CpuLevel level, float* out);
 
 // The bounds of some groups in a row, by value: they travel as arguments of the launch, so that nothing is copied to
 // the device.
@@ -75,13 +74,13 @@ ProbeGroupBounds probe_group_bounds(const ProbeShape& shape, int64_t first_group
 #ifdef ESPALIER_HAS_CUDA
 // attention_probe_plain on the device: all of `shape` there but row_begin and column_begin. One warp per column: for
 // few rows, and for every dtype.
-cudaError_t attention_probe_cuda(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
-                                 float* out, cudaStream_t stream);
+cudaError_t attention_probe_cuda(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads,
+                                 bool reduce_rows, float* out, cudaStream_t stream);
 
 // The same on the matrix units, for the shapes that has_tiles names: 16-bit elements and many rows.
 bool attention_probe_has_tiles(const ProbeShape& shape);
-int64_t attention_probe_tiles_partial_floats(const ProbeShape& shape, ProbeHeads heads, bool reduce_rows);
-cudaError_t attention_probe_tiles_cuda(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads,
+int64_t attention_probe_tiles_partial_floats(const ProbeShape& shape, ops::HeadReduction heads, bool reduce_rows);
+cudaError_t attention_probe_tiles_cuda(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads,
                                        bool reduce_rows, float* partials, float* out, cudaStream_t stream);
 #endif
 

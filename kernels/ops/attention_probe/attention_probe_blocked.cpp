@@ -39,10 +39,10 @@ void store_scaled(const float* from, int64_t num_lines, int64_t count, float fac
 // The probe of one tile of columns: blocks of rows, in each all heads.
 class TileProbe {
  public:
-  TileProbe(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows, CpuLevel level,
-            float* out)
+  TileProbe(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads, bool reduce_rows,
+            CpuLevel level, float* out)
       : layer_(layer), shape_(shape), heads_(heads), reduce_rows_(reduce_rows), out_(out), tile_(shape, level) {
-    total_.resize((heads == ProbeHeads::kEach ? shape.num_heads : 1) * kColumns);
+    total_.resize((heads == ops::HeadReduction::kEach ? shape.num_heads : 1) * kColumns);
     by_row_.resize(tile_.max_rows() * kColumns);
   }
 
@@ -57,20 +57,21 @@ class TileProbe {
 
  private:
   void run_rows(const ColumnTile& tile, int64_t row, int64_t num_rows) {
-    const bool keeps_rows = heads_ == ProbeHeads::kMax || (heads_ == ProbeHeads::kMean && !reduce_rows_);
+    const bool keeps_rows =
+        heads_ == ops::HeadReduction::kMax || (heads_ == ops::HeadReduction::kMean && !reduce_rows_);
     if (keeps_rows) std::fill(by_row_.begin(), by_row_.end(), 0.0F);
     for (int64_t kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
       const float* p = tile_.compute(layer_, kv_head, shape_.rows + row, num_rows, tile);
       for (int64_t i = 0; i < tile_.repeat(); ++i) {
         const float* lines = p + i * num_rows * kColumns;
         const int64_t head = kv_head * tile_.repeat() + i;
-        if (heads_ == ProbeHeads::kEach && reduce_rows_) {
+        if (heads_ == ops::HeadReduction::kEach && reduce_rows_) {
           add_lines(lines, num_rows, &total_[head * kColumns]);
-        } else if (heads_ == ProbeHeads::kEach) {
+        } else if (heads_ == ops::HeadReduction::kEach) {
           store_rows(lines, tile, head * shape_.row_begin[shape_.num_groups] + row, num_rows, 1.0F);
         } else if (!keeps_rows) {
           add_lines(lines, num_rows, total_.data());
-        } else if (heads_ == ProbeHeads::kMax) {
+        } else if (heads_ == ops::HeadReduction::kMax) {
           take_larger(lines, num_rows * kColumns, by_row_.data());
         } else {
           add(lines, num_rows * kColumns, by_row_.data());
@@ -80,7 +81,7 @@ class TileProbe {
     if (!keeps_rows) return;
     if (reduce_rows_) return add_lines(by_row_.data(), num_rows, total_.data());
     store_rows(by_row_.data(), tile, row, num_rows,
-               heads_ == ProbeHeads::kMax ? 1.0F : 1.0F / static_cast<float>(shape_.num_heads));
+               heads_ == ops::HeadReduction::kMax ? 1.0F : 1.0F / static_cast<float>(shape_.num_heads));
   }
 
   int64_t num_columns() const { return shape_.column_begin[shape_.num_groups]; }
@@ -91,14 +92,15 @@ class TileProbe {
 
   void store_total(const ColumnTile& tile) {
     const int64_t num_rows = shape_.row_begin[tile.group + 1] - shape_.row_begin[tile.group];
-    const int64_t summed = std::max<int64_t>(num_rows, 1) * (heads_ == ProbeHeads::kMean ? shape_.num_heads : 1);
+    const int64_t summed =
+        std::max<int64_t>(num_rows, 1) * (heads_ == ops::HeadReduction::kMean ? shape_.num_heads : 1);
     store_scaled(total_.data(), static_cast<int64_t>(total_.size()) / kColumns, tile.count,
                  1.0F / static_cast<float>(summed), out_ + tile.begin, num_columns());
   }
 
   const ProbeLayer& layer_;
   const ProbeShape& shape_;
-  ProbeHeads heads_;
+  ops::HeadReduction heads_;
   bool reduce_rows_;
   float* out_;
   ProbabilityTile tile_;
@@ -108,8 +110,8 @@ class TileProbe {
 
 }  // namespace
 
-void attention_probe_blocked(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
-                             CpuLevel level, float* out) {
+void attention_probe_blocked(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads,
+                             bool reduce_rows, CpuLevel level, float* out) {
   const std::vector<ColumnTile> tiles = column_tiles(shape);
   const auto num_tiles = static_cast<int64_t>(tiles.size());
   at::parallel_for(0, num_tiles, tiles_per_thread(shape, num_tiles), [&](int64_t first, int64_t last) {

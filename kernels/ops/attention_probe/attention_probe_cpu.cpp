@@ -6,14 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
-#include <string_view>
 #include <vector>
 
 #include "kernels/ops/attention_probe/attention_probe.h"
 #include "kernels/ops/attention_probe/attention_probe_arguments.h"
 #include "kernels/ops/attention_probe/attention_probe_tile.h"
 #include "kernels/support/chosen_kernels.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/row_dots.h"
 
 namespace espalier::kernels {
@@ -34,11 +33,11 @@ float attention_probability_plain(const ProbeLayer& layer, const ProbeShape& sha
   return std::exp(shape.scale * dot - lse);
 }
 
-void attention_probe_plain(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
+void attention_probe_plain(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads, bool reduce_rows,
                            float* out) {
   const int64_t h = shape.num_heads;
   const int64_t r = shape.row_begin[shape.num_groups], c = shape.column_begin[shape.num_groups];
-  const int64_t kept_heads = heads == ProbeHeads::kEach ? h : 1, kept_rows = reduce_rows ? 1 : r;
+  const int64_t kept_heads = heads == ops::HeadReduction::kEach ? h : 1, kept_rows = reduce_rows ? 1 : r;
   std::fill(out, out + kept_heads * kept_rows * c, 0.0F);
   for (int64_t group = 0; group < shape.num_groups; ++group) {
     const int64_t first = shape.row_begin[group], last = shape.row_begin[group + 1];
@@ -48,10 +47,10 @@ void attention_probe_plain(const ProbeLayer& layer, const ProbeShape& shape, Pro
         float reduced = 0.0F;
         for (int64_t head = 0; head < h; ++head) {
           const float p = attention_probability_plain(layer, shape, head, shape.rows[i], shape.columns[j]);
-          if (heads == ProbeHeads::kEach) out[(head * kept_rows + (reduce_rows ? 0 : i)) * c + j] += share * p;
-          reduced = heads == ProbeHeads::kMax ? std::max(reduced, p) : reduced + p / static_cast<float>(h);
+          if (heads == ops::HeadReduction::kEach) out[(head * kept_rows + (reduce_rows ? 0 : i)) * c + j] += share * p;
+          reduced = heads == ops::HeadReduction::kMax ? std::max(reduced, p) : reduced + p / static_cast<float>(h);
         }
-        if (heads != ProbeHeads::kEach) out[(reduce_rows ? 0 : i) * c + j] += share * reduced;
+        if (heads != ops::HeadReduction::kEach) out[(reduce_rows ? 0 : i) * c + j] += share * reduced;
       }
     }
   }
@@ -75,24 +74,13 @@ namespace espalier::ops {
 
 namespace {
 
-at::Tensor attention_probe_cpu(const at::Tensor& query, const at::Tensor& key, const at::Tensor& lse,
-                               const at::Tensor& rows, const at::Tensor& row_begin, const at::Tensor& columns,
-                               const at::Tensor& column_begin, double scale, bool is_causal, std::string_view heads,
-                               bool reduce_rows, int64_t window, const std::optional<at::Tensor>& position,
-                               const std::optional<at::Tensor>& own_key) {
-  const kernels::LayerPointers layer("attention_probe", query, key, lse);
-  const kernels::GroupPointers groups("attention_probe", query, key, rows, row_begin, columns, column_begin, scale,
-                                      is_causal, window, position, own_key);
-  const kernels::ProbeHeads reduction = kernels::probe_heads("attention_probe", heads);
-  TORCH_CHECK(reduce_rows || groups.shape.num_groups == 1,
-              "attention_probe: rows can be kept apart for one group only, got ", groups.shape.num_groups, " groups");
-  std::vector<int64_t> sizes;
-  if (reduction == kernels::ProbeHeads::kEach) sizes.push_back(query.size(1));
-  if (!reduce_rows) sizes.push_back(rows.size(0));
-  sizes.push_back(columns.size(0));
-  at::Tensor out = at::empty(sizes, lse.options());
+Tensor attention_probe_cpu(const AttentionProbeCall& in) {
+  const kernels::LayerPointers layer("attention_probe", in.layer);
+  const kernels::GroupPointers groups("attention_probe", kernels::groups_of(in));
+  kernels::check_probe_reduction(in);
+  const Tensor out = kernels::empty_probe_result(in);
   kernels::note_kernel("attention_probe", kernels::probability_kernel_name(groups.shape, kernels::cpu_level()));
-  kernels::attention_probe_blocked(layer.layer, groups.shape, reduction, reduce_rows, kernels::cpu_level(),
+  kernels::attention_probe_blocked(layer.layer, groups.shape, in.heads, in.reduce_rows, kernels::cpu_level(),
                                    out.mutable_data_ptr<float>());
   return out;
 }
@@ -100,7 +88,7 @@ at::Tensor attention_probe_cpu(const at::Tensor& query, const at::Tensor& key, c
 }  // namespace
 
 TORCH_LIBRARY_IMPL(espalier, CPU, m) {
-  m.impl("attention_probe", attention_probe_cpu);
+  m.impl("attention_probe", Unpacked<AttentionProbeSignature, attention_probe_cpu>::call);
 }
 
 }  // namespace espalier::ops

@@ -14,8 +14,8 @@ constexpr int64_t kRowsOfABlock = 32;
 // query rows the same way. No sum crosses warps: the result does not depend on timing.
 template <int N, typename T>
 __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
-    probe_kernel(ProbeLayer layer, ProbeShape shape, ProbeGroupBounds groups, ProbeHeads heads, bool reduce_rows,
-                 int64_t num_rows, int64_t num_columns, float* out) {
+    probe_kernel(ProbeLayer layer, ProbeShape shape, ProbeGroupBounds groups, ops::HeadReduction heads,
+                 bool reduce_rows, int64_t num_rows, int64_t num_columns, float* out) {
   const auto [group, c] = warp_column(groups);
   if (group < 0) return;
   const int64_t column = shape.columns[c];
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
   }
   const bool writes = threadIdx.x % kWarpSize == 0;
   const int64_t h = shape.num_heads;
-  if (heads == ProbeHeads::kEach) {
+  if (heads == ops::HeadReduction::kEach) {
     for (int64_t head = 0; head < h; ++head) {
       float sum = 0.0F;
       for (int64_t r = first; r < last; ++r) {
@@ -44,9 +44,9 @@ __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
     float reduced = 0.0F;
     for (int64_t head = 0; head < h; ++head) {
       const float p = warp_probability<N, T>(layer, shape, head, shape.rows[r], column);
-      reduced = heads == ProbeHeads::kMax ? fmaxf(reduced, p) : reduced + p;
+      reduced = heads == ops::HeadReduction::kMax ? fmaxf(reduced, p) : reduced + p;
     }
-    if (heads == ProbeHeads::kMean) reduced /= static_cast<float>(h);
+    if (heads == ops::HeadReduction::kMean) reduced /= static_cast<float>(h);
     if (!reduce_rows && writes) out[r * num_columns + c] = reduced;
     sum += reduced;
   }
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
 
 }  // namespace
 
-cudaError_t attention_probe_cuda(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads, bool reduce_rows,
-                                 float* out, cudaStream_t stream) {
+cudaError_t attention_probe_cuda(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads,
+                                 bool reduce_rows, float* out, cudaStream_t stream) {
   const int64_t num_rows = shape.row_begin[shape.num_groups], num_columns = shape.column_begin[shape.num_groups];
   const int64_t row_blocks = reduce_rows ? 1 : std::max<int64_t>(1, (num_rows + kRowsOfABlock - 1) / kRowsOfABlock);
   for (int64_t first = 0; first < shape.num_groups; first += ProbeGroupBounds::kMaxGroups) {

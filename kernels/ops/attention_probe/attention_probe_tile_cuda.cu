@@ -31,16 +31,16 @@ __host__ __device__ int tile_stride(int64_t d) {
 // How the work is cut. A block takes a tile of columns of one group, the rows of its row tiles, and `heads_of_a_block`
 // heads; `slots`: blocks that share rows and columns, each with its own partial results.
 struct TilePlan {
-  ProbeHeads heads;
+  ops::HeadReduction heads;
   bool reduce_rows;
   int64_t row_tiles_of_a_block, heads_of_a_block, slots;
   int64_t num_rows, num_columns;  // of all groups
 };
 
-TilePlan tile_plan(const ProbeShape& shape, ProbeHeads heads, bool reduce_rows) {
+TilePlan tile_plan(const ProbeShape& shape, ops::HeadReduction heads, bool reduce_rows) {
   // A mean over rows and heads is one sum, whose parts may lie in any block; a maximum over heads needs them together,
   // and so does a mean that is written row by row.
-  const bool is_split = heads == ProbeHeads::kEach || (heads == ProbeHeads::kMean && reduce_rows);
+  const bool is_split = heads == ops::HeadReduction::kEach || (heads == ops::HeadReduction::kMean && reduce_rows);
   return {.heads = heads,
           .reduce_rows = reduce_rows,
           .row_tiles_of_a_block = reduce_rows ? kRowTilesOfABlock : 1,
@@ -144,14 +144,15 @@ __global__ void __launch_bounds__(kThreads) tile_kernel(ProbeLayer layer, ProbeS
           const bool is_hidden = column[n] < 0 || (shape.is_causal && column[n] > own) ||
                                  (shape.window > 0 && horizon >= position[n]) || lse == -INFINITY;
           const float p = is_hidden ? 0.0F : expf(shape.scale * scores[r * kScoreStride + lane + n * kWarpSize] - lse);
-          reduced[r][n] = plan.heads == ProbeHeads::kMax ? fmaxf(reduced[r][n], p) : reduced[r][n] + p;
+          reduced[r][n] = plan.heads == ops::HeadReduction::kMax ? fmaxf(reduced[r][n], p) : reduced[r][n] + p;
         }
       }
       __syncwarp();  // the scores may still be read
     }
-    const int64_t out_row = plan.heads == ProbeHeads::kEach ? slot * plan.num_rows : 0;
-    const float share =
-        plan.heads == ProbeHeads::kMean && !plan.reduce_rows ? 1.0F / static_cast<float>(shape.num_heads) : 1.0F;
+    const int64_t out_row = plan.heads == ops::HeadReduction::kEach ? slot * plan.num_rows : 0;
+    const float share = plan.heads == ops::HeadReduction::kMean && !plan.reduce_rows
+                            ? 1.0F / static_cast<float>(shape.num_heads)
+                            : 1.0F;
 #pragma unroll
     for (int r = 0; r < kFragment; ++r) {
       const int i = warp * kFragment + r;
@@ -180,13 +181,13 @@ __global__ void __launch_bounds__(kThreads)
   while (group < groups.count && c >= groups.bound[group].column_end) ++group;
   if (group == groups.count) return;
   const int64_t rows = groups.bound[group].row_end - groups.bound[group].row_begin;
-  const bool is_each = plan.heads == ProbeHeads::kEach;
+  const bool is_each = plan.heads == ops::HeadReduction::kEach;
   const int64_t first_slot = is_each ? blockIdx.y : 0, last_slot = is_each ? first_slot + 1 : plan.slots;
   float sum = 0.0F;
   for (int64_t block = 0; block < blocks_of_rows(rows, plan.row_tiles_of_a_block); ++block)
     for (int64_t slot = first_slot; slot < last_slot; ++slot)
       sum += partials[(block * plan.slots + slot) * plan.num_columns + c];
-  const int64_t count = plan.heads == ProbeHeads::kMean ? rows * num_heads : rows;
+  const int64_t count = plan.heads == ops::HeadReduction::kMean ? rows * num_heads : rows;
   out[first_slot * plan.num_columns + c] = count > 0 ? sum / static_cast<float>(count) : 0.0F;
 }
 
@@ -224,13 +225,13 @@ bool attention_probe_has_tiles(const ProbeShape& shape) {
          shape.row_begin[shape.num_groups] >= kFewRows * shape.num_groups;
 }
 
-int64_t attention_probe_tiles_partial_floats(const ProbeShape& shape, ProbeHeads heads, bool reduce_rows) {
+int64_t attention_probe_tiles_partial_floats(const ProbeShape& shape, ops::HeadReduction heads, bool reduce_rows) {
   if (!reduce_rows) return 0;
   const TilePlan plan = tile_plan(shape, heads, reduce_rows);
   return most_row_blocks(shape, plan) * plan.slots * plan.num_columns;
 }
 
-cudaError_t attention_probe_tiles_cuda(const ProbeLayer& layer, const ProbeShape& shape, ProbeHeads heads,
+cudaError_t attention_probe_tiles_cuda(const ProbeLayer& layer, const ProbeShape& shape, ops::HeadReduction heads,
                                        bool reduce_rows, float* partials, float* out, cudaStream_t stream) {
   const TilePlan plan = tile_plan(shape, heads, reduce_rows);
   for (int64_t first = 0; first < shape.num_groups; first += ProbeGroupBounds::kMaxGroups) {
@@ -252,7 +253,7 @@ cudaError_t attention_probe_tiles_cuda(const ProbeLayer& layer, const ProbeShape
                                                              : run(static_cast<__half*>(nullptr));
     if (error == cudaSuccess && reduce_rows) {
       const dim3 sums(static_cast<unsigned>((columns + kThreads - 1) / kThreads),
-                      static_cast<unsigned>(heads == ProbeHeads::kEach ? shape.num_heads : 1));
+                      static_cast<unsigned>(heads == ops::HeadReduction::kEach ? shape.num_heads : 1));
       sum_partials_kernel<<<sums, kThreads, 0, stream>>>(groups, plan, shape.num_heads, partials, out);
       error = cudaGetLastError();
     }

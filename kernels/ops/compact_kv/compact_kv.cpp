@@ -2,11 +2,11 @@
 #include "kernels/ops/compact_kv/compact_kv.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -25,13 +25,6 @@ void check_compact_kv(const at::Tensor& key, const at::Tensor& value, const at::
 
 namespace espalier::ops {
 
-std::tuple<Tensor, Tensor> compact_kv(const Tensor& key, const Tensor& value, const Tensor& index) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::compact_kv", "")
-                             .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(key, value, index);
-}
-
 namespace {
 
 std::tuple<Tensor, Tensor> compact_kv_meta(const Tensor& key, const Tensor& value, const Tensor& index) {
@@ -41,6 +34,11 @@ std::tuple<Tensor, Tensor> compact_kv_meta(const Tensor& key, const Tensor& valu
 }
 
 }  // namespace
+
+std::tuple<Tensor, Tensor> compact_kv(const Tensor& key, const Tensor& value, const Tensor& index) {
+  static const auto op = find_op<decltype(compact_kv_meta)>("compact_kv");
+  return op.call(key, value, index);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("compact_kv", compact_kv_meta);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
 #include "kernels/ops/cosine_score/cosine_score_arguments.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 
 namespace espalier::kernels {
@@ -38,9 +38,7 @@ Tensor cosine_score_meta(const Tensor& x, const Tensor& direction, const Optiona
 }  // namespace
 
 Tensor cosine_score(const Tensor& x, const Tensor& direction, const OptionalTensor& index) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::cosine_score", "")
-                             .typed<Tensor(const Tensor&, const Tensor&, const OptionalTensor&)>();
+  static const auto op = find_op<decltype(cosine_score_meta)>("cosine_score");
   return op.call(x, direction, index);
 }
 

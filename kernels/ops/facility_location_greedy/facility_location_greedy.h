@@ -9,13 +9,11 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include "espalier/op_choices.h"
 #include "kernels/support/cpu_level.h"
 #include "kernels/support/row_dots.h"
 
 namespace espalier::kernels {
-
-// How a cosine becomes a similarity in [0, 1]; see ops::Similarity.
-enum class CosineMap : uint8_t { kAffine, kClamp, kMinmax };
 
 // A candidate wins when its gain is at least the largest minus this; among those the lowest index.
 inline constexpr double kGainTie = 1e-9;
@@ -23,7 +21,7 @@ inline constexpr double kGainTie = 1e-9;
 // The objective of one block of `size` rows: coverage_scale · sum_x max_{y picked} sim(x, y) + sum_{y picked}
 // modular[y].
 struct CoverageObjective {
-  CosineMap map = CosineMap::kAffine;
+  ops::Similarity map = ops::Similarity::kAffine;
   double coverage_scale = 1.0;
   const float* modular = nullptr;  // [size], or null for 0
   const bool* forced = nullptr;    // [size], or null for none: picked before all others, in index order
@@ -68,7 +66,7 @@ struct DeviceCoverageBlocks {
 };
 // In place: `count` cosines as similarities in fixed point, for a map that needs no other cosine (not kMinmax). A
 // cosine that is not a number counts as -1.
-cudaError_t fix_similarities_cuda(float* cosine, int64_t count, CosineMap map, cudaStream_t stream);
+cudaError_t fix_similarities_cuda(float* cosine, int64_t count, ops::Similarity map, cudaStream_t stream);
 // One launch, a thread-block cluster an image (kernels/support/cuda/cluster.cuh), the whole choice inside.
 cudaError_t facility_location_greedy_cuda(const DeviceCoverageBlocks& blocks, int64_t count, double coverage_scale,
                                           cudaStream_t stream);

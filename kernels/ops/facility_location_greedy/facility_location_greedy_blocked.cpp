@@ -30,9 +30,9 @@ float clamped(float cosine) {
   return std::min(1.0F, std::max(-1.0F, cosine));
 }  // NaN becomes -1
 
-int32_t similarity_of(float cosine, CosineMap map) {
-  if (map == CosineMap::kMinmax) return std::bit_cast<int32_t>(cosine);
-  const float similarity = map == CosineMap::kAffine ? 0.5F * (1.0F + cosine) : std::max(cosine, 0.0F);
+int32_t similarity_of(float cosine, ops::Similarity map) {
+  if (map == ops::Similarity::kMinmax) return std::bit_cast<int32_t>(cosine);
+  const float similarity = map == ops::Similarity::kAffine ? 0.5F * (1.0F + cosine) : std::max(cosine, 0.0F);
   return static_cast<int32_t>(similarity * kFixedOne + 0.5F);
 }
 
@@ -215,7 +215,8 @@ void run_batch(const FeatureRows& features, const CoverageBlock* blocks, int64_t
   at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
       int32_t* matrix = similarities[b].matrix.get();
-      if (blocks[b].objective.map == CosineMap::kMinmax) stretch_to_range(matrix, blocks[b].size * blocks[b].size);
+      if (blocks[b].objective.map == ops::Similarity::kMinmax)
+        stretch_to_range(matrix, blocks[b].size * blocks[b].size);
       Greedy(matrix, blocks[b].size, blocks[b].objective).run(blocks[b].num_kept, blocks[b].picks);
     }
   });

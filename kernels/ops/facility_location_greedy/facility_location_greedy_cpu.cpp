@@ -12,7 +12,9 @@
 
 #include "kernels/ops/facility_location_greedy/facility_location_greedy.h"
 #include "kernels/ops/facility_location_greedy/facility_location_greedy_arguments.h"
+#include "kernels/support/choice_names.h"
 #include "kernels/support/chosen_kernels.h"
+#include "kernels/support/tensor_checks.h"
 
 namespace espalier::kernels {
 
@@ -29,7 +31,7 @@ double cosine(const double* a, const double* b, int64_t d) {
 }
 
 // [size, size]
-std::vector<double> similarity_matrix(const double* features, int64_t size, int64_t d, CosineMap map) {
+std::vector<double> similarity_matrix(const double* features, int64_t size, int64_t d, ops::Similarity map) {
   std::vector<double> sim(size * size);
   for (int64_t x = 0; x < size; ++x) {
     for (int64_t y = 0; y < size; ++y) sim[x * size + y] = cosine(features + x * d, features + y * d, d);
@@ -38,9 +40,9 @@ std::vector<double> similarity_matrix(const double* features, int64_t size, int6
   const auto [low, high] = std::minmax_element(sim.begin(), sim.end());
   const double smallest = *low, range = *high - *low;
   for (double& s : sim) {
-    if (map == CosineMap::kAffine) s = (1.0 + s) / 2.0;
-    if (map == CosineMap::kClamp) s = std::max(s, 0.0);
-    if (map == CosineMap::kMinmax) s = range < 1e-12 ? 0.5 : (s - smallest) / range;
+    if (map == ops::Similarity::kAffine) s = (1.0 + s) / 2.0;
+    if (map == ops::Similarity::kClamp) s = std::max(s, 0.0);
+    if (map == ops::Similarity::kMinmax) s = range < 1e-12 ? 0.5 : (s - smallest) / range;
   }
   return sim;
 }
@@ -84,19 +86,20 @@ at::Tensor facility_location_greedy_cpu(const at::Tensor& features_in, const at:
                                         const at::Tensor& num_kept_in, std::string_view similarity,
                                         double coverage_scale, const std::optional<at::Tensor>& modular_in,
                                         const std::optional<at::Tensor>& forced_in) {
-  kernels::check_facility_location_greedy(features_in, block_begin_in, num_kept_in, similarity, modular_in, forced_in);
+  const auto map = choice_named<Similarity>(similarity);
+  const int64_t total =
+      kernels::check_facility_location_greedy(features_in, block_begin_in, num_kept_in, modular_in, forced_in);
   const at::Tensor features = features_in.stride(1) == 1 ? features_in : features_in.contiguous();
   const at::Tensor block_begin = block_begin_in.contiguous(), num_kept = num_kept_in.contiguous();
   const at::Tensor modular = modular_in.has_value() && modular_in->defined() ? modular_in->contiguous() : at::Tensor();
   const at::Tensor forced = forced_in.has_value() && forced_in->defined() ? forced_in->contiguous() : at::Tensor();
-  at::Tensor out = at::empty({kernels::total_kept(num_kept)}, features.options().dtype(at::kLong));
+  at::Tensor out = at::empty({total}, features.options().dtype(at::kLong));
   std::vector<kernels::CoverageBlock> blocks;
   int64_t* picks = out.mutable_data_ptr<int64_t>();
   for (int64_t i = 0; i < num_kept.numel(); ++i) {
     const int64_t begin = block_begin.const_data_ptr<int64_t>()[i],
                   size = block_begin.const_data_ptr<int64_t>()[i + 1] - begin;
-    kernels::CoverageBlock block{
-        begin, size, num_kept.const_data_ptr<int64_t>()[i], {kernels::cosine_map(similarity), coverage_scale}, picks};
+    kernels::CoverageBlock block{begin, size, num_kept.const_data_ptr<int64_t>()[i], {map, coverage_scale}, picks};
     if (modular.defined()) block.objective.modular = modular.const_data_ptr<float>() + begin;
     if (forced.defined()) block.objective.forced = forced.const_data_ptr<bool>() + begin;
     picks += block.num_kept;

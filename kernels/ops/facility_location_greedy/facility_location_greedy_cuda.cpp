@@ -18,6 +18,7 @@
 
 #include "kernels/ops/facility_location_greedy/facility_location_greedy.h"
 #include "kernels/ops/facility_location_greedy/facility_location_greedy_arguments.h"
+#include "kernels/support/choice_names.h"
 #include "kernels/support/chosen_kernels.h"
 #include "kernels/support/row_selection_cuda.h"
 
@@ -25,9 +26,9 @@ namespace espalier::ops {
 namespace {
 
 // unit: rows of length 1 (or 0), float32 [size, d] -> int32 [size, size] in multiples of 2^-23.
-at::Tensor fixed_similarities(const at::Tensor& unit, kernels::CosineMap map) {
+at::Tensor fixed_similarities(const at::Tensor& unit, ops::Similarity map) {
   const at::Tensor cosine = at::matmul(unit, unit.t());
-  if (map != kernels::CosineMap::kMinmax) {
+  if (map != ops::Similarity::kMinmax) {
     C10_CUDA_CHECK(kernels::fix_similarities_cuda(cosine.mutable_data_ptr<float>(), cosine.numel(), map,
                                                   c10::cuda::getCurrentCUDAStream()));
     return cosine.view(at::kInt);
@@ -50,7 +51,8 @@ at::Tensor facility_location_greedy_cuda(const at::Tensor& features, const at::T
                                          const at::Tensor& num_kept, std::string_view similarity, double coverage_scale,
                                          const std::optional<at::Tensor>& modular_in,
                                          const std::optional<at::Tensor>& forced) {
-  kernels::check_facility_location_greedy(features, block_begin, num_kept, similarity, modular_in, forced);
+  const auto map = choice_named<Similarity>(similarity);
+  kernels::check_facility_location_greedy(features, block_begin, num_kept, modular_in, forced);
   const c10::cuda::CUDAGuard guard(features.device());
   kernels::note_kernel("facility_location_greedy", "library + cuda");
   const at::NoTF32Guard full_precision;  // TF32 would round the features to 10 bits
@@ -60,7 +62,7 @@ at::Tensor facility_location_greedy_cuda(const at::Tensor& features, const at::T
   at::Tensor cover = at::empty({features.size(0)}, features.options().dtype(at::kInt));
   const auto describe = [&](const kernels::SelectionRows& rows, std::vector<at::Tensor>& owned) {
     const at::Tensor own = unit.narrow(0, rows.begin, rows.size);
-    owned.push_back(fixed_similarities(own, kernels::cosine_map(similarity)).contiguous());
+    owned.push_back(fixed_similarities(own, map).contiguous());
     return kernels::DeviceCoverageBlock{
         .similarity = owned.back().const_data_ptr<int32_t>(),
         .modular = modular.defined() ? modular.const_data_ptr<float>() + rows.begin : nullptr,

@@ -141,10 +141,10 @@ __global__ void __launch_bounds__(kThreads) fix_similarities_kernel(float* cosin
 
 }  // namespace
 
-cudaError_t fix_similarities_cuda(float* cosine, int64_t count, CosineMap map, cudaStream_t stream) {
+cudaError_t fix_similarities_cuda(float* cosine, int64_t count, ops::Similarity map, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   const auto grid = static_cast<unsigned>((count + kThreads - 1) / kThreads);
-  fix_similarities_kernel<<<grid, kThreads, 0, stream>>>(cosine, count, map == CosineMap::kAffine);
+  fix_similarities_kernel<<<grid, kThreads, 0, stream>>>(cosine, count, map == ops::Similarity::kAffine);
   return cudaGetLastError();
 }
 

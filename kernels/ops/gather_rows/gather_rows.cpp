@@ -2,13 +2,13 @@
 #include "kernels/ops/gather_rows/gather_rows.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -23,13 +23,6 @@ void check_gather_rows(const at::Tensor& x, const at::Tensor& index) {
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
-
-Tensor gather_rows(const Tensor& x, const Tensor& index) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::gather_rows", "")
-                             .typed<Tensor(const Tensor&, const Tensor&)>();
-  return op.call(x, index);
-}
 
 namespace {
 
@@ -50,6 +43,11 @@ Tensor gather_rows_autograd(const Tensor& x, const Tensor& index) {
 }
 
 }  // namespace
+
+Tensor gather_rows(const Tensor& x, const Tensor& index) {
+  static const auto op = find_op<decltype(gather_rows_meta)>("gather_rows");
+  return op.call(x, index);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("gather_rows", gather_rows_meta);

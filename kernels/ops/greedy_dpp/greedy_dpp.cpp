@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
 #include "kernels/ops/greedy_dpp/greedy_dpp_arguments.h"
+#include "kernels/support/dispatch.h"
 
 namespace espalier::kernels {
 
@@ -25,8 +25,6 @@ namespace espalier::ops {
 
 namespace {
 
-using DppSignature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&);
-
 Tensor greedy_dpp_meta(const Tensor& features, const Tensor& relevance, const Tensor& block_begin,
                        const Tensor& num_kept, const OptionalTensor& forced) {
   const int64_t total = kernels::check_greedy_dpp(features, relevance, block_begin, num_kept, forced);
@@ -37,8 +35,7 @@ Tensor greedy_dpp_meta(const Tensor& features, const Tensor& relevance, const Te
 
 Tensor greedy_dpp(const Tensor& features, const Tensor& relevance, const Tensor& block_begin, const Tensor& num_kept,
                   const OptionalTensor& forced) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("espalier::greedy_dpp", "").typed<DppSignature>();
+  static const auto op = find_op<decltype(greedy_dpp_meta)>("greedy_dpp");
   return op.call(features, relevance, block_begin, num_kept, forced);
 }
 

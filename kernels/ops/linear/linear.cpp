@@ -2,13 +2,13 @@
 #include "kernels/ops/linear/linear.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -34,13 +34,6 @@ at::Tensor linear_widened(const at::Tensor& x, const at::Tensor& weight, const s
 
 namespace espalier::ops {
 
-Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::linear", "")
-                             .typed<Tensor(const Tensor&, const Tensor&, const OptionalTensor&)>();
-  return op.call(x, weight, bias);
-}
-
 namespace {
 
 Tensor linear_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
@@ -60,6 +53,11 @@ Tensor linear_autograd(const Tensor& x, const Tensor& weight, const OptionalTens
 }
 
 }  // namespace
+
+Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  static const auto op = find_op<decltype(linear_meta)>("linear");
+  return op.call(x, weight, bias);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("linear", linear_meta);

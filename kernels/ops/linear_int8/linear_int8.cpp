@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "espalier/ops.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -48,13 +48,6 @@ at::Tensor linear_int8_widened(const at::Tensor& x, const at::Tensor& weight, co
 
 namespace espalier::ops {
 
-Tensor linear_int8(const Tensor& x, const Tensor& weight, const Tensor& scale) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::linear_int8", "")
-                             .typed<Tensor(const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(x, weight, scale);
-}
-
 namespace {
 
 Tensor linear_int8_meta(const Tensor& x, const Tensor& weight, const Tensor& scale) {
@@ -65,6 +58,11 @@ Tensor linear_int8_meta(const Tensor& x, const Tensor& weight, const Tensor& sca
 }
 
 }  // namespace
+
+Tensor linear_int8(const Tensor& x, const Tensor& weight, const Tensor& scale) {
+  static const auto op = find_op<decltype(linear_int8_meta)>("linear_int8");
+  return op.call(x, weight, scale);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("linear_int8", linear_int8_meta);

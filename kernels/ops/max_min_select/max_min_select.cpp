@@ -2,21 +2,14 @@
 #include "kernels/ops/max_min_select/max_min_select.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
 #include "kernels/ops/max_min_select/max_min_select_arguments.h"
+#include "kernels/support/dispatch.h"
 
 namespace espalier::kernels {
-
-RowDistance row_distance(std::string_view name) {
-  if (name == "cosine") return RowDistance::kCosine;
-  if (name == "l1") return RowDistance::kL1;
-  TORCH_CHECK(name == "l2", "max_min_select: distance must be cosine, l1 or l2, got ", name);
-  return RowDistance::kL2;
-}
 
 int64_t check_row_selection(const char* op, const at::Tensor& features, const at::Tensor& block_begin,
                             const at::Tensor& num_kept, const std::optional<at::Tensor>& forced) {
@@ -50,23 +43,9 @@ namespace espalier::ops {
 
 namespace {
 
-using SelectSignature = Tensor(const Tensor&, const Tensor&, const Tensor&, std::string_view, const OptionalTensor&);
-
-const char* name_of(Distance distance) {
-  switch (distance) {
-    case Distance::kCosine:
-      return "cosine";
-    case Distance::kL1:
-      return "l1";
-    case Distance::kL2:
-      return "l2";
-  }
-  TORCH_CHECK(false, "max_min_select: unknown distance ", static_cast<int>(distance));
-}
-
 Tensor max_min_select_meta(const Tensor& features, const Tensor& block_begin, const Tensor& num_kept,
                            std::string_view distance, const OptionalTensor& forced) {
-  kernels::row_distance(distance);
+  choice_named<Distance>(distance);
   const int64_t total = kernels::check_row_selection("max_min_select", features, block_begin, num_kept, forced);
   return at::empty({total}, features.options().dtype(at::kLong));
 }
@@ -75,9 +54,8 @@ Tensor max_min_select_meta(const Tensor& features, const Tensor& block_begin, co
 
 Tensor max_min_select(const Tensor& features, const Tensor& block_begin, const Tensor& num_kept, Distance distance,
                       const OptionalTensor& forced) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("espalier::max_min_select", "").typed<SelectSignature>();
-  return op.call(features, block_begin, num_kept, name_of(distance), forced);
+  static const auto op = find_op<decltype(max_min_select_meta)>("max_min_select");
+  return op.call(features, block_begin, num_kept, choice_name(distance), forced);
 }
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {

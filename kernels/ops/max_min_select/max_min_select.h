@@ -9,17 +9,15 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include "espalier/op_choices.h"
 #include "kernels/support/row_dots.h"
 
 namespace espalier::kernels {
 
-// 1 - cosine (a row shorter than 1e-12 has distance 1 to every other), sum of |x - y|, root of the sum of (x - y)².
-enum class RowDistance : uint8_t { kCosine, kL1, kL2 };
-
 // features [size, d] -> picks [num_kept] in the order of picking, distances [num_kept] (may be null): how far each pick
 // was from the nearest one before it; of the first, from its nearest neighbour. forced [size] or null: picked before
 // all others, in index order. The specification's loop, everything in double.
-void max_min_select_plain(const double* features, int64_t size, int64_t d, int64_t num_kept, RowDistance distance,
+void max_min_select_plain(const double* features, int64_t size, int64_t d, int64_t num_kept, ops::Distance distance,
                           const bool* forced, int64_t* picks, double* distances);
 
 // Rows begin .. begin + size of the features, and where their picks go: num_kept <= size row numbers, counted from
@@ -33,7 +31,7 @@ struct SelectionBlock {
 // The same for all blocks, distances in float32, on at::get_num_threads() threads. A distance that is not a number
 // counts as 0.
 void max_min_select_blocked(const FeatureRows& features, const SelectionBlock* blocks, int64_t count,
-                            RowDistance distance, CpuLevel level);
+                            ops::Distance distance, CpuLevel level);
 
 // Sums of |x - y| or (x - y)² over d floats.
 using RowDifferenceLoop = float(const float* x, const float* y, int64_t d, bool is_squared);

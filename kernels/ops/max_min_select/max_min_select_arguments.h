@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// What max_min_select and greedy_dpp check alike before they take raw pointers.
+// What the greedy selections (max_min_select, greedy_dpp, facility_location_greedy) check alike before they take raw
+// pointers.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <optional>
-#include <string_view>
 
 #include "kernels/ops/max_min_select/max_min_select.h"
 #include "kernels/support/row_arguments.h"
 
 namespace espalier::kernels {
-
-// "cosine", "l1" or "l2".
-RowDistance row_distance(std::string_view name);
 
 // features [m, d], block_begin [b + 1] and num_kept [b] on the CPU, each number at most its block's rows; forced bool
 // [m]. Returns how many rows are picked from all blocks together.

@@ -14,6 +14,7 @@
 
 #include "kernels/ops/max_min_select/max_min_select.h"
 #include "kernels/ops/max_min_select/max_min_select_arguments.h"
+#include "kernels/support/choice_names.h"
 #include "kernels/support/chosen_kernels.h"
 #include "kernels/support/cosine_matrix.h"
 
@@ -21,16 +22,16 @@ namespace espalier::kernels {
 
 namespace {
 
-double distance_of(const double* x, const double* y, int64_t d, RowDistance distance) {
+double distance_of(const double* x, const double* y, int64_t d, ops::Distance distance) {
   double dot = 0.0, xx = 0.0, yy = 0.0, sum = 0.0;
   for (int64_t i = 0; i < d; ++i) {
     dot += x[i] * y[i];
     xx += x[i] * x[i];
     yy += y[i] * y[i];
-    sum += distance == RowDistance::kL1 ? std::abs(x[i] - y[i]) : (x[i] - y[i]) * (x[i] - y[i]);
+    sum += distance == ops::Distance::kL1 ? std::abs(x[i] - y[i]) : (x[i] - y[i]) * (x[i] - y[i]);
   }
-  if (distance == RowDistance::kL1) return sum;
-  if (distance == RowDistance::kL2) return std::sqrt(sum);
+  if (distance == ops::Distance::kL1) return sum;
+  if (distance == ops::Distance::kL2) return std::sqrt(sum);
   return std::sqrt(xx) < 1e-12 || std::sqrt(yy) < 1e-12 ? 1.0 : 1.0 - dot / std::sqrt(xx * yy);
 }
 
@@ -103,23 +104,23 @@ void difference_matrix(const FeatureRows& features, int64_t begin, int64_t size,
 
 }  // namespace
 
-void max_min_select_plain(const double* features, int64_t size, int64_t d, int64_t num_kept, RowDistance distance,
+void max_min_select_plain(const double* features, int64_t size, int64_t d, int64_t num_kept, ops::Distance distance,
                           const bool* forced, int64_t* picks, double* distances) {
   const auto at = [&](int64_t i, int64_t j) { return distance_of(features + i * d, features + j * d, d, distance); };
   farthest_first<double>(size, num_kept, forced, at, picks, distances);
 }
 
 void max_min_select_blocked(const FeatureRows& features, const SelectionBlock* blocks, int64_t count,
-                            RowDistance distance, CpuLevel level) {
+                            ops::Distance distance, CpuLevel level) {
   for (int64_t b = 0; b < count; ++b) {
     const auto [begin, size, num_kept, forced, picks] = blocks[b];
     const std::unique_ptr<float[]> matrix(new float[size * size]);
     float* values = matrix.get();
-    if (distance == RowDistance::kCosine)
+    if (distance == ops::Distance::kCosine)
       cosine_matrix(features, begin, size, level, values);
     else
-      difference_matrix(features, begin, size, distance == RowDistance::kL2, level, values);
-    if (distance == RowDistance::kCosine)
+      difference_matrix(features, begin, size, distance == ops::Distance::kL2, level, values);
+    if (distance == ops::Distance::kCosine)
       for (int64_t i = 0; i < size * size; ++i) values[i] = 1.0F - values[i];
     for (int64_t i = 0; i < size * size; ++i) values[i] = values[i] > 0.0F ? values[i] : 0.0F;  // NaN becomes 0
     const int64_t stride = size;
@@ -137,7 +138,7 @@ namespace {
 at::Tensor max_min_select_cpu(const at::Tensor& features_in, const at::Tensor& block_begin_in,
                               const at::Tensor& num_kept_in, std::string_view distance,
                               const std::optional<at::Tensor>& forced_in) {
-  const kernels::RowDistance measure = kernels::row_distance(distance);
+  const auto measure = choice_named<Distance>(distance);
   const int64_t total =
       kernels::check_row_selection("max_min_select", features_in, block_begin_in, num_kept_in, forced_in);
   const at::Tensor features = features_in.stride(1) == 1 ? features_in : features_in.contiguous();

@@ -15,6 +15,7 @@
 
 #include "kernels/ops/max_min_select/max_min_select.h"
 #include "kernels/ops/max_min_select/max_min_select_arguments.h"
+#include "kernels/support/choice_names.h"
 #include "kernels/support/chosen_kernels.h"
 #include "kernels/support/cosine_matrix_cuda.h"
 #include "kernels/support/row_selection_cuda.h"
@@ -24,16 +25,16 @@ namespace {
 
 constexpr int64_t kByDifferences = 2;  // cdist without matrix products, which lose what tells near rows apart
 
-at::Tensor distance_matrix(const at::Tensor& x, kernels::RowDistance distance) {
-  const at::Tensor matrix = distance == kernels::RowDistance::kCosine
+at::Tensor distance_matrix(const at::Tensor& x, ops::Distance distance) {
+  const at::Tensor matrix = distance == ops::Distance::kCosine
                                 ? 1.0 - kernels::cosine_matrix_cuda(x)
-                                : at::cdist(x, x, distance == kernels::RowDistance::kL1 ? 1.0 : 2.0, kByDifferences);
+                                : at::cdist(x, x, distance == ops::Distance::kL1 ? 1.0 : 2.0, kByDifferences);
   return at::nan_to_num(matrix, 0.0).clamp_min_(0.0).contiguous();
 }
 
 at::Tensor max_min_select_cuda(const at::Tensor& features, const at::Tensor& block_begin, const at::Tensor& num_kept,
                                std::string_view distance, const std::optional<at::Tensor>& forced) {
-  const kernels::RowDistance measure = kernels::row_distance(distance);
+  const auto measure = choice_named<Distance>(distance);
   kernels::check_row_selection("max_min_select", features, block_begin, num_kept, forced);
   const c10::cuda::CUDAGuard guard(features.device());
   kernels::note_kernel("max_min_select", "library + cuda");

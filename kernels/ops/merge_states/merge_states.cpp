@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/log.h>
@@ -15,6 +14,7 @@
 #include "espalier/ops.h"
 #include "kernels/ops/merge_states/merge_states_arguments.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -39,15 +39,6 @@ void check_merge_states(const at::Tensor& output_a, const at::Tensor& lse_a, con
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
-
-std::tuple<Tensor, Tensor> merge_states(const Tensor& output_a, const Tensor& lse_a, const Tensor& output_b,
-                                        const Tensor& lse_b) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("espalier::merge_states", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(output_a, lse_a, output_b, lse_b);
-}
 
 namespace {
 
@@ -117,6 +108,12 @@ std::tuple<Tensor, Tensor> merge_states_autograd(const Tensor& output_a, const T
 }
 
 }  // namespace
+
+std::tuple<Tensor, Tensor> merge_states(const Tensor& output_a, const Tensor& lse_a, const Tensor& output_b,
+                                        const Tensor& lse_b) {
+  static const auto op = find_op<decltype(merge_states_meta)>("merge_states");
+  return op.call(output_a, lse_a, output_b, lse_b);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("merge_states", merge_states_meta);

@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
@@ -15,6 +14,7 @@
 
 #include "espalier/ops.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -40,13 +40,6 @@ void check_merge_tokens(const at::Tensor& x, const at::Tensor& index, const at::
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
-
-Tensor merge_tokens(const Tensor& x, const Tensor& index, const Tensor& group_begin, const OptionalTensor& weight) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::merge_tokens", "")
-                             .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&)>();
-  return op.call(x, index, group_begin, weight);
-}
 
 namespace {
 
@@ -82,6 +75,11 @@ Tensor merge_tokens_autograd(const Tensor& x, const Tensor& index, const Tensor&
 }
 
 }  // namespace
+
+Tensor merge_tokens(const Tensor& x, const Tensor& index, const Tensor& group_begin, const OptionalTensor& weight) {
+  static const auto op = find_op<decltype(merge_tokens_meta)>("merge_tokens");
+  return op.call(x, index, group_begin, weight);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("merge_tokens", merge_tokens_meta);

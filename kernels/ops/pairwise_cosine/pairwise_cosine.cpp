@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <torch/library.h>
@@ -11,6 +10,7 @@
 #include "espalier/ops.h"
 #include "kernels/ops/cosine_score/cosine_score.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -25,13 +25,6 @@ void check_pairwise_cosine(const at::Tensor& x, const at::Tensor& y) {
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
-
-Tensor pairwise_cosine(const Tensor& x, const Tensor& y) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::pairwise_cosine", "")
-                             .typed<Tensor(const Tensor&, const Tensor&)>();
-  return op.call(x, y);
-}
 
 namespace {
 
@@ -58,6 +51,11 @@ Tensor pairwise_cosine_autograd(const Tensor& x, const Tensor& y) {
 }
 
 }  // namespace
+
+Tensor pairwise_cosine(const Tensor& x, const Tensor& y) {
+  static const auto op = find_op<decltype(pairwise_cosine_meta)>("pairwise_cosine");
+  return op.call(x, y);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("pairwise_cosine", pairwise_cosine_meta);

@@ -3,13 +3,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/rsqrt.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -24,13 +24,6 @@ void check_rms_norm(const at::Tensor& x, const at::Tensor& weight) {
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
-
-Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::rms_norm", "")
-                             .typed<Tensor(const Tensor&, const Tensor&, double)>();
-  return op.call(x, weight, eps);
-}
 
 namespace {
 
@@ -53,6 +46,11 @@ Tensor rms_norm_autograd(const Tensor& x, const Tensor& weight, double eps) {
 }
 
 }  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  static const auto op = find_op<decltype(rms_norm_meta)>("rms_norm");
+  return op.call(x, weight, eps);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("rms_norm", rms_norm_meta);

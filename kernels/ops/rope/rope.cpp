@@ -3,13 +3,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -28,14 +28,6 @@ void check_rope(const at::Tensor& query, const at::Tensor& key, const at::Tensor
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
-
-std::tuple<Tensor, Tensor> rope(const Tensor& query, const Tensor& key, const Tensor& cos, const Tensor& sin) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("espalier::rope", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(query, key, cos, sin);
-}
 
 namespace {
 
@@ -63,6 +55,11 @@ std::tuple<Tensor, Tensor> rope_autograd(const Tensor& query, const Tensor& key,
 }
 
 }  // namespace
+
+std::tuple<Tensor, Tensor> rope(const Tensor& query, const Tensor& key, const Tensor& cos, const Tensor& sin) {
+  static const auto op = find_op<decltype(rope_meta)>("rope");
+  return op.call(query, key, cos, sin);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("rope", rope_meta);

@@ -3,13 +3,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/silu.h>
 #include <torch/library.h>
 
 #include "espalier/ops.h"
 #include "kernels/support/autograd_fallback.h"
+#include "kernels/support/dispatch.h"
 #include "kernels/support/meta_shapes.h"
 #include "kernels/support/tensor_checks.h"
 
@@ -24,13 +24,6 @@ void check_silu_mul(const at::Tensor& gate, const at::Tensor& up) {
 }  // namespace espalier::kernels
 
 namespace espalier::ops {
-
-Tensor silu_mul(const Tensor& gate, const Tensor& up) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::silu_mul", "")
-                             .typed<Tensor(const Tensor&, const Tensor&)>();
-  return op.call(gate, up);
-}
 
 namespace {
 
@@ -53,6 +46,11 @@ Tensor silu_mul_autograd(const Tensor& gate, const Tensor& up) {
 }
 
 }  // namespace
+
+Tensor silu_mul(const Tensor& gate, const Tensor& up) {
+  static const auto op = find_op<decltype(silu_mul_meta)>("silu_mul");
+  return op.call(gate, up);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("silu_mul", silu_mul_meta);

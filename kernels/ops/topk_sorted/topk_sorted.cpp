@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/ops/topk_sorted/topk_sorted.h"
+#include "kernels/support/dispatch.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -39,13 +39,6 @@ int64_t check_topk_sorted(const at::Tensor& scores, const at::Tensor& block_begi
 
 namespace espalier::ops {
 
-Tensor topk_sorted(const Tensor& scores, const Tensor& block_begin, const Tensor& num_kept) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("espalier::topk_sorted", "")
-                             .typed<Tensor(const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(scores, block_begin, num_kept);
-}
-
 namespace {
 
 Tensor topk_sorted_meta(const Tensor& scores, const Tensor& block_begin, const Tensor& num_kept) {
@@ -53,6 +46,11 @@ Tensor topk_sorted_meta(const Tensor& scores, const Tensor& block_begin, const T
 }
 
 }  // namespace
+
+Tensor topk_sorted(const Tensor& scores, const Tensor& block_begin, const Tensor& num_kept) {
+  static const auto op = find_op<decltype(topk_sorted_meta)>("topk_sorted");
+  return op.call(scores, block_begin, num_kept);
+}
 
 TORCH_LIBRARY_IMPL(espalier, Meta, m) {
   m.impl("topk_sorted", topk_sorted_meta);
