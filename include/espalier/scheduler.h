@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "espalier/engine.h"
 #include "espalier/generation.h"
@@ -66,6 +67,9 @@ class Scheduler {
   // Packs the prompt on the calling thread and refuses there what cannot be served: throws Error with the reason. The
   // callbacks run on the thread that computes, with request 0; they must not wait for the scheduler.
   Ticket submit(const Request& request, const Callbacks& callbacks = {});
+  // Several answers to one prompt, each with a ticket of its own and the seeds seed, seed + 1, …; the prompt is
+  // computed once, and its rows are shared. Callbacks get the answer's number as their request.
+  std::vector<Ticket> submit(const Request& request, size_t samples, const Callbacks& callbacks = {});
   // With own_thread = false: computes a layer for those that came and a token for each that runs. False when there was
   // nothing to do.
   bool step();

@@ -43,6 +43,10 @@ int64_t rows_kept_alive(const SequenceKv& kv, const CachedPrefix* before) {
   return rows;
 }
 
+bool makes_prefix(const PrefixUse& use, int layer) {
+  return !use.ends.empty() && use.made.empty() && use.depth == layer;
+}
+
 bool reads_layer(const PolicyWalk& walk, int layer) {
   return std::ranges::any_of(walk.needs(),
                              [&](const Signal& signal) { return std::ranges::count(layers_read(signal), layer) > 0; });
@@ -134,7 +138,7 @@ at::Tensor DecoderPass::finish() {
       sequence.watcher->on_output(sequence.walk.layout(), rows_of(rows_.hidden, s));
     sequence.stats.cached(sequence.kv);
   }
-  const at::Tensor last = rows_.hidden.size(0) == size() ? rows_.hidden : rows_.hidden.index_select(0, last_rows());
+  const at::Tensor last = is_prefill_ ? rows_.hidden.index_select(0, last_rows()) : rows_.hidden;
   const at::Tensor result = logits(model_.weights.decoder, final_norm(config_, model_.weights.decoder, last));
   if (!is_prefill_) return result;
   for (size_t s = 0; s < sequences_.size(); ++s)
@@ -209,7 +213,7 @@ std::vector<at::Tensor> DecoderPass::signals_for(Sequence& sequence, const at::T
     const QueryKeyValue qkv =
         project_qkv(config_, model_.weights.decoder.layers[static_cast<size_t>(layer)], hidden, own);
     if (sequence.watcher) sequence.watcher->on_look_ahead({layer, layout, hidden, qkv.query, qkv.key, {}});
-    return LayerTrace{qkv.query, qkv.key, {}};
+    return ops::AttendedLayer{qkv.query, qkv.key, {}};
   };
   const auto norm = [this](const at::Tensor& x) { return final_norm(config_, model_.weights.decoder, x); };
   const SignalSource source{config_, layout, hidden, sequence.traces, look_ahead, norm};
@@ -235,7 +239,7 @@ void DecoderPass::acted(const Sequence& sequence) {
 bool DecoderPass::stands_at_boundary(const Sequence& sequence, int layer) const {
   const PrefixUse& use = sequence.prefix;
   const bool joins = use.found && !sequence.walk.has_joined() && use.found->depth == layer;
-  const bool makes = use.end > 0 && !use.made && use.depth == layer;
+  const bool makes = makes_prefix(use, layer);
   return (joins || makes) && sequence.walk.is_at_boundary();
 }
 
@@ -251,54 +255,77 @@ bool DecoderPass::pass_boundary(Sequence& sequence, int layer) {
       sequence.stream = std::move(whole);
     }
     for (const auto& [traced, front] : use.found->traces) {
-      LayerTrace& trace = sequence.traces.at(traced);
+      ops::AttendedLayer& trace = sequence.traces.at(traced);
       trace = {at::cat({front.query, trace.query}), at::cat({front.key, trace.key}),
                at::cat({front.lse, trace.lse}, 1)};
     }
-    use.rows = -1;
+    use.rows.clear();
   }
-  if (use.end > 0 && !use.made && use.depth == layer) make_prefix(sequence);
+  if (makes_prefix(use, layer)) make_prefixes(sequence);
   return joins;
 }
 
-void DecoderPass::make_prefix(Sequence& sequence) {
+// The last end is made of the sequence's own rows, which are shared from now on; the others are parts of it.
+void DecoderPass::make_prefixes(Sequence& sequence) {
   PrefixUse& use = sequence.prefix;
-  auto made = std::make_shared<CachedPrefix>();
-  made->key = key_of_prefix(sequence, use.end);
-  made->custom = sequence.custom;
-  made->end = use.end;
-  made->depth = use.depth;
-  made->walk = std::make_shared<const PrefixWalk>(sequence.walk.snapshot(use.end));
-  made->kv = sequence.kv.share(use.lengths);
-  made->image_of_tokens = use.images;
-  made->bytes = rows_kept_alive(made->kv, use.found.get()) * bytes_per_kv_row(config_, model_.dtype);
-  if (use.depth < config_.num_layers) {
-    const int64_t rows = made->walk->layout.num_tokens();
-    made->stream.hidden = sequence.stream.hidden.slice(0, 0, rows).clone();
-    made->bytes += static_cast<int64_t>(made->stream.hidden.nbytes());
-    for (const at::Tensor& rider : sequence.stream.riders) {
-      made->stream.riders.push_back(rider.slice(0, 0, rows).clone());
-      made->bytes += static_cast<int64_t>(made->stream.riders.back().nbytes());
-    }
-    for (const auto& [traced, whole] : sequence.traces) {
-      const LayerTrace& trace =
-          made->traces[traced] = {whole.query.slice(0, 0, rows).clone(), whole.key.slice(0, 0, rows).clone(),
-                                  whole.lse.slice(1, 0, rows).clone()};
-      made->bytes += static_cast<int64_t>(trace.query.nbytes() + trace.key.nbytes() + trace.lse.nbytes());
-    }
+  const bool has_stream = use.depth < config_.num_layers;
+  std::vector<std::shared_ptr<CachedPrefix>> made;
+  for (const PrefixEnd& end : use.ends) {
+    auto prefix = std::make_shared<CachedPrefix>();
+    prefix->key = key_of_prefix(sequence, end.token);
+    prefix->custom = sequence.custom;
+    prefix->end = end.token;
+    prefix->depth = use.depth;
+    prefix->walk = std::make_shared<const PrefixWalk>(sequence.walk.snapshot(end.token));
+    made.push_back(std::move(prefix));
   }
-  use.made = std::move(made);
+  CachedPrefix& whole = *made.back();
+  whole.kv = sequence.kv.share(use.lengths.back());
+  whole.image_of_tokens = use.images;
+  whole.bytes = rows_kept_alive(whole.kv, use.found.get()) * bytes_per_kv_row(config_, model_.dtype);
+  const auto keep = [&](const at::Tensor& rows) {
+    whole.bytes += static_cast<int64_t>(rows.nbytes());
+    return rows.clone();
+  };
+  if (const int64_t rows = whole.walk->layout.num_tokens(); has_stream) {
+    whole.stream.hidden = keep(sequence.stream.hidden.slice(0, 0, rows));
+    for (const at::Tensor& rider : sequence.stream.riders) whole.stream.riders.push_back(keep(rider.slice(0, 0, rows)));
+    for (const auto& [layer, trace] : sequence.traces)
+      whole.traces[layer] = {keep(trace.query.slice(0, 0, rows)), keep(trace.key.slice(0, 0, rows)),
+                             keep(trace.lse.slice(1, 0, rows))};
+  }
+  for (size_t i = 0; i + 1 < made.size(); ++i) {
+    CachedPrefix& part = *made[i];
+    part.kv = whole.kv.front(use.lengths[i]);
+    for (size_t layer = 0; layer < use.images.size(); ++layer)
+      part.image_of_tokens.push_back(use.images[layer].slice(0, 0, use.lengths[i][layer]));
+    if (!has_stream) continue;
+    const int64_t rows = part.walk->layout.num_tokens();
+    part.stream.hidden = whole.stream.hidden.slice(0, 0, rows);
+    for (const at::Tensor& rider : whole.stream.riders) part.stream.riders.push_back(rider.slice(0, 0, rows));
+    for (const auto& [layer, trace] : whole.traces)
+      part.traces[layer] = {trace.query.slice(0, 0, rows), trace.key.slice(0, 0, rows), trace.lse.slice(1, 0, rows)};
+  }
+  use.made.assign(made.begin(), made.end());
 }
 
-// Rows of a layer that are before the prefix's end.
+// Rows of a layer that are before each end.
 void DecoderPass::note_prefix(Sequence& sequence, int layer) const {
   PrefixUse& use = sequence.prefix;
-  if (use.end == 0 || layer >= use.depth) return;
+  if (use.ends.empty() || layer >= use.depth) return;
   const TokenLayout& layout = sequence.walk.layout();
-  if (use.rows < 0) use.rows = (layout.example < use.example).sum().item<int64_t>();
-  const at::Tensor own = layout.image.slice(0, 0, use.rows);
+  if (use.rows.empty()) {
+    std::vector<int64_t> examples;
+    for (const PrefixEnd& end : use.ends) examples.push_back(end.example);
+    const at::Tensor first = longs(examples).to(layout.example.device()).unsqueeze(1);
+    const at::Tensor counts = (layout.example.unsqueeze(0) < first).sum(1).cpu();
+    use.rows.assign(counts.const_data_ptr<int64_t>(), counts.const_data_ptr<int64_t>() + counts.numel());
+  }
   const CachedPrefix* found = use.found.get();
-  use.lengths.push_back(use.rows + (found ? found->kv.length(layer) : 0));
+  const int64_t before = found ? found->kv.length(layer) : 0;
+  use.lengths.resize(use.ends.size());
+  for (size_t i = 0; i < use.ends.size(); ++i) use.lengths[i].push_back(use.rows[i] + before);
+  const at::Tensor own = layout.image.slice(0, 0, use.rows.back());
   use.images.push_back(found ? at::cat({found->image_of_tokens[static_cast<size_t>(layer)], own}) : own);
 }
 
@@ -330,7 +357,7 @@ void DecoderPass::act(Site site, int layer) {
         if (cut.unchanged) continue;
         is_changed = true;
         sequence.stream.take(cut);
-        sequence.prefix.rows = -1;
+        sequence.prefix.rows.clear();
         if (sequence.walk.is_next(site, layer))
           own[s] = rotary(config_, sequence.walk.layout().position_id, model_.dtype);
       }
@@ -426,9 +453,17 @@ std::pair<at::Tensor, at::Tensor> DecoderPass::attend_runs(int layer, const at::
       begin.push_back(run.begin);
       length.push_back(run.length);
     }
-    return ops::attention(rows, arena_.key(layer), arena_.value(layer), rows_begin, longs(begin), longs(length),
-                          attention_scale(config_), is_causal, config_.sliding_window,
-                          key_position ? ops::OptionalTensor(rows_position) : std::nullopt, key_position);
+    return ops::attention({.query = rows,
+                           .key = arena_.key(layer),
+                           .value = arena_.value(layer),
+                           .query_begin = rows_begin,
+                           .key_begin = longs(begin),
+                           .key_length = longs(length),
+                           .scale = attention_scale(config_),
+                           .is_causal = is_causal,
+                           .window = config_.sliding_window,
+                           .query_position = key_position ? ops::OptionalTensor(rows_position) : std::nullopt,
+                           .key_position = key_position});
   };
   std::vector<KvRun> own;
   size_t most = 0;
@@ -481,7 +516,7 @@ void DecoderPass::keep_traces(int layer, const QueryKeyValue& qkv, const at::Ten
     const CachedPrefix* front = sequence.walk.has_joined() ? nullptr : sequence.prefix.found.get();
     const bool is_read = reads_layer(sequence.walk, layer) || (front && front->traces.contains(layer));
     if (!is_watched && !is_read) continue;
-    const LayerTrace trace{rows_of(qkv.query, s), rows_of(qkv.key, s), lse.slice(1, begin_[s], begin_[s + 1])};
+    const ops::AttendedLayer trace{rows_of(qkv.query, s), rows_of(qkv.key, s), lse.slice(1, begin_[s], begin_[s + 1])};
     if (is_watched)
       sequence.watcher->on_layer(
           {layer, sequence.walk.layout(), rows_of(rows_.hidden, s), trace.query, trace.key, trace.lse});

@@ -64,7 +64,7 @@ class DecoderPass {
   // Where the policy begins to look at the whole request: a cached prefix joins, and one to be cached is taken.
   bool stands_at_boundary(const Sequence& sequence, int layer) const;
   bool pass_boundary(Sequence& sequence, int layer);
-  void make_prefix(Sequence& sequence);
+  void make_prefixes(Sequence& sequence);
   void note_prefix(Sequence& sequence, int layer) const;
 
   void turn_tokens(int layer);

@@ -157,4 +157,17 @@ SequenceKv SequenceKv::share(std::span<const int64_t> lengths) {
   return shared;
 }
 
+SequenceKv SequenceKv::front(std::span<const int64_t> lengths) const {
+  SequenceKv shared(static_cast<int>(layers_.size()));
+  for (size_t layer = 0; layer < lengths.size(); ++layer) {
+    int64_t left = lengths[layer];
+    for (const KvRun& run : layers_[layer]) {
+      const int64_t taken = std::min(left, run.length);
+      left -= taken;
+      if (taken > 0) shared.layers_[layer].push_back({run.block, run.begin, taken, true});
+    }
+  }
+  return shared;
+}
+
 }  // namespace espalier

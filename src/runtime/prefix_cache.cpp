@@ -32,18 +32,18 @@ PrefixCache::PrefixCache(int64_t max_bytes, Hash hash)
     : max_bytes_(max_bytes), hash_(hash ? std::move(hash) : hash_of) {}
 
 PrefixPtr PrefixCache::find(const Sequence& sequence, std::span<const PrefixPtr> also) {
-  const std::vector<int64_t> ends = example_begins(*sequence.prompt.layout);
+  const std::vector<PrefixEnd> ends = prefix_ends(*sequence.prompt.layout);
   if (ends.empty()) return nullptr;
   PrefixPtr found;
   for (auto end = ends.rbegin(); end != ends.rend() && !found; ++end) {
-    const PrefixKey key = key_of_prefix(sequence, *end);
+    const PrefixKey key = key_of_prefix(sequence, end->token);
     for (const PrefixPtr& held : also)
-      if (held && held->end == *end && serves(*held, key, sequence)) found = held;
+      if (held && held->end == end->token && serves(*held, key, sequence)) found = held;
     const auto [first, last] = places_.equal_range(hash_(key));
     for (auto place = first; place != last && !found; ++place) {
-      if (!serves(*place->second->prefix, key, sequence)) continue;
-      found = place->second->prefix;
-      entries_.splice(entries_.begin(), entries_, place->second);
+      if (!serves(*place->second.prefix, key, sequence)) continue;
+      found = place->second.prefix;
+      entries_.splice(entries_.begin(), entries_, place->second.entry);
     }
   }
   ++(found ? counts_.hits : counts_.misses);
@@ -51,36 +51,42 @@ PrefixPtr PrefixCache::find(const Sequence& sequence, std::span<const PrefixPtr>
   return found;
 }
 
-void PrefixCache::keep(const PrefixPtr& prefix) {
-  if (prefix->bytes > max_bytes_) return;
-  const size_t hash = hash_(prefix->key);
-  const auto [first, last] = places_.equal_range(hash);
-  for (auto place = first; place != last; ++place) {
-    const CachedPrefix& other = *place->second->prefix;
-    if (other.key == prefix->key && other.custom == prefix->custom && other.depth == prefix->depth) return;
-  }
-  while (counts_.bytes + prefix->bytes > max_bytes_) drop_last();
-  entries_.push_front({hash, prefix});
-  places_.emplace(hash, entries_.begin());
-  counts_.bytes += prefix->bytes;
+bool PrefixCache::knows(const CachedPrefix& prefix) const {
+  const auto [first, last] = places_.equal_range(hash_(prefix.key));
+  return std::any_of(first, last, [&](const auto& place) {
+    const CachedPrefix& other = *place.second.prefix;
+    return other.key == prefix.key && other.custom == prefix.custom && other.depth == prefix.depth;
+  });
+}
+
+void PrefixCache::keep(const std::vector<PrefixPtr>& ends) {
+  if (ends.empty() || ends.back()->bytes > max_bytes_ || knows(*ends.back())) return;
+  while (counts_.bytes + ends.back()->bytes > max_bytes_) drop_last();
+  entries_.push_front(ends);
+  for (const PrefixPtr& prefix : ends)
+    if (!knows(*prefix)) places_.emplace(hash_(prefix->key), Place{entries_.begin(), prefix});
+  counts_.bytes += ends.back()->bytes;
 }
 
 void PrefixCache::drop_last() {
   const auto last = std::prev(entries_.end());
-  const auto [first, end] = places_.equal_range(last->hash);
-  places_.erase(std::find_if(first, end, [&](const auto& place) { return place.second == last; }));
-  counts_.bytes -= last->prefix->bytes;
+  std::erase_if(places_, [&](const auto& place) { return place.second.entry == last; });
+  counts_.bytes -= last->back()->bytes;
   entries_.erase(last);
 }
 
-std::vector<int64_t> example_begins(const PromptLayout& prompt) {
-  std::vector<int64_t> begins;
+std::vector<PrefixEnd> prefix_ends(const PromptLayout& prompt) {
+  constexpr int64_t kFewTokens = 16;
+  std::vector<PrefixEnd> ends;
   int example = -1;
+  bool has_picture = false;
   for (const Segment& segment : prompt.segments) {
-    if (segment.example > example && segment.begin > 0) begins.push_back(segment.begin);
+    if (segment.example > example && (has_picture || segment.begin >= kFewTokens))
+      ends.push_back({segment.begin, segment.example});
     example = std::max(example, segment.example);
+    has_picture = has_picture || segment.image >= 0;
   }
-  return begins;
+  return ends;
 }
 
 int boundary_depth(const PolicyWalk& walk, int num_layers) {

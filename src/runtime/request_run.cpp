@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/request_run.h"
 
+#include <algorithm>
 #include <string>
 
 #include "espalier/error.h"
@@ -14,6 +15,11 @@ namespace {
 const Request& checked(const Request& request) {
   if (request.options.max_new_tokens < 0)
     throw Error("max_new_tokens: 0 or more was expected, got " + std::to_string(request.options.max_new_tokens));
+  return request;
+}
+
+Request with_seed(Request request, uint64_t seed) {
+  request.options.seed = seed;
   return request;
 }
 
@@ -71,6 +77,37 @@ RequestRun::RequestRun(const LoadedModel& model, const Request& asked, size_t in
   kv_bytes =
       (most_prompt_rows(sequence.walk, *sequence.prompt.layout, layers) + layers * request.options.max_new_tokens) *
       bytes_per_kv_row(model.config.decoder, model.dtype);
+}
+
+RequestRun::RequestRun(const LoadedModel& model, const RequestRun& first, uint64_t seed, size_t index_in_call,
+                       std::shared_ptr<Call> own_call)
+    : request(with_seed(first.request, seed)),
+      index(index_in_call),
+      call(std::move(own_call)),
+      uses_prefixes(false),
+      sequence(first.sequence),
+      sampler(sampling_rules(request.options, model.generation), seed, sequence.prompt.ids),
+      answer(model.tokenizer, request.options, model.generation.eos_ids, index, call->callbacks.on_text),
+      kv_bytes(model.config.decoder.num_layers * request.options.max_new_tokens *
+               bytes_per_kv_row(model.config.decoder, model.dtype)) {
+  sequence.on_acted = {};
+}
+
+int64_t RequestRun::kv_bytes_of_all() const {
+  int64_t bytes = kv_bytes;
+  for (const auto& other : samples) bytes += other->kv_bytes;
+  return bytes;
+}
+
+bool RequestRun::is_cancelled() const {
+  return call->is_cancelled() &&
+         std::ranges::all_of(samples, [](const auto& other) { return other->call->is_cancelled(); });
+}
+
+bool RequestRun::should_cancel() {
+  call->should_cancel();
+  for (const auto& other : samples) other->call->should_cancel();
+  return is_cancelled();
 }
 
 Result RequestRun::take_result() {

@@ -49,10 +49,20 @@ struct RequestRun {
   // in its call.
   RequestRun(const LoadedModel& model, const Request& request, size_t index, std::shared_ptr<Call> call,
              RunExtras extras = {});
+  // Another answer to the prompt of `first`, with a seed and a call of its own: goes on where the prefill of `first`
+  // ends, over the same rows.
+  RequestRun(const LoadedModel& model, const RequestRun& first, uint64_t seed, size_t index,
+             std::shared_ptr<Call> call);
   RequestRun(const RequestRun&) = delete;
   RequestRun& operator=(const RequestRun&) = delete;
 
   int64_t new_tokens_left() const { return request.options.max_new_tokens - std::ssize(answer.ids()); }
+  size_t num_answers() const { return 1 + samples.size(); }
+  int64_t kv_bytes_of_all() const;
+  // Of the prompt, while it is computed for all its answers: nobody wants it any more. should_cancel() asks the
+  // callers.
+  bool is_cancelled() const;
+  bool should_cancel();
   Result take_result();
 
   const Request request;
@@ -65,7 +75,8 @@ struct RequestRun {
   Sampler sampler;
   Answer answer;
   std::optional<Encoding> encoding;
-  int64_t kv_bytes = 0;  // that prompt and answer may take
+  int64_t kv_bytes = 0;                              // that prompt and answer may take
+  std::vector<std::unique_ptr<RequestRun>> samples;  // until the end of prefill: others that answer the same prompt
   // One of the two, when it has ended.
   std::optional<Result> result;
   std::exception_ptr error;

@@ -2,6 +2,7 @@
 #include "runtime/schedule.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/ops/tensor.h>
 #include <c10/core/InferenceMode.h>
 #include <sys/resource.h>
 
@@ -48,15 +49,15 @@ Schedule::Schedule(const LoadedModel& model, ScheduleOptions options)
       last_token_(std::chrono::steady_clock::now()) {}
 
 void Schedule::check_fits(const RequestRun& run) const {
-  if (options_.kv_bytes > 0 && run.kv_bytes > options_.kv_bytes)
+  if (const int64_t wanted = run.kv_bytes_of_all(); options_.kv_bytes > 0 && wanted > options_.kv_bytes)
     throw Error("request: keys and values of its " + std::to_string(run.sequence.prompt.layout->num_tokens) +
                 " tokens and " + std::to_string(run.request.options.max_new_tokens) + " new ones take up to " +
-                std::to_string(run.kv_bytes) + " bytes; there are " + std::to_string(options_.kv_bytes));
+                std::to_string(wanted) + " bytes; there are " + std::to_string(options_.kv_bytes));
 }
 
 void Schedule::admit(std::unique_ptr<RequestRun> run) {
+  num_waiting_ += static_cast<int64_t>(run->num_answers());
   waiting_.push_back(std::move(run));
-  ++num_waiting_;
 }
 
 Schedule::Load Schedule::load() const {
@@ -102,6 +103,11 @@ void Schedule::guarded(RequestRun& run, const Ask& ask) {
 }
 
 void Schedule::end(std::unique_ptr<RequestRun> run) {
+  for (auto& other : std::exchange(run->samples, {})) {
+    other->error = run->error;
+    if (!run->error) other->answer.cancel();
+    end(std::move(other));
+  }
   if (!run->error)
     guarded(*run, [&] {
       run->result = run->take_result();
@@ -138,7 +144,7 @@ void Schedule::drop_cancelled(Runs& runs, DecoderPass* pass) {
       asked.push_back(run->call.get());
     }
   for (auto& run : runs) {
-    if (!run->error && !run->call->is_cancelled()) continue;
+    if (!run->error && !run->is_cancelled()) continue;
     if (pass) pass->leave(&run->sequence);
     run->answer.cancel();
     end(std::move(run));
@@ -164,7 +170,7 @@ void Schedule::show_progress(const Runs& runs, std::string_view stage, const Don
 // Those that wait for others are not asked, only told.
 void Schedule::drop_cancelled_waiting() {
   for (auto& run : waiting_) {
-    if (!run->call->is_cancelled()) continue;
+    if (!run->is_cancelled()) continue;
     run->answer.cancel();
     count_started(*run);  // and at once at its end
     end(std::move(run));
@@ -172,7 +178,7 @@ void Schedule::drop_cancelled_waiting() {
   std::erase(waiting_, nullptr);
   const auto under_way = gathered_.end() - (is_encoding_ ? 1 : 0);
   for (auto run = gathered_.begin(); run != under_way; ++run) {
-    if (!(*run)->call->is_cancelled()) continue;
+    if (!(*run)->is_cancelled()) continue;
     (*run)->answer.cancel();
     end(std::move(*run));
   }
@@ -195,24 +201,23 @@ void Schedule::advance_newcomers() {
 }
 
 void Schedule::count_started(const RequestRun& run) {
-  --num_waiting_;
-  ++num_running_;
-  kv_bytes_promised_ += run.kv_bytes;
+  const auto answers = static_cast<int64_t>(run.num_answers());
+  num_waiting_ -= answers;
+  num_running_ += answers;
+  kv_bytes_promised_ += run.kv_bytes_of_all();
 }
 
 // From here on it runs: behind what is known of its beginning.
 void Schedule::start(RequestRun& run) {
   Sequence& sequence = run.sequence;
+  if (!run.samples.empty()) sequence.room = 0;  // what follows the shared rows are each answer's own
   const int depth = run.uses_prefixes ? boundary_depth(sequence.walk, model_.config.decoder.num_layers) : 0;
   if (depth > 0) {
     if (PrefixPtr found = prefixes_.find(sequence, std::span(&run.held, 1)))
       sequence.start_behind(model_, std::move(found));
-    const std::vector<int64_t> begins = example_begins(*sequence.prompt.layout);
-    if (!begins.empty() && (!sequence.prefix.found || sequence.prefix.found->end < begins.back())) {
-      sequence.prefix.end = begins.back();
-      sequence.prefix.example = sequence.prompt.layout->query_example;
-      sequence.prefix.depth = depth;
-    }
+    sequence.prefix.depth = depth;
+    for (const PrefixEnd& end : prefix_ends(*sequence.prompt.layout))
+      if (!sequence.prefix.found || end.token > sequence.prefix.found->end) sequence.prefix.ends.push_back(end);
   }
   run.encoding.emplace(model_, sequence,
                        EncodeInputs{.cache = options_.images,
@@ -222,25 +227,28 @@ void Schedule::start(RequestRun& run) {
 }
 
 void Schedule::keep_prefixes(const Runs& runs) {
-  for (const auto& run : runs)
-    if (run->sequence.prefix.made) prefixes_.keep(run->sequence.prefix.made);
+  for (const auto& run : runs) prefixes_.keep(run->sequence.prefix.made);
 }
 
 bool Schedule::may_start(const RequestRun& run) const {
   int64_t tokens = run.sequence.prompt.layout->num_tokens;
   for (const auto& other : gathered_) tokens += other->sequence.prompt.layout->num_tokens;
-  const bool has_room = options_.kv_bytes == 0 || kv_bytes_promised_ + run.kv_bytes <= options_.kv_bytes;
+  const bool has_room = options_.kv_bytes == 0 || kv_bytes_promised_ + run.kv_bytes_of_all() <= options_.kv_bytes;
   return has_room && (gathered_.empty() || tokens <= kTokensTogether) && !waits_for_beginning(run);
 }
 
-// Another request that begins alike is about to make its beginning known: what both share is computed once.
+// Another request that begins alike is about to make its beginning known: where that is most of a request, what both
+// share is computed once.
 bool Schedule::waits_for_beginning(const RequestRun& run) const {
   if (!run.uses_prefixes) return false;
-  const std::vector<int64_t> begins = example_begins(*run.sequence.prompt.layout);
+  const PromptLayout& prompt = *run.sequence.prompt.layout;
+  const std::vector<PrefixEnd> ends = prefix_ends(prompt);
   return std::ranges::any_of(gathered_, [&](const auto& other) {
-    const int64_t end = other->sequence.prefix.end;
-    return end > 0 && other->sequence.custom == run.sequence.custom && std::ranges::binary_search(begins, end) &&
-           key_of_prefix(other->sequence, end) == key_of_prefix(run.sequence, end);
+    if (other->sequence.custom != run.sequence.custom) return false;
+    return std::ranges::any_of(other->sequence.prefix.ends, [&](const PrefixEnd& end) {
+      return 2 * end.token >= prompt.num_tokens && std::ranges::count(ends, end.token, &PrefixEnd::token) > 0 &&
+             key_of_prefix(other->sequence, end.token) == key_of_prefix(run.sequence, end.token);
+    });
   });
 }
 
@@ -248,7 +256,7 @@ void Schedule::encode_slice() {
   RequestRun& run = *gathered_.back();
   try {
     if (run.error) std::rethrow_exception(run.error);  // of its start
-    if (run.call->should_cancel()) throw Cancelled();
+    if (run.should_cancel()) throw Cancelled();
     const Callbacks& callbacks = run.call->callbacks;
     is_encoding_ = run.encoding->step();
     if (const auto pictures = std::ssize(run.sequence.prompt.images); pictures > 0 && callbacks.on_progress)
@@ -305,13 +313,34 @@ void Schedule::prefill_layer() {
   const int layers = model_.config.decoder.num_layers;
   show_progress(runs, "prefill", [&](const RequestRun&) { return std::pair(pass.depth(), layers); });
   if (pass.depth() < layers) return;
-  sample(runs, pass.finish());
+  at::Tensor logits = pass.finish();
   keep_prefixes(runs);
-  Runs done = std::move(runs);
+  Runs done = with_samples(std::move(runs), logits);
   prefill_.reset();
+  sample(done, logits);
   end_finished(done);
   std::ranges::move(done, std::back_inserter(decoding_));
   last_token_ = std::chrono::steady_clock::now();
+}
+
+// From here on each answer to a prompt runs for itself.
+Schedule::Runs Schedule::with_samples(Runs runs, at::Tensor& logits) {
+  if (std::ranges::all_of(runs, [](const auto& run) { return run->samples.empty(); })) return runs;
+  Runs all;
+  std::vector<int64_t> rows;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    Runs samples = std::exchange(runs[i]->samples, {});
+    if (!samples.empty()) {  // what encode took is known to all of them
+      runs[i]->encoding->record_times();
+      runs[i]->encoding.reset();
+    }
+    for (auto& other : samples) other->sequence.go_on_from(runs[i]->sequence);
+    all.push_back(std::move(runs[i]));
+    std::ranges::move(samples, std::back_inserter(all));
+    rows.resize(all.size(), static_cast<int64_t>(i));
+  }
+  logits = logits.index_select(0, at::tensor(rows, at::kLong).to(logits.device()));
+  return all;
 }
 
 // ---- those that run ----
@@ -331,7 +360,7 @@ void Schedule::sample(const Runs& runs, const at::Tensor& logits) {
 // Between two layers of the tower, which are shorter than a step of decoding: a step as soon as two of them would have
 // fitted into the time since the last.
 void Schedule::decode_between_layers() {
-  if (gathered_.back()->call->should_cancel()) throw Cancelled();
+  if (gathered_.back()->should_cancel()) throw Cancelled();
   if (decoding_.empty()) return;
   if (std::chrono::steady_clock::now() - last_token_ >= 2 * token_time_) decode_step();
 }

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "espalier/error.h"
 #include "runtime/engine_impl.h"
 #include "runtime/shared_schedule.h"
 
@@ -97,29 +98,46 @@ Scheduler& Scheduler::operator=(Scheduler&&) noexcept = default;
 Scheduler::~Scheduler() = default;
 
 Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
-  auto state = std::make_shared<Ticket::State>();
-  Callbacks watched = callbacks;
-  // Not by the state's owner: the call holds its callbacks, and the state holds the call.
-  watched.on_text = [weak = std::weak_ptr(state), on_text = callbacks.on_text](size_t i, std::string_view piece) {
-    if (const auto there = weak.lock()) there->add(piece);
-    return on_text ? on_text(i, piece) : Continue::kGo;
-  };
-  state->call = std::make_shared<Call>(std::move(watched));
-  SharedSchedule::Runs runs;
-  runs.push_back(std::make_unique<RequestRun>(impl_->model, request, 0, state->call,
-                                              RunExtras{.uses_prefixes = impl_->schedule.caches_prefixes()}));
+  return std::move(submit(request, 1, callbacks)[0]);
+}
+
+std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, const Callbacks& callbacks) {
+  if (samples == 0) throw Error("samples: 1 or more were expected, got 0");
+  std::vector<std::shared_ptr<Ticket::State>> states;
+  std::unique_ptr<RequestRun> first;
+  for (size_t i = 0; i < samples; ++i) {
+    auto state = std::make_shared<Ticket::State>();
+    Callbacks watched = callbacks;
+    // Not by the state's owner: the call holds its callbacks, and the state holds the call.
+    watched.on_text = [weak = std::weak_ptr(state), on_text = callbacks.on_text](size_t n, std::string_view piece) {
+      if (const auto there = weak.lock()) there->add(piece);
+      return on_text ? on_text(n, piece) : Continue::kGo;
+    };
+    state->call = std::make_shared<Call>(std::move(watched));
+    const RunExtras extras{.uses_prefixes = impl_->schedule.caches_prefixes()};
+    if (first)
+      first->samples.push_back(
+          std::make_unique<RequestRun>(impl_->model, *first, request.options.seed + i, i, state->call));
+    else
+      first = std::make_unique<RequestRun>(impl_->model, request, i, state->call, extras);
+    states.push_back(std::move(state));
+  }
   {
     const std::scoped_lock lock(impl_->mutex);
-    impl_->tickets[state->call.get()] = state;
+    for (const auto& state : states) impl_->tickets[state->call.get()] = state;
   }
   try {
+    SharedSchedule::Runs runs;
+    runs.push_back(std::move(first));
     impl_->schedule.admit(std::move(runs));
   } catch (...) {
     const std::scoped_lock lock(impl_->mutex);
-    impl_->tickets.erase(state->call.get());
+    for (const auto& state : states) impl_->tickets.erase(state->call.get());
     throw;
   }
-  return Ticket(std::move(state));
+  std::vector<Ticket> tickets;
+  for (auto& state : states) tickets.push_back(Ticket(std::move(state)));
+  return tickets;
 }
 
 bool Scheduler::step() {

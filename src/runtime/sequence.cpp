@@ -19,4 +19,13 @@ void Sequence::start_behind(const LoadedModel& model, PrefixPtr found) {
   prefix.found = std::move(found);
 }
 
+void Sequence::go_on_from(Sequence& first) {
+  std::vector<int64_t> lengths;
+  for (int layer = 0; layer < first.kv.num_layers(); ++layer) lengths.push_back(first.kv.length(layer));
+  kv = first.kv.share(lengths);
+  walk = first.walk;
+  first_position = first.first_position;
+  stats.take_over(first.stats);
+}
+
 }  // namespace espalier

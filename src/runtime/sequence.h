@@ -27,14 +27,13 @@ namespace espalier {
 struct PrefixUse {
   PrefixPtr found;         // only the rows behind it run, until its depth
   size_t first_image = 0;  // behind it
-  // What is to be made for others: of the tokens before `end`, where `example` begins; 0: nothing.
-  int64_t end = 0;
-  int example = 0;
+  // What is to be made for others: of the tokens before each of `ends`, where an example begins; ascending.
+  std::vector<PrefixEnd> ends;
   int depth = 0;
-  int64_t rows = -1;               // of the stream that are before `end`; -1: to be counted
-  std::vector<int64_t> lengths;    // [layer so far] rows before `end`, those of `found` among them
-  std::vector<at::Tensor> images;  // [layer so far] their images
-  PrefixPtr made;
+  std::vector<int64_t> rows;                  // of the stream that are before each end; empty: to be counted
+  std::vector<std::vector<int64_t>> lengths;  // [end][layer so far] rows before it, those of `found` among them
+  std::vector<at::Tensor> images;             // [layer so far] of the rows before the last end
+  std::vector<PrefixPtr> made;                // one for each end
 };
 
 struct Sequence {
@@ -45,7 +44,7 @@ struct Sequence {
   PolicyWalk walk;
   Stream stream;  // from encode to the end of prefill; a pass over several sequences holds their rows meanwhile
   SequenceKv kv;
-  std::map<int, LayerTrace> traces;     // by decoder layer
+  std::map<int, ops::AttendedLayer> traces;  // by decoder layer
   std::vector<int64_t> first_position;  // of the first generated token, by layer (layers differ with positions=compact)
   int64_t num_decoded = 0;              // generated tokens whose rows are in the cache
   int64_t room = 0;                     // rows that may follow the prompt, at most
@@ -59,6 +58,9 @@ struct Sequence {
 
   // Before it has begun: runs behind `found`.
   void start_behind(const LoadedModel& model, PrefixPtr found);
+
+  // Over the rows that the prefill of `first` left, which both share from now on.
+  void go_on_from(Sequence& first);
 
   int64_t position_at(int layer) const { return first_position[static_cast<size_t>(layer)] + num_decoded; }
 

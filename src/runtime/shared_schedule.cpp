@@ -47,7 +47,9 @@ bool SharedSchedule::step() {
 
 Schedule::Load SharedSchedule::load() const {
   const std::scoped_lock lock(mutex_);
-  return {.waiting = schedule_.num_waiting() + std::ssize(arrived_),
+  int64_t waiting = schedule_.num_waiting();
+  for (const auto& run : arrived_) waiting += static_cast<int64_t>(run->num_answers());
+  return {.waiting = waiting,
           .running = schedule_.num_running(),
           .kv_bytes_promised = schedule_.kv_bytes_promised(),
           .prefixes = prefixes_};

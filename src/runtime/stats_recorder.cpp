@@ -41,6 +41,11 @@ void StatsRecorder::cached(const SequenceKv& kv) {
   }
 }
 
+void StatsRecorder::take_over(const StatsRecorder& other) {
+  stats_ = other.stats_;
+  image_of_tokens_ = other.image_of_tokens_;
+}
+
 Stats StatsRecorder::finish(const PromptLayout& prompt, int64_t new_tokens) {
   for (size_t layer = 0; layer < image_of_tokens_.size(); ++layer)
     stats_.image_tokens_per_layer.push_back(layer > 0 && image_of_tokens_[layer].is_same(image_of_tokens_[layer - 1])

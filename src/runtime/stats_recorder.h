@@ -25,6 +25,8 @@ class StatsRecorder {
   void entered_layer(const at::Tensor& image_of_tokens, int64_t computed);
   void reused(int64_t prompt_tokens) { stats_.reused_tokens = prompt_tokens; }
   void cached(const SequenceKv& kv);  // behind prefill
+  // What is known of the same prompt from another answer to it.
+  void take_over(const StatsRecorder& other);
   Stats finish(const PromptLayout& prompt, int64_t new_tokens);
 
  private:

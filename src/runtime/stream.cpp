@@ -7,15 +7,10 @@
 
 namespace espalier {
 
-at::Tensor take_rows(const at::Tensor& x, const Applied& cut) {
-  if (cut.unchanged) return x;
-  const at::Tensor rows = cut.has_new_tokens ? at::cat({x, cut.new_vectors.to(x.scalar_type())}) : x;
-  return ops::gather_rows(rows, cut.index);
-}
-
 void Stream::take(const Applied& cut) {
   if (cut.unchanged) return;
-  hidden = take_rows(hidden, cut);
+  const at::Tensor rows = cut.has_new_tokens ? at::cat({hidden, cut.new_vectors.to(hidden.scalar_type())}) : hidden;
+  hidden = ops::gather_rows(rows, cut.index);
   for (at::Tensor& rider : riders) rider = ops::gather_rows(rider, cut.has_new_tokens ? cut.facts_from : cut.index);
 }
 

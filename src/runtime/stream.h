@@ -23,7 +23,4 @@ struct Stream {
   void append(const Stream& behind);
 };
 
-// The same for a tensor of its own.
-at::Tensor take_rows(const at::Tensor& x, const Applied& cut);
-
 }  // namespace espalier

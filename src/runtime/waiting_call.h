@@ -20,7 +20,7 @@ class WaitingCall : public Call {
   void end(RequestRun& run) {
     if (run.result) {
       results_[run.index] = std::move(*run.result);
-      prefix_ = run.sequence.prefix.made ? run.sequence.prefix.made : run.sequence.prefix.found;
+      prefix_ = run.sequence.prefix.made.empty() ? run.sequence.prefix.found : run.sequence.prefix.made.back();
     } else if (!error_) {
       error_ = run.error;
       cancel();

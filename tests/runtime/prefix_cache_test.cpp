@@ -204,6 +204,31 @@ TEST(PrefixCache, RunsWhatIsNew) {
   }
 }
 
+// Whoever shares some of the demonstrations runs behind those.
+TEST(PrefixCache, EndsAtEachExample) {
+  const LoadedModel& model = test::tiny_llava();
+  for (const std::string policy : {"none", "catp:keep_ratio=1/3,k=3"}) {
+    SCOPED_TRACE(policy);
+    Cached cached(model);
+    cached.ask(request_of(prompt_of({0, 1, 2}, 0), policy));
+    const int64_t bytes = cached.counts().bytes;
+    const std::vector<std::vector<int>> sets = {{0, 1}, {0}, {0, 1, 3}, {0, 1, 2, 3}, {1}};
+    std::vector<int64_t> reused;
+    for (const std::vector<int>& set : sets) {
+      const Request request = request_of(prompt_of(set, 1), policy);
+      const Answered answer = cached.ask(request);
+      expect_same(answer, alone(model, request));
+      reused.push_back(answer.result.stats.reused_tokens);
+    }
+    EXPECT_EQ(reused[4], 0);
+    EXPECT_GT(reused[1], 25);
+    EXPECT_GT(reused[0], reused[1] + 25);
+    EXPECT_EQ(reused[2], reused[0]);
+    EXPECT_GT(reused[3], reused[0] + 25);
+    EXPECT_LT(cached.counts().bytes, 4 * bytes);  // parts of one computation take no memory of their own
+  }
+}
+
 TEST(PrefixCache, AnEqualHashIsNotEnough) {
   const LoadedModel& model = test::tiny_llava();
   const c10::InferenceMode no_gradients;
@@ -219,14 +244,13 @@ TEST(PrefixCache, AnEqualHashIsNotEnough) {
   {
     auto run = run_of(known);
     Sequence& s = run->sequence;
-    s.prefix.end = example_begins(*s.prompt.layout).back();
-    s.prefix.example = 2;
+    s.prefix.ends = prefix_ends(*s.prompt.layout);
     s.prefix.depth = 8;
     encode(model, s);
     DecoderPass pass(model, arena, {&s});
     pass.run_to(8);
     pass.finish();
-    ASSERT_TRUE(s.prefix.made);
+    ASSERT_EQ(s.prefix.made.size(), 2U);
     cache.keep(s.prefix.made);
     s.kv = SequenceKv(0);
   }

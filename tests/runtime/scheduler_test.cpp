@@ -169,6 +169,68 @@ TEST(Scheduler, CancelTakesEffectWithinAStep) {
 }
 
 // A prompt that arrives while an answer runs lets it go on behind each of its layers.
+// Samples of one prompt: each as a request of its own with that seed, over one prompt's rows.
+TEST(Scheduler, SamplesShareTheirPrompt) {
+  for (const char* policy : {"none", "catp:keep_ratio=1/3", "plphp:keep_ratio=1/2"}) {
+    SCOPED_TRACE(policy);
+    Request request = request_of(2, policy, 9);
+    request.options.do_sample = true;
+    request.options.temperature = 2.0;
+    request.options.seed = 40;
+    Scheduler scheduler(engine(), {.own_thread = false});
+    const std::vector<Ticket> tickets = scheduler.submit(request, 5);
+    EXPECT_EQ(scheduler.load().waiting, 5);
+    int64_t most = 0;
+    while (scheduler.step()) most = std::max(most, scheduler.load().kv_bytes_in_use);
+    const Result alone = engine().generate(request);
+    EXPECT_LT(most, 2 * alone.stats.kv_bytes + 5 * 8 * 64 * int64_t{2 * 4 * 32 * 4});
+    for (size_t i = 0; i < tickets.size(); ++i) {
+      SCOPED_TRACE(i);
+      request.options.seed = 40 + i;
+      const Result expected = engine().generate(request);
+      EXPECT_EQ(tickets[i].result().token_ids, expected.token_ids);
+      EXPECT_EQ(tickets[i].result().text, expected.text);
+      EXPECT_EQ(tickets[i].result().kept, expected.kept);
+      EXPECT_EQ(tickets[i].result().stats.tokens_per_layer, expected.stats.tokens_per_layer);
+    }
+    EXPECT_EQ(scheduler.load().kv_bytes_in_use, 0);
+    EXPECT_EQ(scheduler.load().kv_bytes_promised, 0);
+    EXPECT_EQ(scheduler.load().running, 0);
+  }
+  EXPECT_THROW(Scheduler(engine()).submit(request_of(0, "none", 2), 0), Error);
+}
+
+// Whoever of them leaves, and when: the others are answered, and nobody computes for none.
+TEST(Scheduler, SamplesLeaveOneByOne) {
+  const Request request = request_of(1, "none", 6);
+  const std::vector<int32_t> expected = engine().generate(request).token_ids;
+  for (const int steps : {0, 1, 3, 7, 11})
+    for (const size_t leaving : {size_t{0}, size_t{1}}) {
+      SCOPED_TRACE(testing::Message() << steps << " steps, sample " << leaving);
+      Scheduler scheduler(engine(), {.own_thread = false});
+      std::vector<Ticket> tickets = scheduler.submit(request, 3);
+      for (int i = 0; i < steps; ++i) scheduler.step();
+      tickets[leaving].cancel();
+      while (scheduler.step()) {
+      }
+      for (size_t i = 0; i < tickets.size(); ++i) {
+        const Result& result = tickets[i].result();
+        if (i == leaving)
+          EXPECT_EQ(result.finish_reason, FinishReason::kCancelled);
+        else
+          EXPECT_EQ(result.token_ids, expected);
+      }
+      EXPECT_EQ(scheduler.load().kv_bytes_in_use, 0);
+    }
+  Scheduler scheduler(engine(), {.own_thread = false});
+  std::vector<Ticket> tickets = scheduler.submit(request, 2);
+  for (int i = 0; i < 4; ++i) scheduler.step();
+  for (Ticket& ticket : tickets) ticket.cancel();
+  EXPECT_TRUE(scheduler.step());
+  EXPECT_FALSE(scheduler.step());
+  for (const Ticket& ticket : tickets) EXPECT_EQ(ticket.result().finish_reason, FinishReason::kCancelled);
+}
+
 TEST(Scheduler, RunningAnswersGoOnBetweenLayers) {
   Scheduler scheduler(engine(), {.own_thread = false});
   Ticket runs = scheduler.submit(request_of(0, "none", 100));
