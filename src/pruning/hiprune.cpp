@@ -23,6 +23,7 @@
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
+#include "pruning/each_pool.h"
 
 namespace espalier {
 
@@ -56,24 +57,19 @@ struct Patches {
 };
 
 Choice choose(Fraction alpha, const Patches& patches, const Pools& crops) {
-  std::vector<at::Tensor> kept = {crops.tokens.slice(0, 0, 0)};
-  for (size_t i = 0; i + 1 < crops.begin.size(); ++i) {
-    const int64_t n = crops.size(i), number = crops.num_kept[i];
-    if (number == 0) continue;
-    const at::Tensor own = crops.tokens.slice(0, crops.begin[i], crops.begin[i + 1]);
-    const at::Tensor pinned = crops.always.slice(0, crops.begin[i], crops.begin[i + 1]);
-    const auto of_crop = [&](const at::Tensor& fact) { return fact.index_select(0, own); };
-    const int64_t k = std::min(n, rounded_share({alpha.num, 5 * alpha.den}, number, Rounding::kNearestEven));
+  return choose_in_each(crops, [&](const Pool& crop) {
+    const int64_t n = crop.own.size(0);
+    const auto of_crop = [&](const at::Tensor& fact) { return fact.index_select(0, crop.own); };
+    const int64_t k = std::min(n, rounded_share({alpha.num, 5 * alpha.den}, crop.num_kept, Rounding::kNearestEven));
     const at::Tensor object = rank_of(of_crop(patches.object)), deep = rank_of(of_crop(patches.deep));
     const at::Tensor is_anchor = object < k;
     const at::Tensor anchors = indices_of(is_anchor, k);
     const at::Tensor is_buffer = stands_beside(of_crop(patches.row), of_crop(patches.col), anchors);
     // Anchors, buffers, all others, each by their own attention.
     const at::Tensor order = at::where(is_anchor, object, at::where(is_buffer, object + n, deep + 2 * n));
-    const at::Tensor best = order.masked_fill(pinned, -1).argsort(/*stable=*/true, 0, /*descending=*/false);
-    kept.push_back(own.index_select(0, best.slice(0, 0, number)));
-  }
-  return {at::cat(kept)};
+    const at::Tensor best = order.masked_fill(crop.always, -1).argsort(/*stable=*/true, 0, /*descending=*/false);
+    return crop.own.index_select(0, best.slice(0, 0, crop.num_kept));
+  });
 }
 
 std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&) {

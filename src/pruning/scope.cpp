@@ -20,6 +20,7 @@
 
 #include "espalier/ops.h"
 #include "pruning/built_in.h"
+#include "pruning/each_pool.h"
 
 namespace espalier {
 
@@ -62,15 +63,10 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
            [alpha = o.alpha](const TokenLayout&, std::span<const at::Tensor> signals) {
              const at::Tensor saliency = signals[0].to(at::kFloat), output = signals[1];
              const auto choose = [weight = saliency.pow(alpha), output](const Pools& crops) {
-               std::vector<at::Tensor> kept = {crops.tokens.slice(0, 0, 0)};
-               for (size_t i = 0; i + 1 < crops.begin.size(); ++i) {
-                 if (crops.num_kept[i] == 0) continue;
-                 const at::Tensor own = crops.tokens.slice(0, crops.begin[i], crops.begin[i + 1]);
-                 const at::Tensor pinned = crops.always.slice(0, crops.begin[i], crops.begin[i + 1]);
-                 kept.push_back(own.index_select(
-                     0, greedy(output.index_select(0, own), weight.index_select(0, own), pinned, crops.num_kept[i])));
-               }
-               return Choice{at::cat(kept)};
+               return choose_in_each(crops, [&](const Pool& crop) {
+                 const auto of_crop = [&](const at::Tensor& fact) { return fact.index_select(0, crop.own); };
+                 return crop.own.index_select(0, greedy(of_crop(output), of_crop(weight), crop.always, crop.num_kept));
+               });
              };
              return Verdict{.scores = saliency, .choose = choose};
            }}};

@@ -24,6 +24,7 @@
 
 #include "espalier/ops.h"
 #include "pruning/built_in.h"
+#include "pruning/each_pool.h"
 
 namespace espalier {
 
@@ -50,21 +51,17 @@ at::Tensor diverse(const at::Tensor& x, int64_t number, int64_t per_round) {
 // attention float32 [patches], output [patches, d_v].
 Choice choose(const O& o, const at::Tensor& attention, const at::Tensor& output, const std::vector<CropFacts>& facts,
               const Pools& crops) {
-  std::vector<at::Tensor> kept = {crops.tokens.slice(0, 0, 0)};
-  for (size_t i = 0; i < facts.size(); ++i) {
-    const int64_t number = crops.num_kept[i];
-    if (number == 0) continue;
-    const at::Tensor own = crops.tokens.slice(0, crops.begin[i], crops.begin[i + 1]);
-    const at::Tensor pinned = crops.always.slice(0, crops.begin[i], crops.begin[i + 1]);
-    const int64_t important =
-        std::max(rounded_share(o.important_ratio, number, Rounding::kFloor), std::min(facts[i].pinned, number));
-    const at::Tensor looks = attention.index_select(0, own).masked_fill(pinned, std::numeric_limits<float>::infinity());
-    const at::Tensor ranked = own.index_select(0, looks.argsort(/*stable=*/true, 0, /*descending=*/true));
+  return choose_in_each(crops, [&](const Pool& crop) {
+    const int64_t number = crop.num_kept;
+    const int64_t important = std::max(rounded_share(o.important_ratio, number, Rounding::kFloor),
+                                       std::min(facts[crop.number].pinned, number));
+    const at::Tensor looks =
+        attention.index_select(0, crop.own).masked_fill(crop.always, std::numeric_limits<float>::infinity());
+    const at::Tensor ranked = crop.own.index_select(0, looks.argsort(/*stable=*/true, 0, /*descending=*/true));
     const at::Tensor others = ranked.slice(0, important);
-    kept.push_back(ranked.slice(0, 0, important));
-    kept.push_back(others.index_select(0, diverse(output.index_select(0, others), number - important, o.per_round)));
-  }
-  return {at::cat(kept)};
+    const at::Tensor diverse_ones = diverse(output.index_select(0, others), number - important, o.per_round);
+    return at::cat({ranked.slice(0, 0, important), others.index_select(0, diverse_ones)});
+  });
 }
 
 std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&) {

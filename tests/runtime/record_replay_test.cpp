@@ -22,6 +22,7 @@
 #include "tests/runtime/arrays.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/scratch_folder.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/tensors.h"
 
 namespace espalier {
@@ -86,41 +87,31 @@ void expect_same_points(const Json& replayed, const Result& live) {
   }
 }
 
-const char* const kPolicies[] = {
-    "none",
-    "random:keep_ratio=1/4,seed=3",
-    "random:num_kept=5",
-    "fastv:keep_ratio=1/4",
-    "fastv:num_kept=9,layer=5",
-    "fastv:keep_ratio=1/2,layer=3,rows=all",
-    "fastv:keep_ratio=1/4,pool=image",
-    "catp:keep_ratio=2/9",
-    "catp:keep_ratio=1/3,k=4,lambda1=0.2,lambda2=0",
-    "catp:keep_ratio=1/3,stage1_share=0,relu=per_head,delta_norm=max",
-    "catp:keep_ratio=1/3,stage1_share=0,importance=attention,delta_norm=max",
-    "catp:keep_ratio=1/3,stage1_share=1,similarity=clamp",
-    "catp:keep_ratio=1/2,query_pool=text,context_pool=image,similarity2=affine,ranking=per_image",
-    "catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6",
-    "uniform:keep_ratio=1/3",
-    "vtw:layer=5",
-    "divprune:keep_ratio=1/3",
-    "cdpruner:keep_ratio=1/3",
-    "m3:keep_ratio=1/4",
-    "hired:keep_ratio=1/3",
-    "attention:keep_ratio=1/3,layer=3,rows=own_text",
-    "pyramiddrop:keep_ratio=1/2",
-    "dart:keep_ratio=1/3",
-    "plphp",
-    "sparsevlm:num_kept=30:20:10",
-    "sparsevlm:rule=rank_scale,scale=2,recycle=false",
-    "atp:theta_r=0.3,theta_s=0.9",
-    "atp:theta_r=0.5:0.4:0.3,theta_s=1,norm=rank,min_per_image=3",
-    "prumerge",
-    "prumerge+:num_kept=12,neighbours=4",
-    "visionzip:keep_ratio=1/3",
-    "divprune:keep_ratio=1/2 + atp:theta_r=0.3,theta_s=0.9"};
+std::string name_of_case(const testing::TestParamInfo<std::string>& test) {
+  return test::test_name(test.param);
+}
 
-class ReplayTest : public testing::TestWithParam<const char*> {};
+// resize changes pictures before anything is recorded.
+std::vector<std::string> examples_and(std::initializer_list<const char*> more) {
+  std::vector<std::string> specs = test::examples_and(more);
+  std::erase_if(specs, [](const std::string& spec) { return spec.starts_with("resize"); });
+  return specs;
+}
+
+std::vector<std::string> policies() {
+  return examples_and({"random:num_kept=5", "fastv:num_kept=9,layer=5", "fastv:keep_ratio=1/4,pool=image",
+                       "catp:keep_ratio=1/3,k=4,lambda1=0.2,lambda2=0",
+                       "catp:keep_ratio=1/3,stage1_share=0,relu=per_head,delta_norm=max",
+                       "catp:keep_ratio=1/3,stage1_share=0,importance=attention,delta_norm=max",
+                       "catp:keep_ratio=1/3,stage1_share=1,similarity=clamp",
+                       "catp:keep_ratio=1/2,query_pool=text,context_pool=image,similarity2=affine,ranking=per_image",
+                       "catp:keep_ratio=2/9 + fastv:keep_ratio=1/9,layer=6", "sparsevlm:num_kept=30:20:10",
+                       "sparsevlm:rule=rank_scale,scale=2,recycle=false",
+                       "atp:theta_r=0.5:0.4:0.3,theta_s=1,norm=rank,min_per_image=3",
+                       "prumerge+:num_kept=12,neighbours=4", "divprune:keep_ratio=1/2 + atp:theta_r=0.3,theta_s=0.9"});
+}
+
+class ReplayTest : public testing::TestWithParam<std::string> {};
 
 TEST_P(ReplayTest, OfAnUnprunedRecordingKeepsWhatTheFirstPointOfTheLiveRunKept) {
   const Prompt prompt = test::in_context_prompt(4);
@@ -163,36 +154,21 @@ TEST_P(ReplayTest, OfTheGoldenPrompts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, ReplayTest, testing::ValuesIn(kPolicies), [](const auto& policy) {
-  std::string name;
-  for (const char c : std::string(policy.param)) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Policies, ReplayTest, testing::ValuesIn(policies()), name_of_case);
 
 // ---- tiles, row breaks, grouped queries and a sliding window ----
 
-const char* const kNextPolicies[] = {"random:keep_ratio=1/4,seed=3",
-                                     "uniform:keep_ratio=1/4,row_breaks=follow",
-                                     "vtw:layer=5",
-                                     "attention:keep_ratio=1/3,layer=2,rows=own_text",
-                                     "pyramiddrop",
-                                     "sparsevlm:keep_ratio=1/2,recycle=false",
-                                     "dart:keep_ratio=1/3",
-                                     "fastv:keep_ratio=1/4",
-                                     "fastv:num_kept=9,layer=5,rows=all,row_breaks=follow",
-                                     "fastv:keep_ratio=1/4,pool=image",
-                                     "catp:keep_ratio=2/9",
-                                     "catp:keep_ratio=1/3,stage1_share=0,relu=per_head,row_breaks=pool",
-                                     "divprune:keep_ratio=1/4",
-                                     "cdpruner:keep_ratio=1/4",
-                                     "hired:keep_ratio=1/4",
-                                     "hired:keep_ratio=1/6,allocation=count_strips",
-                                     "m3:keep_ratio=1/4",
-                                     "prumerge",
-                                     "visionzip:num_kept=7",
-                                     "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4"};
+std::vector<std::string> next_policies() {
+  std::vector<std::string> specs = examples_and(
+      {"uniform:keep_ratio=1/4,row_breaks=follow", "fastv:num_kept=9,layer=5,rows=all,row_breaks=follow",
+       "fastv:keep_ratio=1/4,pool=image", "catp:keep_ratio=1/3,stage1_share=0,relu=per_head,row_breaks=pool",
+       "hired:keep_ratio=1/6,allocation=count_strips", "visionzip:num_kept=7",
+       "divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4"});
+  std::erase_if(specs, [](const std::string& spec) { return spec.starts_with("plphp"); });  // not with a sliding window
+  return specs;
+}
 
-class NextReplayTest : public testing::TestWithParam<const char*> {};
+class NextReplayTest : public testing::TestWithParam<std::string> {};
 
 TEST_P(NextReplayTest, OfThePolicysOwnRecordingKeepsTheSame) {
   const LoadedModel& model = test::tiny_model("llava_next_mistral");
@@ -203,11 +179,7 @@ TEST_P(NextReplayTest, OfThePolicysOwnRecordingKeepsTheSame) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, NextReplayTest, testing::ValuesIn(kNextPolicies), [](const auto& policy) {
-  std::string name;
-  for (const char c : std::string(policy.param)) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Policies, NextReplayTest, testing::ValuesIn(next_policies()), name_of_case);
 
 // ---- the specifications' vectors ----
 

@@ -3,7 +3,10 @@
 // sets that keep all.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "espalier/error.h"
@@ -41,6 +44,24 @@ std::vector<std::string> examples_where(Wanted&& is_wanted) {
 // Those that leave tokens as they are.
 inline std::vector<std::string> selecting_examples() {
   return examples_where([](const PolicyEntry&, const PolicyExample& example) { return example.keeps_tokens; });
+}
+
+// Those that name no file, and `more` behind them.
+inline std::vector<std::string> examples_and(std::initializer_list<const char*> more) {
+  std::vector<std::string> specs = examples_where([](const PolicyEntry&, const PolicyExample& example) {
+    return example.spec.find(".json") == std::string_view::npos;
+  });
+  for (const char* spec : more)
+    if (std::ranges::find(specs, spec) == specs.end()) specs.emplace_back(spec);
+  return specs;
+}
+
+// A spec with its amount open: "@" in place of keep_ratio=… or num_kept=…; empty where it has none.
+inline std::string with_open_amount(std::string spec) {
+  for (const char* name : {"keep_ratio=", "num_kept="})
+    if (const size_t begin = spec.find(name); begin != std::string::npos)
+      return spec.replace(begin, std::min(spec.find_first_of(",+ ", begin), spec.size()) - begin, "@");
+  return "";
 }
 
 // A spec as the name of a test.
