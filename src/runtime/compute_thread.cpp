@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "runtime/crowding.h"
+
 namespace espalier {
 
 ComputeThread::ComputeThread() : thread_([this] { loop(); }) {}
@@ -48,6 +50,7 @@ void ComputeThread::wake() {
 }
 
 void ComputeThread::loop() {
+  SpinGuard spinning;
   for (;;) {
     std::deque<std::packaged_task<void()>> tasks;
     {
@@ -65,7 +68,9 @@ void ComputeThread::loop() {
     }
     bool is_busy = false;
     for (const auto& [id, step] : steps) is_busy |= step();
-    if (is_busy) wake();
+    if (!is_busy) continue;
+    spinning.look();
+    wake();
   }
 }
 
