@@ -10,10 +10,16 @@
 namespace espalier {
 namespace {
 
+// "prumerge+" as the name of a test.
+std::string test_name(std::string name) {
+  if (name.ends_with('+')) name.replace(name.size() - 1, 1, "_plus");
+  return name;
+}
+
 // A policy of the table that takes keep_ratio behind `options`.
 ConformingPolicy by_share(const std::string& name, const std::string& options = "") {
   ConformingPolicy policy;
-  policy.name = name == "prumerge+" ? "prumerge_plus" : name;
+  policy.name = test_name(name);
   policy.make = [name, options](Fraction ratio) {
     return make_policy(name + ":" + options + "keep_ratio=" + std::to_string(ratio.num) + "/" +
                        std::to_string(ratio.den));
@@ -37,6 +43,10 @@ std::vector<ConformingPolicy> policies() {
   for (const char* name :
        {"uniform", "fastv", "catp", "divprune", "cdpruner", "dart", "hired", "vispruner", "hiprune", "scope"})
     list.push_back(by_share(name));
+  list.push_back(by_share("catp+", "budget=final,"));
+  list.push_back(by_share("catp+"));
+  list.back().name = "catp_plus_mean";
+  list.back().keeps_the_share = false;  // on the average over layers
   list.push_back(by_share("attention", "layer=2,"));
   list.push_back(by_share("random"));
   list.back().treats_images_alike = false;  // it draws by the ordinal of the image
@@ -93,7 +103,7 @@ TEST(ConformanceList, IsComplete) {
   std::vector<std::string> left_out;
   const std::vector<ConformingPolicy> list = policies();
   for (const PolicyEntry& entry : policy_table()) {
-    const std::string name = entry.name == "prumerge+" ? "prumerge_plus" : std::string(entry.name);
+    const std::string name = test_name(std::string(entry.name));
     if (std::ranges::none_of(list, [&](const ConformingPolicy& p) { return p.name == name; })) left_out.push_back(name);
   }
   EXPECT_EQ(left_out, (std::vector<std::string>{"keepmask", "m3", "fitprune", "resize"}));

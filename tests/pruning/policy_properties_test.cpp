@@ -183,8 +183,10 @@ INSTANTIATE_TEST_SUITE_P(Policies, EveryPolicy,
                          ::testing::Values("none", "random:@", "uniform:@", "fastv:@",
                                            "fastv:layer=3,rows=all,pool=image,@", "catp:@", "catp:stage1_share=1,@",
                                            "catp:stage1_share=0,ranking=per_image,@",
-                                           "catp:similarity=minmax,delta_norm=minmax,@", "attention:layer=2,@",
-                                           "attention:layer=4,rows=own_text,@", "pyramiddrop:layers=3,@", "dart:@",
+                                           "catp:similarity=minmax,delta_norm=minmax,@", "catp+:budget=final,@",
+                                           "catp+:budget=final,query_score=both,query_cut=after,@",
+                                           "attention:layer=2,@", "attention:layer=4,rows=own_text,@",
+                                           "pyramiddrop:layers=3,@", "dart:@",
                                            "dart:layer=3,image_pivots=1,text_pivots=1,@", "divprune:@",
                                            "divprune:distance=l1,@", "cdpruner:@", "cdpruner:relevance=none,@",
                                            "vispruner:@", "hiprune:@", "scope:@", "random:@ + fastv:pool=image,@"),
@@ -301,9 +303,10 @@ INSTANTIATE_TEST_SUITE_P(Policies, EveryOtherPolicy,
 TEST(EveryPolicyList, IsComplete) {
   std::string names;
   for (const PolicyEntry& entry : policy_table()) names += std::string(entry.name) + " ";
-  EXPECT_EQ(names,
-            "none random uniform vtw keepmask fastv catp divprune cdpruner m3 hired attention pyramiddrop dart plphp "
-            "sparsevlm fitprune atp prumerge prumerge+ visionzip vispruner hiprune scope resize ");
+  EXPECT_EQ(
+      names,
+      "none random uniform vtw keepmask fastv catp catp+ divprune cdpruner m3 hired attention pyramiddrop dart plphp "
+      "sparsevlm fitprune atp prumerge prumerge+ visionzip vispruner hiprune scope resize ");
 }
 
 }  // namespace
