@@ -127,6 +127,7 @@ struct CatpLoops {
   Tokens volume(const Matrix& h, const Tokens& tokens, const std::vector<double>& relevance, int64_t number) {
     const size_t n = tokens.size();
     std::vector<std::vector<double>> rest(n);
+    std::vector<double> gain(n);
     const auto dot = [](const std::vector<double>& a, const std::vector<double>& b) {
       return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
     };
@@ -135,7 +136,8 @@ struct CatpLoops {
       rest[j].assign(h.values.begin() + tokens[j] * h.cols, h.values.begin() + (tokens[j] + 1) * h.cols);
       const double length = std::sqrt(dot(rest[j], rest[j]));
       for (double& v : rest[j]) v *= length < 1e-12 ? 0 : relevance[j] / length;
-      largest_entry = std::max(largest_entry, dot(rest[j], rest[j]));
+      gain[j] = length < 1e-12 ? 0 : relevance[j] * relevance[j];
+      largest_entry = std::max(largest_entry, gain[j]);
     }
     std::vector<bool> taken(n, false);
     Tokens kept;
@@ -144,21 +146,21 @@ struct CatpLoops {
       double most = -1, second = -1;
       for (size_t j = 0; j < n; ++j) {
         if (taken[j]) continue;
-        const double gain = dot(rest[j], rest[j]);
-        second = std::max(second, std::min(gain, most));
-        if (gain > most) most = gain, best = j;
+        second = std::max(second, std::min(gain[j], most));
+        if (gain[j] > most) most = gain[j], best = j;
       }
       if (most <= 1e-6 * largest_entry) {
         best = n;
         for (size_t j = 0; j < n; ++j)
           if (!taken[j] && (best == n || relevance[j] > relevance[best])) best = j;
       } else {
-        has_near_tie |= second >= 0 && most - second < 1e-5 * largest_entry;
+        has_near_tie |= most > second && most - second < 1e-5 * largest_entry;
         const std::vector<double> axis = rest[best];
         for (auto& row : rest) {
           const double along = dot(row, axis) / dot(axis, axis);
           for (size_t c = 0; c < row.size(); ++c) row[c] -= along * axis[c];
         }
+        for (size_t j = 0; j < n; ++j) gain[j] = dot(rest[j], rest[j]);
       }
       taken[best] = true;
       kept.push_back(tokens[best]);
@@ -176,7 +178,9 @@ struct CatpLoops {
         sum += head.at(row, column) / static_cast<double>(heads.size()) / static_cast<double>(rows.size());
     return sum;
   }
-  int64_t last() const { return static_cast<int64_t>(kind.size()) - 1; }
+  int64_t last() const {  // row; a prompt that ends with a picture may have lost the end of it
+    return std::find(alive.rbegin(), alive.rend(), true).base() - alive.begin() - 1;
+  }
   Tokens text_rows_of(int64_t token) const {
     const Tokens text = text_of(image[token]);
     return text.empty() ? Tokens{last()} : text;
