@@ -48,6 +48,10 @@ using Json = nlohmann::json;
 using Tokens = std::vector<int64_t>;
 using Clock = std::chrono::steady_clock;
 
+double rounded(double x) {  // as it is written
+  return std::round(x * 1e5) / 1e5;
+}
+
 constexpr int kPatch = 14, kGrid = 8, kPatches = kGrid * kGrid;
 
 // Byte c of a patch, of 3 · 14 · 14 in the order channel, row, column, is 255 where its code is c; all others are 0.
@@ -124,7 +128,7 @@ double area_under_curve(const at::Tensor& scores, const std::vector<int>& kinds)
       won += score[a] > score[b] ? 1 : score[a] == score[b] ? 0.5 : 0;
       ++pairs;
     }
-  return pairs == 0 ? 0.5 : won / static_cast<double>(pairs);
+  return pairs == 0 ? 0.5 : rounded(won / static_cast<double>(pairs));
 }
 
 double rank_correlation(const at::Tensor& a, const at::Tensor& b) {
@@ -133,7 +137,7 @@ double rank_correlation(const at::Tensor& a, const at::Tensor& b) {
     return rank - rank.mean();
   };
   const at::Tensor x = ranks(a), y = ranks(b);
-  return ((x * y).sum() / (x.norm() * y.norm())).item<double>();
+  return rounded(((x * y).sum() / (x.norm() * y.norm())).item<double>());
 }
 
 at::Tensor cosines(const at::Tensor& rows, const at::Tensor& direction) {
@@ -205,7 +209,7 @@ Json scores_at(const Anatomy& seen, const Roles& roles, int k) {
     sample.insert(sample.end(), roles.query_text.begin(), roles.query_text.end());
     const at::Tensor g = growth.index_select(0, int64_tensor(roles.examples)),
                      c = cosines(rows(h, roles.examples), rows(h, sample).mean(0));
-    out["spread of growth over spread of 0.6 cos"] = (g.std() / (0.6 * c.std())).item<double>();
+    out["spread of growth over spread of 0.6 cos"] = rounded((g.std() / (0.6 * c.std())).item<double>());
     for (const auto& [name, score] : std::map<std::string, at::Tensor>{
              {"published: growth + 0.6 cos", g + 0.6 * c},
              {"growth of the last row", g},
@@ -222,7 +226,7 @@ Json scores_at(const Anatomy& seen, const Roles& roles, int k) {
 
 double divergence(const at::Tensor& from, const at::Tensor& to) {  // nats
   const at::Tensor a = at::log_softmax(from.to(at::kDouble), 0), b = at::log_softmax(to.to(at::kDouble), 0);
-  return (a.exp() * (a - b)).sum().item<double>();
+  return rounded((a.exp() * (a - b)).sum().item<double>());
 }
 
 // Shares of the tokens of each kind that are kept, of some images.
@@ -237,14 +241,14 @@ std::array<double, 4> kept_shares(const Roles& roles, const std::vector<std::vec
       left[kind] += std::ranges::binary_search(kept, roles.images[i][p]) ? 1 : 0;
     }
   }
-  for (size_t kind = 0; kind < 4; ++kind) left[kind] /= std::max(1.0, all[kind]);
+  for (size_t kind = 0; kind < 4; ++kind) left[kind] = rounded(left[kind] / std::max(1.0, all[kind]));
   return left;
 }
 
 double tokens_a_layer(const Stats& stats) {
   int64_t sum = 0;
   for (const auto& layer : stats.image_tokens_per_layer) sum += std::accumulate(layer.begin(), layer.end(), int64_t{0});
-  return static_cast<double>(sum) / static_cast<double>(stats.image_tokens_per_layer.size());
+  return rounded(static_cast<double>(sum) / static_cast<double>(stats.image_tokens_per_layer.size()));
 }
 
 struct Study {
@@ -285,10 +289,11 @@ struct Study {
     Json line = {{"policy", policies[i]},
                  {"tokens", tokens_a_layer(result.stats)},
                  {"right", of_choices.argmax().item<int64_t>() == 0},
+                 {"choices", question.choices.size()},
                  {"first", logits.argmax().item<int64_t>() == question.choices[0]},
                  {"kl", i == 0 ? 0.0 : divergence(seen.logits, logits)},
-                 {"prefill_gflop", result.stats.prefill_flops / 1e9},
-                 {"probe_gflop", result.stats.probe_flops / 1e9}};
+                 {"prefill_gflop", rounded(result.stats.prefill_flops / 1e9)},
+                 {"probe_gflop", rounded(result.stats.probe_flops / 1e9)}};
     for (const char* name : {"id", "task", "shots", "background", "objects"}) line[name] = question.line.at(name);
     const auto query = kept_shares(roles, question.kinds, result.kept, true),
                examples = kept_shares(roles, question.kinds, result.kept, false);

@@ -29,6 +29,11 @@ import sys
 CODES, PATCH, SIDE, SIZE = 576, 14, 112, 64
 IMAGE_TOKEN = 3  # "<repo_name>" in the vocabulary, which no prompt uses, becomes "<image>"
 
+# The published template's form, for turns whose content is a list of parts.
+CHAT = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% for c in m['content'] | selectattr('type', 'equalto', 'image') %}"
+        "<image>{% endfor %}{{ m['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') }}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+
 FILLERS = "grass sky wall sand stone floor cloud wood carpet gravel leaves water snow fog brick concrete".split()
 NOISY = FILLERS[:8]  # background words that noise is made around
 COPIES = 59          # of each
@@ -179,7 +184,7 @@ def model(a):
         "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2},
         "tokenizer_config.json": {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>",
                                   "tokenizer_class": "GPT2Tokenizer", "processor_class": "LlavaProcessor"},
-        "chat_template.json": {"chat_template": reader.fields["tokenizer.chat_template"].contents()},
+        "chat_template.json": {"chat_template": CHAT},
         "tokenizer.json": tokenizer,
         "word_ids.json": {w: ids[f"Ġ{w}"] for w in words_of_codes()},
     }
@@ -294,6 +299,9 @@ def table(a):
         print(f"| `{policy}` | {100 * share:.1f} % | {right} | {wilson(right, len(lines))} | {100 * mean(held):.1f} % | "
               f"{mean([line['kl'] for line in lines]):.2f} | " + " | ".join(
                   ", ".join(f"{100 * kept(who, k):.0f}" for k in range(3)) for who in ("query", "examples")) + " |")
+
+    print(f"\nA guess among the candidates: {sum(1 / line['choices'] for line in unpruned.values()):.1f}. The right answer is the first "
+          f"of the whole vocabulary unpruned: {sum(line['first'] for line in unpruned.values())}.")
 
     print("\n**Right answers by cell** (task, shots, background; three things a picture unless said)\n")
     print("| policy | " + " | ".join(title(c) for c in cells) + " |\n|---|" + "--:|" * len(cells))

@@ -181,8 +181,8 @@ OptionSet<T> options() {
   return {keep_ratio<T>(&T::amount),
           num_kept<T>(&T::amount, "of all image tokens of the request; this or keep_ratio"),
           {"k", &T::k,
-           "the paper's K: examples are cut before layer k, the query before k + 1; by the depth 10, 6 or about 3/16 "
-           "of it",
+           "the paper's K: examples are cut before layer k, the query before k + 1 or as query_cut says; by the depth "
+           "10, 6 or about 3/16 of it",
            at_least(2)},
           {"lambda1", &T::lambda1, "stage 1: weight of the alignment with the image's text", at_least(0)},
           {"lambda2", &T::lambda2, "stage 2: weight of the cosine with the query sample", at_least(0)},
