@@ -310,6 +310,12 @@ def table(a):
     for policy, of in runs.items():
         print(f"| `{policy}` | " + " | ".join(str(sum(line["right"] for line in of.values() if cell(line) == c)) for c in cells) + " |")
 
+    print("\n**What is left of the asked-about tokens of the query's picture**, percent, by cell\n")
+    print("| policy | " + " | ".join(title(c) for c in cells) + " |\n|---|" + "--:|" * len(cells))
+    for policy, of in runs.items():
+        left = [mean([line["kept"]["query"][0] for line in of.values() if cell(line) == c]) for c in cells]
+        print(f"| `{policy}` | " + " | ".join(f"{100 * v:.0f}" for v in left) + " |")
+
     print("\n**Pairs**, on the same prompts: right under the first alone, under the second alone, exact p (McNemar)\n\n"
           "| first | second | first alone | second alone | p |\n|---|---|--:|--:|--:|")
     for pair in a.pair:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How many tokens each step of CATP keeps (docs/specs/catp.md, section 4; budget=mean: catp_plus.md, section 2):
-// integers on the host, from the unpruned request alone.
+// How many tokens each step of CATP keeps (docs/specs/catp.md, section 4; budget=mean: docs/specs/catp_plus.md,
+// section 2): integers on the host, from the unpruned request alone.
 #pragma once
 
 #include <cstdint>
