@@ -260,8 +260,8 @@ OptionSet<T> options() {
           {"ranking",
            &T::ranking,
            {{"global", O::Ranking::kGlobal}, {"per_image", O::Ranking::kPerImage}},
-           "examples compete, or per_image with the same ratio each; so do the query's images where they are chosen or "
-           "cut so"},
+           "examples compete, or per_image with the same ratio each; under selection=dpp and query_cut=together so has "
+           "each image of the query"},
           {"counts",
            &T::counts,
            {{"per_group", O::Counts::kPerGroup}, {"exact_total", O::Counts::kExactTotal}},
