@@ -3,7 +3,7 @@
 # Makes the accuracy tables of the bundled model that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME
 # with the endings json, md (with its own command) and, where policies are compared, svg in the folder. A table that is there is not made again, so an
 # interrupted run goes on.
-#   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [--threads N] [TABLE...]     tables: curve policies main bind scenes catp kept atp
+#   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [--threads N] [TABLE...]     tables: curve policies main bind scenes catp plus kept atp
 # Without a table, all. 500 items a cell, 2,000 in `main` and `bind` (the unpruned model in every cell of binding, with controls); ratios 1/3,
 # 2/9 and 1/9. On two idle cores that is hours for `policies`; --items and --ratio cut it down, and two runs of one thread beat one of two.
 set -euo pipefail
@@ -24,7 +24,7 @@ while [ $# -gt 1 ]; do
 done
 [ ${#ratios[@]} -gt 0 ] || ratios=(1/3 2/9 1/9)
 tables=("${@:-}")
-[ -n "${tables[0]}" ] || tables=(curve policies main bind scenes catp kept atp)
+[ -n "${tables[0]}" ] || tables=(curve policies main bind scenes catp plus kept atp)
 mkdir -p "$out"
 model=models/demo
 readonly work=build/accuracy  # below the root, where everything runs: pictures to fit on, modules trained for a table
@@ -159,11 +159,19 @@ for table in "${tables[@]}"; do
       for k in 2 4 5 6; do specs+=(--policy "catp:keep_ratio=2/9,k=$k"); done
       plotted_table catp "$items" --no-controls "${in_context[@]}" "${specs[@]}"
       ;;
+    plus)  # catp+ beside catp and at as many tokens as divprune, on items that nothing was chosen by
+      policies catp+:keep_ratio=14/64 divprune:keep_ratio=14/64 catp+:keep_ratio=7/64 divprune:keep_ratio=7/64 catp+:keep_ratio=4/64 \
+        catp+:keep_ratio=4/64,stage1_share=1 divprune:keep_ratio=4/64
+      for seed in 3 4 5; do
+        eval_table "plus_seed$seed" "$items" --no-controls --seed "$seed" "${all[@]}" --policy "catp:keep_ratio=2/9,k=$K" "${specs[@]}"
+      done
+      ;;
     kept)  # which patches stay, by what they show
       drawn kept_items --suite define --items 40
       policies random:keep_ratio=2/9,seed=0 divprune:keep_ratio=2/9 "fastv:keep_ratio=2/9,layer=$K" "catp:keep_ratio=2/9,k=$K" \
         "catp:keep_ratio=2/9,k=$K,stage1_share=1" "catp:keep_ratio=2/9,k=$K,stage1_share=0" \
-        "catp:keep_ratio=2/9,k=$K,importance=attention,lambda2=0" atp:weights=models/demo/atp_25.safetensors
+        "catp:keep_ratio=2/9,k=$K,importance=attention,lambda2=0" "catp+:keep_ratio=2/9,k=$K" \
+        atp:weights=models/demo/atp_25.safetensors
       printed kept.md python3 bench/kept_patches.py --espalier "$espalier" --model "$model" --items "$work/kept_items" "${specs[@]}"
       ;;
     atp)  # a frozen decoder; then each decoder that was trained along, with its own unpruned row

@@ -21,23 +21,6 @@ namespace {
 using O = AttentionOptions;
 using Rows = O::Rows;
 
-// One group an image, its text x its tokens, so that the groups' columns are all image tokens in order.
-std::vector<AttentionProbe::Group> own_text_groups(const TokenLayout& layout) {
-  const std::vector<int64_t> sizes = layout.tokens_per_image();
-  const std::vector<std::vector<int64_t>> texts = text_of_each_image(*layout.prompt, layout.begin);
-  const int64_t n = layout.num_tokens();
-  std::vector<AttentionProbe::Group> groups;
-  int64_t begin = 0;
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    if (sizes[i] == 0) continue;
-    const at::Tensor rows =
-        texts[i].empty() ? at::arange(n - 1, n, layout.image_tokens.options()) : text_tokens_at(layout, texts[i]);
-    groups.push_back({rows, layout.image_tokens.slice(0, begin, begin + sizes[i])});
-    begin += sizes[i];
-  }
-  return groups;
-}
-
 std::vector<Signal> needs(const O& o, const TokenLayout& layout) {
   AttentionProbe probe{.layer = o.layer - 1};
   if (o.rows == Rows::kLast) return {probe};

@@ -7,15 +7,14 @@
 //   simhat       similarity
 //   F_align      modular
 //   dA           AttentionGrowth
-//   C            context tokens
-//   vq, vc       mean of the query pool, of the context pool
-//   S_ctx, S_qry scores of the context and of the query step
+//   S_ctx, S_qry context_score and query_score of catp_stage2.cpp
 // Layers: the paper counts from 1 and cuts after layer K, which is before 0-based layer k = K; its A_K and A_{K-1} are
 // the attention of layers k-1 and k-2, its h^K is hidden.k. The query is cut before layer k+1. Readings of our own:
 //   - at least one token of each group stays;
 //   - an image outside every example (in the system prompt) takes part in stage 1 only;
 //   - pinned tokens are the first picks of stage 1;
 //   - with delta_norm=none, dA being 1e-4 … 1e-2 where 0.6·cos spans tenths, the cosine decides nearly all (A13).
+// CATP+ (docs/specs/catp_plus.md) is a preset: the same steps under other defaults.
 #include "espalier/policies/catp.h"
 
 #include <ATen/TensorOperators.h>
@@ -23,6 +22,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/scatter_reduce.h>
 #include <ATen/ops/where.h>
 
@@ -30,10 +30,14 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <string>
+#include <type_traits>
 
 #include "espalier/error.h"
 #include "pruning/built_in.h"
 #include "pruning/catp_budget.h"
+#include "pruning/catp_stage2.h"
+#include "pruning/determinantal.h"
 #include "pruning/prompt_text.h"
 
 namespace espalier {
@@ -86,34 +90,6 @@ at::Tensor rescaled(const at::Tensor& cosine, const at::Tensor& image, int64_t n
   return at::where(range < kTinyRange, at::full_like(cosine, 0.5), (cosine - low) / range.clamp_min(kTinyRange));
 }
 
-// ---- stage 2 ----
-
-at::Tensor is_context(const at::Tensor& example, int query_example) {
-  return (example >= 0) & (example != query_example);
-}
-
-at::Tensor mean_of_rows(const at::Tensor& hidden, const at::Tensor& mask) {
-  const at::Tensor weight = mask.to(at::kFloat);
-  return at::matmul(weight.unsqueeze(0), hidden.to(at::kFloat)) / weight.sum().clamp_min(1);  // [1, d]
-}
-
-// dA (or attention) over the tokens of `judged`; float32 [m].
-at::Tensor normalised(const at::Tensor& growth, const at::Tensor& judged, O::DeltaNorm norm) {
-  const at::Tensor largest = growth.masked_fill(judged.logical_not(), -kInfinity).max();
-  switch (norm) {
-    case O::DeltaNorm::kNone:
-      return growth;
-    case O::DeltaNorm::kMax:
-      return growth / largest.clamp_min(kTinyRange);
-    case O::DeltaNorm::kSum:
-      return growth / growth.masked_fill(judged.logical_not(), 0).sum().clamp_min(kTinyRange);
-    case O::DeltaNorm::kMinmax:
-      break;
-  }
-  const at::Tensor low = growth.masked_fill(judged.logical_not(), kInfinity).min(), range = largest - low;
-  return at::where(range < kTinyRange, at::full_like(growth, 0.5), (growth - low) / range.clamp_min(kTinyRange));
-}
-
 // lambda1 · F_align as a number for each image token, float32 [m]; 0 for images without text.
 at::Tensor alignment(const O& o, const at::Tensor& hidden, const TokenLayout& layout) {
   const auto texts = text_of_each_image(*layout.prompt, layout.begin);
@@ -132,12 +108,19 @@ at::Tensor alignment(const O& o, const at::Tensor& hidden, const TokenLayout& la
 }
 
 Step stage1(const O& o, const CatpBudget& budget, bool is_interim) {
+  const bool reads_text = o.coverage == O::Coverage::kFacility;
   Step step{.at = {Site::kProjectorOutput},
             // A number stands for its share of all image tokens.
-            .scope = o.amount.num_kept ? Scope::kRequest : Scope::kExample,
+            .scope = o.amount.num_kept ? Scope::kRequest
+                     : reads_text      ? Scope::kExample
+                                       : Scope::kImage,
             .budget = {.pool = Budget::Pool::kImage, .counts = budget.stage1, .is_interim = is_interim},
             .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; }};
-  step.decide = [o](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+  step.decide = [o, reads_text](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+    if (!reads_text) {
+      const at::Tensor alike = at::ones({layout.num_image_tokens()}, layout.image_tokens.options().dtype(at::kFloat));
+      return Verdict{.choose = determinantal_choice(signals[0], layout.image_tokens, alike)};
+    }
     const at::Tensor features = ops::gather_rows(signals[0], layout.image_tokens);
     at::Tensor modular;
     if (o.lambda1 > 0) modular = alignment(o, signals[0], layout);
@@ -150,202 +133,202 @@ Step stage1(const O& o, const CatpBudget& budget, bool is_interim) {
   return step;
 }
 
-// Tokens whose mean state is vq, int64 [p].
-at::Tensor query_pool(const O& o, const CatpBudget& budget, const TokenLayout& layout) {
-  const PromptLayout& prompt = *layout.prompt;
-  const int64_t n = layout.num_tokens();
-  if (o.query_pool == O::QueryPool::kLast) return at::arange(n - 1, n, layout.image_tokens.options());
-  const at::Tensor pool = layout.example == prompt.query_example;
-  int64_t count = 0;
-  bool count_is_known = true;
-  for (const Segment& s : prompt.segments) {
-    if (s.kind == Segment::Kind::kText && s.example == prompt.query_example) count += s.end - s.begin;
-    // How many row breaks followed their rows is not known here.
-    if (s.kind == Segment::Kind::kRowBreak && !layout.row_breaks_compete) count_is_known = false;
-  }
-  if (o.query_pool == O::QueryPool::kText)
-    return indices_of(pool & (layout.kind == static_cast<int64_t>(Segment::Kind::kText)), count);
-  const std::vector<int64_t> left = layout.tokens_per_image();
-  for (const int64_t i : budget.query_images) count += left[static_cast<size_t>(i)];
-  return indices_of(pool, count_is_known ? std::optional(count) : std::nullopt);
-}
-
-std::vector<Signal> context_needs(const O& o, int k, const CatpBudget& budget, const TokenLayout& layout) {
-  if (o.importance == O::Importance::kAttention) {
-    std::vector<Signal> needs = {AttentionProbe{.layer = k - 1}};
-    if (o.lambda2 > 0) needs.emplace_back(Tap{Tap::What::kHidden});
-    return needs;
-  }
-  AttentionGrowth growth{.lower = k - 2, .upper = k - 1, .relu_per_head = o.relu_per_head};
-  if (o.lambda2 == 0) return {growth};
-  if (o.delta_norm != O::DeltaNorm::kNone) return {growth, Tap{Tap::What::kHidden}};
-  growth.pool = query_pool(o, budget, layout);
-  // lambda2 · (1 + c) / 2 is lambda2 / 2 · c and a constant.
-  growth.cosine_weight = o.similarity2 == O::StageTwoSimilarity::kAffine ? o.lambda2 / 2 : o.lambda2;
-  return {growth};
-}
-
-Verdict rank_context(const O& o, const CatpBudget& budget, const TokenLayout& layout,
-                     std::span<const at::Tensor> signals) {
-  const at::Tensor judged =
-      is_context(layout.example.index_select(0, layout.image_tokens), layout.prompt->query_example);
-  const bool is_affine = o.similarity2 == O::StageTwoSimilarity::kAffine;
-  at::Tensor scores = normalised(signals[0], judged, o.delta_norm);
-  if (signals.size() > 1) {
-    const at::Tensor mean = signals[1].index_select(0, query_pool(o, budget, layout)).to(at::kFloat).mean(0, true);
-    const at::Tensor cosine = ops::cosine_score(signals[1], mean, layout.image_tokens)[0];
-    scores = scores + o.lambda2 * (is_affine ? (cosine + 1) / 2 : cosine);
-  } else if (is_affine) {
-    scores = scores + o.lambda2 / 2;
-  }
-  return {.scores = scores};
-}
-
-// Tokens whose mean state is vc, bool [n].
-at::Tensor context_pool(const O& o, const CatpBudget& budget, const TokenLayout& layout) {
-  if (budget.context_images.empty())
-    return (layout.example >= 0) & (layout.kind == static_cast<int64_t>(Segment::Kind::kText));
-  const at::Tensor context = is_context(layout.example, layout.prompt->query_example);
-  if (o.context_pool == O::ContextPool::kAll) return context;
-  at::Tensor is_image_token = at::full_like(context, false);
-  is_image_token.index_fill_(0, layout.image_tokens, true);
-  return context & is_image_token;
-}
-
-Verdict rank_query(const O& o, const CatpBudget& budget, const TokenLayout& layout, const at::Tensor& hidden) {
-  const at::Tensor mean = mean_of_rows(hidden, context_pool(o, budget, layout));
-  const at::Tensor cosine = ops::cosine_score(hidden, mean, layout.image_tokens)[0];
-  return {.scores = o.similarity2 == O::StageTwoSimilarity::kAffine ? (cosine + 1) / 2 : cosine};
-}
-
-// The examples' images before layer k, and the query's before layer k + 1.
-std::vector<Step> stage2(const O& o, int k, const std::shared_ptr<const CatpBudget>& budget) {
-  Step context{
-      .at = {Site::kBeforeLayer, k},
-      .budget = {.counts = {budget->context}, .images = budget->context_images, .is_interim = true},
-      .needs = [=](const TokenLayout& layout) { return context_needs(o, k, *budget, layout); },
-      .decide = [=](const TokenLayout& layout,
-                    std::span<const at::Tensor> signals) { return rank_context(o, *budget, layout, signals); }};
-  if (o.ranking == O::Ranking::kPerImage) {
-    context.budget.pool = Budget::Pool::kImage;
-    context.budget.counts = budget->context_per_image;
-  }
-  std::vector<Step> steps;
-  if (!budget->context_images.empty()) steps.push_back(std::move(context));
-  if (!budget->can_compare_query || budget->query_images.empty()) return steps;
-  steps.push_back(
-      {.at = {Site::kBeforeLayer, k + 1},
-       .budget = {.counts = {budget->query}, .images = budget->query_images},
-       .needs = [](const TokenLayout&) -> std::vector<Signal> { return {Tap{Tap::What::kHidden}}; },
-       .decide = [=](const TokenLayout& layout,
-                     std::span<const at::Tensor> signals) { return rank_query(o, *budget, layout, signals[0]); }});
-  return steps;
-}
-
-std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
+std::vector<Step> steps(const std::string& name, const O& o, const ModelFacts& model, const PromptLayout& prompt) {
   const int k = o.k.value_or(default_k(model.num_layers));
   const bool has_stage2 = o.stage1_share.num < o.stage1_share.den;
   if ((has_stage2 || o.k) && (k < 2 || k > model.num_layers - 2))
-    throw Error("catp: k=" + std::to_string(k) + " is not from 2 to " + std::to_string(model.num_layers - 2) +
+    throw Error(name + ": k=" + std::to_string(k) + " is not from 2 to " + std::to_string(model.num_layers - 2) +
                 ", as a model of " + std::to_string(model.num_layers) + " layers needs");
-  const auto budget = std::make_shared<const CatpBudget>(catp_budget(o, prompt));
+  const auto budget = std::make_shared<const CatpBudget>(catp_budget(o, prompt, {k, model.num_layers}, name));
   if (budget->prunes_context && o.lambda2 > 0 && o.query_pool == O::QueryPool::kText &&
       text_of_example(prompt, prompt.query_example).empty())
-    throw Error("catp: query_pool=text, but the query sample has no text");
+    throw Error(name + ": query_pool=text, but the query sample has no text");
   std::vector<Step> steps;
   if (o.stage1_share.num > 0) steps.push_back(stage1(o, *budget, has_stage2));
   if (has_stage2)
-    for (Step& step : stage2(o, k, budget)) steps.push_back(std::move(step));
+    for (Step& step : catp_stage2(o, k, budget)) steps.push_back(std::move(step));
   return steps;
 }
 
-const Method<O>& method() {
+// Options that another option leaves without a meaning.
+void check(const std::string& name, const O& o) {
+  const auto refuse = [&](bool is_wrong, const char* why) {
+    if (is_wrong) throw Error(name + ": " + why);
+  };
+  const bool has_growth = o.importance == O::Importance::kGrowth;
+  if (o.relu_per_head && !has_growth)
+    throw Error(name + ": relu=per_head clips growth, which importance=" +
+                (o.importance == O::Importance::kAttention ? "attention" : "own_text") + " does not take");
+  refuse(o.rank == O::Rank::kNext && has_growth && o.query_score == O::QueryScore::kCosine,
+         "rank=next says whose attention counts, and importance=growth,query_score=cosine reads none");
+  const bool is_facility = o.similarity == O().similarity && o.scale == O().scale && o.lambda1 == O().lambda1;
+  refuse(o.coverage == O::Coverage::kDpp && !is_facility,
+         "lambda1, similarity and scale shape coverage=facility, and coverage=dpp takes none of them");
+  refuse(o.selection == O::Selection::kDpp && o.ranking == O::Ranking::kGlobal,
+         "selection=dpp chooses in each image by itself: it takes ranking=per_image");
+  refuse(o.selection == O::Selection::kTop && o.relevance_floor != O().relevance_floor,
+         "relevance_floor is part of selection=dpp, and selection=top does not take it");
+  refuse(o.counts == O::Counts::kExactTotal && judges_query_by_image(o),
+         "counts=exact_total gives the query's images one number, and here each has its own");
+  refuse(
+      o.budget == O::BudgetOf::kMean && o.stage1_share.num != o.stage1_share.den && o.stage1_share != O().stage1_share,
+      "budget=mean splits the amount itself: stage1_share is 1 or left out");
+}
+
+template <typename T>
+OptionSet<T> options() {
   using Similarity = ops::Similarity;
-  static const Method<O> method =
-      {.name = "catp",
-       .options =
-           {keep_ratio(&O::amount),
-            num_kept(&O::amount, "of all image tokens of the request; this or keep_ratio"),
-            {"k", &O::k,
-             "the paper's K: examples are cut before layer k, the query before k + 1; by the depth 10, 6 or about 3/16 "
-             "of it",
-             at_least(2)},
-            {"lambda1", &O::lambda1, "stage 1: weight of the alignment with the image's text", at_least(0)},
-            {"lambda2", &O::lambda2, "stage 2: weight of the cosine with the query sample", at_least(0)},
-            {"stage1_share", &O::stage1_share,
-             "part of what is removed that stage 1 removes; 1: stage 1 alone, 0: stage 2 alone", kShare},
-            {"similarity",
-             &O::similarity,
-             {{"affine", Similarity::kAffine}, {"clamp", Similarity::kClamp}, {"minmax", Similarity::kMinmax}},
-             "how stage 1 maps a cosine to 0 … 1: affine, clamp, minmax"},
-            {"scale",
-             &O::scale,
-             {{"none", O::Scale::kNone}, {"div_mean", O::Scale::kDivMean}},
-             "div_mean: coverage is divided by the image's number of tokens"},
-            {"query_pool",
-             &O::query_pool,
-             {{"all", O::QueryPool::kAll}, {"text", O::QueryPool::kText}, {"last", O::QueryPool::kLast}},
-             "tokens of the query sample whose mean state counts: all, text, last"},
-            {"context_pool",
-             &O::context_pool,
-             {{"all", O::ContextPool::kAll}, {"image", O::ContextPool::kImage}},
-             "tokens of the examples whose mean state counts: all, image"},
-            {"importance",
-             &O::importance,
-             {{"growth", O::Importance::kGrowth}, {"attention", O::Importance::kAttention}},
-             "of the examples' tokens: growth, or attention in layer k - 1 as it is"},
-            {"relu",
-             &O::relu_per_head,
-             {{"after_mean", false}, {"per_head", true}},
-             "per_head: attention growth is clipped in each head"},
-            {"delta_norm",
-             &O::delta_norm,
-             {{"none", O::DeltaNorm::kNone},
-              {"max", O::DeltaNorm::kMax},
-              {"sum", O::DeltaNorm::kSum},
-              {"minmax", O::DeltaNorm::kMinmax}},
-             "attention growth over the examples' tokens divided: none, max, sum, minmax"},
-            {"similarity2",
-             &O::similarity2,
-             {{"cosine", O::StageTwoSimilarity::kCosine}, {"affine", O::StageTwoSimilarity::kAffine}},
-             "stage 2: cosine, or affine (1 + c) / 2"},
-            {"ranking",
-             &O::ranking,
-             {{"global", O::Ranking::kGlobal}, {"per_image", O::Ranking::kPerImage}},
-             "examples compete, or per_image with the same ratio each"},
-            {"counts",
-             &O::counts,
-             {{"per_group", O::Counts::kPerGroup}, {"exact_total", O::Counts::kExactTotal}},
-             "exact_total: the query gets what the examples leave of the rounded total"},
-            {"rounding",
-             &O::rounding,
-             {{"floor", Rounding::kFloor}, {"round", Rounding::kNearestEven}, {"ceil", Rounding::kCeil}},
-             "of counts: floor, round, ceil"},
-            row_breaks(&O::row_breaks_compete)},
-       .steps = steps,
-       .check = [](const O& o) {
-         if (o.relu_per_head && o.importance == O::Importance::kAttention)
-           throw Error("catp: relu=per_head clips growth, which importance=attention does not take");
-       }};
+  return {keep_ratio<T>(&T::amount),
+          num_kept<T>(&T::amount, "of all image tokens of the request; this or keep_ratio"),
+          {"k", &T::k,
+           "the paper's K: examples are cut before layer k, the query before k + 1 or as query_cut says; by the depth "
+           "10, 6 or about 3/16 of it",
+           at_least(2)},
+          {"lambda1", &T::lambda1, "stage 1: weight of the alignment with the image's text", at_least(0)},
+          {"lambda2", &T::lambda2, "stage 2: weight of the cosine with the query sample", at_least(0)},
+          {"stage1_share", &T::stage1_share,
+           "part of what is removed that stage 1 removes; 1: stage 1 alone, 0: stage 2 alone", kShare},
+          {"similarity",
+           &T::similarity,
+           {{"affine", Similarity::kAffine}, {"clamp", Similarity::kClamp}, {"minmax", Similarity::kMinmax}},
+           "how stage 1 maps a cosine to 0 … 1: affine, clamp, minmax"},
+          {"scale",
+           &T::scale,
+           {{"none", O::Scale::kNone}, {"div_mean", O::Scale::kDivMean}},
+           "div_mean: coverage is divided by the image's number of tokens"},
+          {"query_pool",
+           &T::query_pool,
+           {{"all", O::QueryPool::kAll}, {"text", O::QueryPool::kText}, {"last", O::QueryPool::kLast}},
+           "tokens of the query sample whose mean state counts: all, text, last"},
+          {"context_pool",
+           &T::context_pool,
+           {{"all", O::ContextPool::kAll}, {"image", O::ContextPool::kImage}},
+           "tokens of the examples whose mean state counts: all, image"},
+          {"importance",
+           &T::importance,
+           {{"growth", O::Importance::kGrowth},
+            {"attention", O::Importance::kAttention},
+            {"own_text", O::Importance::kOwnText}},
+           "of the examples' tokens: growth of the last row's attention; attention of the last row; of the text behind "
+           "the token's image"},
+          {"query_score",
+           &T::query_score,
+           {{"cosine", O::QueryScore::kCosine},
+            {"attention", O::QueryScore::kAttention},
+            {"text", O::QueryScore::kText},
+            {"both", O::QueryScore::kBoth}},
+           "of the query's tokens: cosine with the examples; attention of the last row; of the text behind the image; "
+           "the larger of both"},
+          {"rank",
+           &T::rank,
+           {{"previous", O::Rank::kPrevious}, {"next", O::Rank::kNext}},
+           "whose attention: previous, the layer before the cut; next, the one behind it; catp+: previous, but never "
+           "layer 0 or 1"},
+          {"query_cut",
+           &T::query_cut,
+           {{"after", O::QueryCut::kAfter}, {"together", O::QueryCut::kTogether}},
+           "the query's images are cut before layer k + 1, or together with the examples' before k"},
+          {"selection",
+           &T::selection,
+           {{"top", O::Selection::kTop}, {"dpp", O::Selection::kDpp}},
+           "stage 2 keeps the best, or by dpp, image by image, what is relevant and differs"},
+          {"relevance_floor", &T::relevance_floor,
+           "selection=dpp: relevance of a token with score 0, beside 1 for the best", at_least(0)},
+          {"coverage",
+           &T::coverage,
+           {{"facility", O::Coverage::kFacility}, {"dpp", O::Coverage::kDpp}},
+           "stage 1: facility location with the text, or a determinantal point process without"},
+          {"budget",
+           &T::budget,
+           {{"final", O::BudgetOf::kFinal}, {"mean", O::BudgetOf::kMean}},
+           "the amount is left at the end, or on the average over layers, 10/7 of it before layer k"},
+          {"relu",
+           &T::relu_per_head,
+           {{"after_mean", false}, {"per_head", true}},
+           "per_head: attention growth is clipped in each head"},
+          {"delta_norm",
+           &T::delta_norm,
+           {{"none", O::DeltaNorm::kNone},
+            {"max", O::DeltaNorm::kMax},
+            {"sum", O::DeltaNorm::kSum},
+            {"minmax", O::DeltaNorm::kMinmax}},
+           "attention growth over the examples' tokens divided: none, max, sum, minmax"},
+          {"similarity2",
+           &T::similarity2,
+           {{"cosine", O::StageTwoSimilarity::kCosine}, {"affine", O::StageTwoSimilarity::kAffine}},
+           "stage 2: cosine, or affine (1 + c) / 2"},
+          {"ranking",
+           &T::ranking,
+           {{"global", O::Ranking::kGlobal}, {"per_image", O::Ranking::kPerImage}},
+           "examples compete, or per_image with the same ratio each; under selection=dpp and query_cut=together so has "
+           "each image of the query"},
+          {"counts",
+           &T::counts,
+           {{"per_group", O::Counts::kPerGroup}, {"exact_total", O::Counts::kExactTotal}},
+           "exact_total: the query gets what the examples leave of the rounded total"},
+          {"rounding",
+           &T::rounding,
+           {{"floor", Rounding::kFloor}, {"round", Rounding::kNearestEven}, {"ceil", Rounding::kCeil}},
+           "of counts: floor, round, ceil"},
+          row_breaks<T>(&T::row_breaks_compete)};
+}
+
+template <typename T>
+const Method<T>& method() {
+  static constexpr const char* kName = std::is_same_v<T, CatpPlusOptions> ? "catp+" : "catp";
+  static const Method<T> method = {.name = kName,
+                                   .options = options<T>(),
+                                   .steps = [](const T& o, const ModelFacts& model,
+                                               const PromptLayout& prompt) { return steps(kName, o, model, prompt); },
+                                   .check = [](const T& o) { check(kName, o); }};
   return method;
 }
 
 }  // namespace
 
+CatpPlusOptions::CatpPlusOptions() {
+  coverage = Coverage::kDpp;
+  lambda2 = 0;
+  importance = Importance::kOwnText;
+  query_score = QueryScore::kAttention;
+  rank = std::nullopt;
+  query_cut = QueryCut::kTogether;
+  selection = Selection::kDpp;
+  ranking = Ranking::kPerImage;
+  budget = BudgetOf::kMean;
+}
+
 PolicyPtr make_catp(const CatpOptions& options) {
-  return make(method(), options);
+  return make(method<CatpOptions>(), options);
+}
+
+PolicyPtr make_catp_plus(const CatpPlusOptions& options) {
+  return make(method<CatpPlusOptions>(), options);
 }
 
 PolicyRow catp_row() {
-  return row(method(), {.paper = "arXiv 2508.07871",
-                        .summary = "coverage and text alignment of each image, then pruning between examples and query",
-                        .sites = {Site::kProjectorOutput, Site::kBeforeLayer},
-                        .needs = "embeddings, attention of the last row in two layers, hidden states of two layers",
-                        .refusal = needs_layers<4>,
-                        .examples = {{"catp:keep_ratio=2/9"},
-                                     {"catp:keep_ratio=1/3,k=4,stage1_share=0"},
-                                     {"catp:keep_ratio=1/9,stage1_share=1"},
-                                     {"catp:keep_ratio=1/2,ranking=per_image,delta_norm=max"}}});
+  return row(method<CatpOptions>(),
+             {.paper = "arXiv 2508.07871",
+              .summary = "coverage and text alignment of each image, then pruning between examples and query",
+              .sites = {Site::kProjectorOutput, Site::kBeforeLayer},
+              .needs = "embeddings, attention of the last row in two layers, hidden states of two layers",
+              .refusal = needs_layers<4>,
+              .examples = {{"catp:keep_ratio=2/9"},
+                           {"catp:keep_ratio=1/3,k=4,stage1_share=0"},
+                           {"catp:keep_ratio=1/9,stage1_share=1"},
+                           {"catp:keep_ratio=1/2,ranking=per_image,delta_norm=max"}}});
+}
+
+PolicyRow catp_plus_row() {
+  return row(method<CatpPlusOptions>(),
+             {.paper = "-",
+              .summary = "catp with attention in place of cosines, and tokens that differ in both stages",
+              .sites = {Site::kProjectorOutput, Site::kBeforeLayer},
+              .needs = "embeddings, attention of text rows and of the last row in one layer, hidden states of it",
+              .refusal = needs_layers<4>,
+              .examples = {{"catp+:keep_ratio=2/9"},
+                           {"catp+:keep_ratio=1/3,k=4,query_score=both,budget=final"},
+                           {"catp+:keep_ratio=1/4,k=3,rank=next,query_score=text,query_cut=after"}}});
 }
 
 }  // namespace espalier

@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
+
+#include "espalier/error.h"
 
 namespace espalier {
 
@@ -10,9 +13,10 @@ namespace {
 
 class Counter {
  public:
-  Counter(const CatpOptions& options, const PromptLayout& prompt)
+  Counter(const CatpOptions& options, const PromptLayout& prompt, std::string_view policy)
       : options_(options),
         prompt_(prompt),
+        policy_(policy),
         protected_(protected_per_image(prompt, options.row_breaks_compete, options.common.min_per_image)) {
     for (int i = 0; i < static_cast<int>(prompt.images.size()); ++i)
       sizes_.push_back(prompt.num_image_tokens(i, options.row_breaks_compete));
@@ -36,12 +40,13 @@ class Counter {
   }
 
   int64_t with_pins(int64_t kept, std::span<const int64_t> images) const {
-    return with_protected("catp", kept, images, prompt_, protected_);
+    return with_protected(policy_, kept, images, prompt_, protected_);
   }
 
  private:
   const CatpOptions& options_;
   const PromptLayout& prompt_;
+  std::string_view policy_;
   std::vector<int64_t> protected_, sizes_;
 };
 
@@ -51,21 +56,60 @@ bool has_text_of_examples(const PromptLayout& prompt) {
   });
 }
 
-void count_stage2(const CatpOptions& options, const PromptLayout& prompt, const Counter& counter, CatpBudget& budget) {
-  const Fraction ratio = counter.keep_ratio();
+// Parts of the unpruned pools that are left behind each step.
+struct Shares {
+  Fraction stage1, context, query;
+};
+
+Fraction complement(Fraction a) {
+  return {a.den - a.num, a.den};
+}
+Fraction times(Fraction a, Fraction b) {  // up to 1
+  return complement(remaining_after(complement(a), b));
+}
+
+// budget=mean leaves min(1, 10/7 r) before the cut, so that early layers see more than late ones.
+bool fits_ten_sevenths(Fraction r) {
+  return 10 * static_cast<double>(r.num) < 7 * static_cast<double>(r.den);
+}
+
+// And this from layer `cut` on, so that the mean over all layers is r.
+Fraction left_for_mean(Fraction r, int cut, CatpDepth depth, std::string_view policy) {
+  const int64_t n = depth.num_layers, rest = n - cut;
+  if (10 * int64_t{cut} >= 7 * n)
+    throw Error(std::string(policy) + ": budget=mean leaves nothing for the layers from " + std::to_string(cut) +
+                " on, of " + std::to_string(n) + ": k must be below 7/10 of the depth");
+  if (!fits_ten_sevenths(r)) return remaining_after(r, {n, rest});  // (n r - cut) / rest
+  return times(r, {7 * n - 10 * int64_t{cut}, 7 * rest});           // (n r - cut 10/7 r) / rest
+}
+
+Shares shares_of(const CatpOptions& options, Fraction ratio, CatpDepth depth, std::string_view policy) {
+  const bool has_stage2 = options.stage1_share.num < options.stage1_share.den;
+  if (options.budget == CatpOptions::BudgetOf::kFinal || !has_stage2)
+    return {remaining_after(ratio, options.stage1_share), ratio, ratio};
+  const int after = options.query_cut == CatpOptions::QueryCut::kAfter ? 1 : 0;
+  return {fits_ten_sevenths(ratio) ? times(ratio, {10, 7}) : Fraction{1, 1},
+          left_for_mean(ratio, depth.k, depth, policy), left_for_mean(ratio, depth.k + after, depth, policy)};
+}
+
+void count_stage2(const CatpOptions& options, const Shares& shares, const PromptLayout& prompt, const Counter& counter,
+                  CatpBudget& budget) {
   const int64_t context_size = counter.size(budget.context_images), query_size = counter.size(budget.query_images);
-  int64_t context = counter.share(ratio, context_size);
-  if (options.ranking == CatpOptions::Ranking::kPerImage) {
-    budget.context_per_image = budget.stage1;
-    context = 0;
-    for (const int64_t i : budget.context_images) {
+  const auto count_each = [&](const std::vector<int64_t>& images, Fraction ratio) {
+    if (budget.per_image.empty()) budget.per_image = budget.stage1;
+    int64_t sum = 0;
+    for (const int64_t i : images) {
       const int64_t kept = counter.with_pins(counter.share(ratio, counter.size(i)), {&i, 1});
-      context += budget.context_per_image[i] = std::min(kept, budget.stage1[i]);
+      sum += budget.per_image[i] = std::min(kept, budget.stage1[i]);
     }
-  }
-  int64_t query = counter.share(ratio, query_size);
+    return sum;
+  };
+  int64_t context = counter.share(shares.context, context_size);
+  if (options.ranking == CatpOptions::Ranking::kPerImage) context = count_each(budget.context_images, shares.context);
+  int64_t query = counter.share(shares.query, query_size);
+  if (judges_query_by_image(options)) query = count_each(budget.query_images, shares.query);
   if (options.counts == CatpOptions::Counts::kExactTotal) {
-    const int64_t total = rounded_share(ratio, context_size + query_size, options.rounding);
+    const int64_t total = rounded_share(shares.context, context_size + query_size, options.rounding);
     query = std::clamp(total - context, std::min<int64_t>(1, query_size), query_size);
   }
   const int64_t context_left = budget.after_stage1(budget.context_images),
@@ -73,7 +117,8 @@ void count_stage2(const CatpOptions& options, const PromptLayout& prompt, const 
   budget.context = std::min(counter.with_pins(context, budget.context_images), context_left);
   budget.query = std::min(counter.with_pins(query, budget.query_images), query_left);
   budget.prunes_context = budget.context < context_left;
-  budget.can_compare_query = context_size > 0 || has_text_of_examples(prompt);
+  budget.can_rank_query =
+      options.query_score != CatpOptions::QueryScore::kCosine || context_size > 0 || has_text_of_examples(prompt);
 }
 
 }  // namespace
@@ -84,20 +129,26 @@ int64_t CatpBudget::after_stage1(const std::vector<int64_t>& images) const {
   return sum;
 }
 
-CatpBudget catp_budget(const CatpOptions& options, const PromptLayout& prompt) {
-  const Counter counter(options, prompt);
-  const Fraction stage1_ratio = remaining_after(counter.keep_ratio(), options.stage1_share);
+bool judges_query_by_image(const CatpOptions& options) {
+  return options.selection == CatpOptions::Selection::kDpp ||
+         (options.query_cut == CatpOptions::QueryCut::kTogether && options.ranking == CatpOptions::Ranking::kPerImage);
+}
+
+CatpBudget catp_budget(const CatpOptions& options, const PromptLayout& prompt, CatpDepth depth,
+                       std::string_view policy) {
+  const Counter counter(options, prompt, policy);
+  const Shares shares = shares_of(options, counter.keep_ratio(), depth, policy);
   CatpBudget budget;
   for (int64_t i = 0; i < static_cast<int64_t>(prompt.images.size()); ++i) {
     const int example = prompt.example_of_image(static_cast<int>(i));
     if (example == prompt.query_example) budget.query_images.push_back(i);
     if (example >= 0 && example != prompt.query_example) budget.context_images.push_back(i);
-    budget.stage1.push_back(counter.with_pins(counter.share(stage1_ratio, counter.size(i)), {&i, 1}));
+    budget.stage1.push_back(counter.with_pins(counter.share(shares.stage1, counter.size(i)), {&i, 1}));
     budget.prunes_stage1 |= budget.stage1.back() < counter.size(i);
   }
   budget.context = budget.after_stage1(budget.context_images);
   budget.query = budget.after_stage1(budget.query_images);
-  if (options.stage1_share.num < options.stage1_share.den) count_stage2(options, prompt, counter, budget);
+  if (options.stage1_share.num < options.stage1_share.den) count_stage2(options, shares, prompt, counter, budget);
   return budget;
 }
 

@@ -27,6 +27,7 @@
 #include "espalier/error.h"
 #include "espalier/ops.h"
 #include "pruning/built_in.h"
+#include "pruning/determinantal.h"
 #include "pruning/prompt_text.h"
 
 namespace espalier {
@@ -85,15 +86,8 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
            .decide =
                [kind, sign](const TokenLayout& layout, std::span<const at::Tensor> signals) {
                  const at::Tensor relevance = relevance_of(layout, signals, kind, sign);
-                 const auto choose = [hidden = signals[0], columns = layout.image_tokens,
-                                      relevance](const Pools& crops) {
-                   const at::Tensor picks =
-                       ops::greedy_dpp(ops::gather_rows(hidden, columns.index_select(0, crops.tokens)),
-                                       relevance.index_select(0, crops.tokens), int64_tensor(crops.begin),
-                                       int64_tensor(crops.num_kept), crops.always);
-                   return Choice{crops.tokens.index_select(0, picks)};
-                 };
-                 return Verdict{.scores = relevance, .choose = choose};
+                 return Verdict{.scores = relevance,
+                                .choose = determinantal_choice(signals[0], layout.image_tokens, relevance)};
                }}};
 }
 

@@ -18,6 +18,7 @@ namespace espalier {
   X(keepmask)                \
   X(fastv)                   \
   X(catp)                    \
+  X(catp_plus)               \
   X(divprune)                \
   X(cdpruner)                \
   X(m3)                      \

@@ -2,8 +2,7 @@
 #include "pruning/prompt_text.h"
 
 #include <ATen/TensorOperators.h>
-
-#include "espalier/pruning.h"
+#include <ATen/ops/arange.h>
 
 namespace espalier {
 
@@ -79,6 +78,22 @@ at::Tensor text_tokens_at(const TokenLayout& layout, std::span<const int64_t> or
     if (s.kind == kText && s.begin >= layout.begin) total += s.end - s.begin;
   const at::Tensor text = indices_of(layout.kind == static_cast<int64_t>(kText), total);
   return text.index_select(0, int64_tensor(ordinals).to(text.device()));
+}
+
+std::vector<AttentionProbe::Group> own_text_groups(const TokenLayout& layout) {
+  const std::vector<int64_t> sizes = layout.tokens_per_image();
+  const std::vector<std::vector<int64_t>> texts = text_of_each_image(*layout.prompt, layout.begin);
+  const int64_t n = layout.num_tokens();
+  std::vector<AttentionProbe::Group> groups;
+  int64_t begin = 0;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] == 0) continue;
+    const at::Tensor rows =
+        texts[i].empty() ? at::arange(n - 1, n, layout.image_tokens.options()) : text_tokens_at(layout, texts[i]);
+    groups.push_back({rows, layout.image_tokens.slice(0, begin, begin + sizes[i])});
+    begin += sizes[i];
+  }
+  return groups;
 }
 
 }  // namespace espalier

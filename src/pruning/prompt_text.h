@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "espalier/pruning.h"
 #include "espalier/token_layout.h"
 
 namespace espalier {
@@ -24,5 +25,9 @@ std::vector<int64_t> text_of_example(const PromptLayout& prompt, int example);
 
 // Indices in the current sequence of these text tokens, int64, on the model's device, without waiting for it.
 at::Tensor text_tokens_at(const TokenLayout& layout, std::span<const int64_t> ordinals);
+
+// One group an image that has tokens: the text of text_of_each_image (none: the last row) x the image's tokens. Their
+// columns are all image tokens, in order.
+std::vector<AttentionProbe::Group> own_text_groups(const TokenLayout& layout);
 
 }  // namespace espalier

@@ -37,6 +37,9 @@ ConformingPolicy by_stages(const std::string& name, const std::string& options =
 // Those that promise less, or take their amount in another form.
 std::vector<ConformingPolicy> other_policies() {
   std::vector<ConformingPolicy> list;
+  list.push_back(by_share("catp+", "catp+:budget=final,@"));
+  list.push_back(by_share("catp+ mean", "catp+:@"));
+  list.back().keeps_the_share = false;  // on the average over layers
   list.push_back(by_share("random", "random:@"));
   list.back().treats_images_alike = false;  // it draws by the ordinal of the image
   list.push_back(by_share("plphp", "plphp:@"));

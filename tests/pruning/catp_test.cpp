@@ -284,13 +284,282 @@ INSTANTIATE_TEST_SUITE_P(
              [](O& o) { o.counts = O::Counts::kExactTotal, o.ranking = O::Ranking::kPerImage; }},
         Case{",rounding=round", [](O& o) { o.rounding = Rounding::kNearestEven; }},
         Case{",rounding=ceil", [](O& o) { o.rounding = Rounding::kCeil; }},
-        Case{",row_breaks=pool", [](O& o) { o.row_breaks_compete = true; }}),
+        Case{",row_breaks=pool", [](O& o) { o.row_breaks_compete = true; }},
+        // The points where catp+ differs, each by itself beside the published rest, and some of them together.
+        Case{",coverage=dpp", [](O& o) { o.coverage = O::Coverage::kDpp; }},
+        Case{",importance=own_text,lambda2=0", [](O& o) { o.importance = O::Importance::kOwnText, o.lambda2 = 0; }},
+        Case{",importance=own_text,delta_norm=max",
+             [](O& o) { o.importance = O::Importance::kOwnText, o.delta_norm = O::DeltaNorm::kMax; }},
+        Case{",query_score=attention", [](O& o) { o.query_score = O::QueryScore::kAttention; }},
+        Case{",query_score=text", [](O& o) { o.query_score = O::QueryScore::kText; }},
+        Case{",query_score=both", [](O& o) { o.query_score = O::QueryScore::kBoth; }},
+        Case{",query_score=attention,rank=next",
+             [](O& o) { o.query_score = O::QueryScore::kAttention, o.rank = O::Rank::kNext; }},
+        Case{",importance=attention,lambda2=0,rank=next",
+             [](O& o) { o.importance = O::Importance::kAttention, o.lambda2 = 0, o.rank = O::Rank::kNext; }},
+        Case{",query_cut=together", [](O& o) { o.query_cut = O::QueryCut::kTogether; }},
+        Case{",query_cut=together,query_score=text,row_breaks=pool",
+             [](O& o) {
+               o.query_cut = O::QueryCut::kTogether, o.query_score = O::QueryScore::kText, o.row_breaks_compete = true;
+             }},
+        Case{",query_cut=together,counts=exact_total",
+             [](O& o) { o.query_cut = O::QueryCut::kTogether, o.counts = O::Counts::kExactTotal; }},
+        Case{",query_cut=together,ranking=per_image",
+             [](O& o) { o.query_cut = O::QueryCut::kTogether, o.ranking = O::Ranking::kPerImage; }},
+        Case{",selection=dpp,ranking=per_image",
+             [](O& o) { o.selection = O::Selection::kDpp, o.ranking = O::Ranking::kPerImage; }},
+        Case{",query_score=both,selection=dpp,relevance_floor=0.1,ranking=per_image",
+             [](O& o) {
+               o.query_score = O::QueryScore::kBoth, o.selection = O::Selection::kDpp;
+               o.relevance_floor = 0.1, o.ranking = O::Ranking::kPerImage;
+             }},
+        Case{",budget=mean", [](O& o) { o.budget = O::BudgetOf::kMean; }},
+        Case{",query_cut=together,budget=mean",
+             [](O& o) { o.query_cut = O::QueryCut::kTogether, o.budget = O::BudgetOf::kMean; }},
+        Case{",stage1_share=1,budget=mean",
+             [](O& o) {
+               o.stage1_share = {1, 1};
+               o.budget = O::BudgetOf::kMean;
+             }}),
     [](const auto& test) {
       std::string name = *test.param.spec ? test.param.spec + 1 : "defaults";
       for (char& c : name)
         if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
       return name;
     });
+
+// ---- catp+ ----
+
+// By hand: two of three tokens an image stay. r = 0.5 + score / largest score of the image.
+//   image  token  score  r      |x|² after the first pick
+//   1      1      .05    1.0    1 · (1 - .36)       = .64      second
+//          2      .06    1.1    1.21 · (1 - .64)    = .4356    (second by its score)
+//          3      .10    1.5    first
+//   2      5      .03    1.0    1 · (1 - .7111)     = .2889    (second by its score)
+//          6      .01    .6667  .4444 · (1 - .2778) = .3210    second
+//          7      .06    1.5    first
+//   query  9      .08    1.5    first
+//          10     .07    1.375  1.8906 · (1 - .1600) = 1.588   second
+//          11     .02    .75    .5625 · (1 - .0159) = .5536
+struct CatpPlusVector : StageTwoVector {
+  CatpPlusVector() {
+    // Layer 2, which runs next: the texts of both examples, and the two rows of the query's text.
+    const std::map<int64_t, std::map<int64_t, double>> looks = {
+        {4, {{1, .05}, {2, .06}, {3, .10}}},
+        {8, {{5, .03}, {6, .01}, {7, .06}, {1, .09}, {2, .01}}},
+        {12, {{9, .01}, {10, .03}, {11, .12}, {3, .20}}},
+        {13, {{9, .08}, {10, .07}, {11, .02}, {2, .30}, {5, .25}}}};
+    for (const double side : {-0.01, 0.01}) {  // two heads whose mean it is
+      Matrix a(14, 14);
+      for (const auto& [row, columns] : looks)
+        for (const auto& [column, look] : columns) a.at(row, column) = look + side;
+      signals.attention[2].push_back(a);
+    }
+  }
+  std::vector<PointTrace> points(const std::string& options) const {
+    return run(make_policy("catp+:keep_ratio=2/3,budget=final,stage1_share=0" + options), facts(4), prompt, signals);
+  }
+  Tokens query(const std::string& options) const {
+    Tokens kept = points(options).at(0).kept;
+    std::erase_if(kept, [](int64_t t) { return t < 9; });
+    return kept;
+  }
+};
+
+TEST_F(CatpPlusVector, ScoresAndKeptTokens) {
+  const auto points = this->points("");
+  ASSERT_EQ(points.size(), 1U);
+  EXPECT_EQ(points[0].layer, 2);
+  EXPECT_EQ(points[0].candidates, (Tokens{1, 2, 3, 5, 6, 7, 9, 10, 11}));
+  expect_scores(points[0], {.05, .06, .10, .03, .01, .06, .08, .07, .02});
+  EXPECT_EQ(points[0].kept, (Tokens{1, 3, 6, 7, 9, 10}));
+}
+
+TEST_F(CatpPlusVector, VariantsThatDiffer) {
+  EXPECT_EQ(points(",selection=top").at(0).kept, (Tokens{2, 3, 5, 7, 9, 10}));
+  // Of rows 12 and 13: .045, .05, .07, so r = 1.143, 1.214, 1.5; behind 11, 1.306 · .984 beats 1.474 · .612.
+  EXPECT_EQ(query(",query_score=text"), (Tokens{9, 11}));
+  // 1 and .643, .875 and .714, .25 and 1.
+  EXPECT_EQ(query(",query_score=both"), (Tokens{9, 11}));
+  expect_scores(points(",query_score=both").at(0), {.05, .06, .10, .03, .01, .06, 1, .875, 1});
+  // The last row looks at 2 and 5.
+  Tokens examples = points(",importance=attention,selection=top").at(0).kept;
+  EXPECT_TRUE(std::ranges::binary_search(examples, 2) && std::ranges::binary_search(examples, 5));
+  // Far above 1, the floor leaves diversity alone.
+  EXPECT_EQ(query(",relevance_floor=1000"), (Tokens{9, 11}));
+}
+
+const Prompt& odd_prompt() {  // a system picture; two pictures in an example; a query of two pictures
+  static const Prompt prompt = LayoutBuilder()
+                                   .text(1, -1)
+                                   .image({2, 2}, -1)
+                                   .text(2, -1)
+                                   .image({2, 3}, 0)
+                                   .text(2, 0)
+                                   .image({3, 3}, 0)
+                                   .text(3, 0)
+                                   .image({3, 4}, 1)
+                                   .image({2, 4}, 1)
+                                   .text(3, 1)
+                                   .build(1);
+  return prompt;
+}
+
+struct PlusCase {
+  const char* spec;
+  void (*set)(CatpPlusOptions&);
+};
+
+struct CatpPlusAgainstLoops : ::testing::TestWithParam<PlusCase> {};
+
+TEST_P(CatpPlusAgainstLoops, EveryStepAgrees) {
+  const NamedPrompt prompts[] = {
+      {"in context", in_context_prompt()},
+      {"tiled", tiled_prompt()},
+      {"odd", odd_prompt()},
+      {"no example", LayoutBuilder().text(2, -1).image({3, 4}, 0).text(4, 0).build(0)},
+      {"no text at all", LayoutBuilder().text(2, -1).image({3, 4}, 0).build(0)},
+      {"text-only examples", LayoutBuilder().text(2, -1).text(3, 0).image({3, 4}, 1).text(2, 1).build(1)},
+      {"query without image", LayoutBuilder().image({3, 3}, 0).text(3, 0).text(4, 1).build(1)},
+  };
+  std::map<std::string, int> compared;
+  for (const auto& [name, prompt] : prompts)
+    for (const Fraction ratio : {Fraction{2, 9}, Fraction{1, 2}, Fraction{81, 100}})
+      for (uint64_t seed = 1; seed <= 3; ++seed) {
+        const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 3, 6, seed * 1000);
+        CatpPlusOptions options;
+        options.amount.keep_ratio = ratio;
+        GetParam().set(options);
+        const int k = options.k.value_or(2);
+        const PolicyPtr policy = make_catp_plus(options);
+        test::CatpLoops reference(*prompt, signals, options, k);
+        const auto expected = reference.run_all();
+        const std::string text =
+            "catp+:keep_ratio=" + std::to_string(ratio.num) + "/" + std::to_string(ratio.den) + GetParam().spec;
+        EXPECT_EQ(make_policy(text)->spec(), policy->spec());
+        if (reference.has_near_tie) continue;
+        EXPECT_EQ(after_steps(policy, prompt, signals, 8, k), expected)
+            << policy->spec() << " on " << name << ", seed " << seed;
+        ++compared[name];
+      }
+  for (const auto& [name, prompt] : prompts) EXPECT_GE(compared[name], 2) << name;  // of 9
+}
+
+using P = CatpPlusOptions;
+INSTANTIATE_TEST_SUITE_P(
+    Options, CatpPlusAgainstLoops,
+    ::testing::Values(
+        PlusCase{"", [](P&) {}},  //
+        PlusCase{",k=3", [](P& o) { o.k = 3; }},
+        PlusCase{",k=3,rank=next", [](P& o) { o.k = 3, o.rank = P::Rank::kNext; }},
+        PlusCase{",rank=previous", [](P& o) { o.rank = P::Rank::kPrevious; }},
+        PlusCase{",query_score=text", [](P& o) { o.query_score = P::QueryScore::kText; }},
+        PlusCase{",query_score=both,relevance_floor=0",
+                 [](P& o) { o.query_score = P::QueryScore::kBoth, o.relevance_floor = 0; }},
+        PlusCase{",query_score=cosine,importance=growth",
+                 [](P& o) { o.query_score = P::QueryScore::kCosine, o.importance = P::Importance::kGrowth; }},
+        PlusCase{",query_cut=after,k=4", [](P& o) { o.query_cut = P::QueryCut::kAfter, o.k = 4; }},
+        PlusCase{",selection=top", [](P& o) { o.selection = P::Selection::kTop; }},
+        PlusCase{",selection=top,ranking=global",
+                 [](P& o) { o.selection = P::Selection::kTop, o.ranking = P::Ranking::kGlobal; }},
+        PlusCase{",coverage=facility,lambda1=0.2", [](P& o) { o.coverage = P::Coverage::kFacility, o.lambda1 = 0.2; }},
+        PlusCase{",lambda2=0.6", [](P& o) { o.lambda2 = 0.6; }},
+        PlusCase{",budget=final,rounding=ceil",
+                 [](P& o) { o.budget = P::BudgetOf::kFinal, o.rounding = Rounding::kCeil; }},
+        PlusCase{",row_breaks=pool", [](P& o) { o.row_breaks_compete = true; }},
+        PlusCase{",stage1_share=1",
+                 [](P& o) {
+                   o.stage1_share = {1, 1};
+                 }}),
+    [](const auto& test) {
+      std::string name = *test.param.spec ? test.param.spec + 1 : "defaults";
+      for (char& c : name)
+        if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+      return name;
+    });
+
+TEST(CatpPlus, IsThePresetOfTheOptions) {
+  const std::string spelled =
+      "catp:keep_ratio=2/9,k=3,coverage=dpp,lambda2=0,importance=own_text,query_score=attention,query_cut=together,"
+      "selection=dpp,ranking=per_image,budget=mean";
+  const Prompt prompt = in_context_prompt();
+  const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 3, 6, 5);
+  EXPECT_EQ(after_steps(make_policy(spelled), prompt, signals, 8, 3),
+            after_steps(make_policy("catp+:keep_ratio=2/9,k=3"), prompt, signals, 8, 3));
+  EXPECT_EQ(make_policy("catp+:keep_ratio=2/9")->spec(), "catp+:keep_ratio=2/9");
+  EXPECT_EQ(make_policy("catp+:keep_ratio=2/9,lambda2=0.6,selection=top")->spec(),
+            "catp+:keep_ratio=2/9,lambda2=0.6,selection=top");
+}
+
+// Which layer is read: the one before the cut, but never 0 or 1.
+TEST(CatpPlus, LayerThatIsRead) {
+  const auto layer = [](const std::string& options, int num_layers) {
+    PolicyWalk walk(make_policy("catp+:keep_ratio=2/9,stage1_share=0,budget=final" + options), facts(num_layers),
+                    in_context_prompt());
+    for (const Signal& signal : walk.needs())
+      if (const auto* probe = std::get_if<AttentionProbe>(&signal)) return std::pair(walk.next()->layer, probe->layer);
+    return std::pair(-1, -1);
+  };
+  EXPECT_EQ(layer("", 8), std::pair(2, 2));
+  EXPECT_EQ(layer("", 32), std::pair(6, 5));
+  EXPECT_EQ(layer(",k=3", 8), std::pair(3, 2));
+  EXPECT_EQ(layer(",k=3,rank=next", 8), std::pair(3, 3));
+  EXPECT_EQ(layer(",rank=previous", 8), std::pair(2, 1));
+}
+
+TEST(CatpPlus, PinsAndFloorsAreForced) {
+  const Prompt prompt =
+      LayoutBuilder().image({3, 3}, 0).text(3, 0).image({3, 3}, 1).text(2, 1).pin({0, 8, 12}).build(1);
+  for (uint64_t seed = 1; seed < 6; ++seed) {
+    const ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 2, 6, seed);
+    const Tokens kept = kept_at_end(make_policy("catp+:keep_ratio=1/3"), facts(8), prompt, signals);
+    EXPECT_EQ(kept.size(), 4U);  // 2.57 of 9 each
+    for (const int64_t t : {0, 8, 12}) EXPECT_TRUE(std::ranges::binary_search(kept, t)) << t;
+    const Tokens floored = kept_at_end(make_policy("catp+:keep_ratio=1/3,min_per_image=5"), facts(8), prompt, signals);
+    EXPECT_EQ(floored.size(), 10U);
+  }
+}
+
+// Pictures of equal patches: L has rank 1, and relevance decides the rest.
+TEST(CatpPlus, EqualPatchesAreKeptByRelevance) {
+  const Prompt prompt = LayoutBuilder().image({3, 3}, 0).text(3, 0).image({3, 3}, 1).text(2, 1).build(1);
+  ArraySignals signals = test::random_signals(prompt->num_tokens, 8, 2, 6, 3);
+  for (auto& [layer, h] : signals.hidden) std::fill(h.values.begin(), h.values.end(), 1.0);
+  const auto points = run(make_policy("catp+:keep_ratio=4/9,stage1_share=0,budget=final"), facts(8), prompt, signals);
+  ASSERT_EQ(points.size(), 1U);
+  std::vector<std::pair<double, int64_t>> first, second;
+  for (size_t i = 0; i < 18; ++i) (i < 9 ? first : second).emplace_back(points[0].scores[i], points[0].candidates[i]);
+  Tokens expected = test::CatpLoops::best(first, 4);
+  const Tokens of_query = test::CatpLoops::best(second, 4);
+  expected.insert(expected.end(), of_query.begin(), of_query.end());
+  EXPECT_EQ(points[0].kept, expected);
+}
+
+TEST(CatpPlus, WhatLeavesAnotherOptionWithoutMeaningIsRefused) {
+  const auto refusal = [](const std::string& spec) -> std::string {
+    try {
+      make_policy(spec);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal("catp:keep_ratio=1/2,selection=dpp"),
+            "catp: selection=dpp chooses in each image by itself: it takes ranking=per_image");
+  EXPECT_EQ(refusal("catp:keep_ratio=1/2,rank=next"),
+            "catp: rank=next says whose attention counts, and importance=growth,query_score=cosine reads none");
+  EXPECT_EQ(refusal("catp+:keep_ratio=1/2,lambda1=0.2"),
+            "catp+: lambda1, similarity and scale shape coverage=facility, and coverage=dpp takes none of them");
+  EXPECT_EQ(refusal("catp+:keep_ratio=1/2,selection=top,relevance_floor=1"),
+            "catp+: relevance_floor is part of selection=dpp, and selection=top does not take it");
+  EXPECT_EQ(refusal("catp+:keep_ratio=1/2,counts=exact_total"),
+            "catp+: counts=exact_total gives the query's images one number, and here each has its own");
+  EXPECT_EQ(refusal("catp+:keep_ratio=1/2,stage1_share=1/3"),
+            "catp+: budget=mean splits the amount itself: stage1_share is 1 or left out");
+  EXPECT_EQ(refusal("catp+:keep_ratio=1/2,relu=per_head"),
+            "catp+: relu=per_head clips growth, which importance=own_text does not take");
+  EXPECT_EQ(refusal("catp+:keep_ratio=1/2,relevance_floor=-1"), "catp+: relevance_floor=-1 is below 0");
+}
 
 // ---- limits ----
 

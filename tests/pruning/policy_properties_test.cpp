@@ -182,8 +182,9 @@ TEST_P(EveryPolicy, FloorsForEachImage) {
 
 // Whose number of tokens is not an amount's, or whose tokens are merged; keepmask, resize and fitprune judge no token
 // of a made-up run or need the depth of a recipe. All others keep what their amount says.
-constexpr std::array kOtherwise = {"none",        "vtw", "keepmask", "m3",       "hired",     "plphp",     "sparsevlm",
-                                   "pyramiddrop", "atp", "fitprune", "prumerge", "prumerge+", "visionzip", "resize"};
+constexpr std::array kOtherwise = {"none",     "vtw",       "keepmask",    "m3",        "hired",
+                                   "plphp",    "sparsevlm", "pyramiddrop", "catp+",     "atp",
+                                   "fitprune", "prumerge",  "prumerge+",   "visionzip", "resize"};
 
 bool keeps_its_amount(const PolicyEntry& entry) {
   return std::ranges::find(kOtherwise, entry.name) == kOtherwise.end();
@@ -195,6 +196,8 @@ std::vector<std::string> open_specs() {
                                     "catp:stage1_share=1,@",
                                     "catp:stage1_share=0,ranking=per_image,@",
                                     "catp:similarity=minmax,delta_norm=minmax,@",
+                                    "catp+:budget=final,@",
+                                    "catp+:budget=final,query_score=both,query_cut=after,@",
                                     "attention:layer=2,@",
                                     "pyramiddrop:layers=3,@",
                                     "random:@ + fastv:pool=image,@"};

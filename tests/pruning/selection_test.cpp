@@ -77,6 +77,38 @@ TEST(CatpBudget, NumKeptStandsForARatioOfAllPatches) {
   EXPECT_FALSE(budget({8, 8, 11}, options).prunes_stage1);
 }
 
+// budget=mean: 10/7 of the amount before the cut, and behind it what makes the mean over layers the amount.
+TEST(CatpBudget, MeanOverLayers) {
+  CatpOptions options;
+  options.ranking = CatpOptions::Ranking::kPerImage;
+  options.query_cut = CatpOptions::QueryCut::kTogether;
+  options.budget = CatpOptions::BudgetOf::kMean;
+  const auto counts = [&](Fraction ratio, int k, int num_layers) {
+    options.amount.keep_ratio = ratio;
+    const auto prompt = LayoutBuilder().image({8, 8}, 0).text(1, 0).image({8, 8}, 1).text(1, 1).build(1);
+    const CatpBudget b = catp_budget(options, *prompt, {k, num_layers});
+    EXPECT_EQ(b.per_image[0], b.per_image[1]);
+    return std::pair(b.stage1[1], b.per_image[1]);
+  };
+  EXPECT_EQ(counts({7, 64}, 2, 8), std::pair(int64_t{10}, int64_t{6}));  // 2 · 10 + 6 · 6 = 8 · 7
+  EXPECT_EQ(counts({14, 64}, 2, 8), std::pair(int64_t{20}, int64_t{12}));
+  EXPECT_EQ(counts({56, 64}, 2, 8), std::pair(int64_t{64}, int64_t{53}));  // above 7/10 all stay; (8 · 56 - 2 · 64) / 6
+  EXPECT_EQ(counts({64, 64}, 2, 8), std::pair(int64_t{64}, int64_t{64}));
+  options.query_cut = CatpOptions::QueryCut::kAfter;  // the query is cut a layer later: 3 · 10 + 5 · 5.2 = 8 · 7
+  options.selection = CatpOptions::Selection::kDpp;
+  options.amount.keep_ratio = Fraction{7, 64};
+  const auto prompt = LayoutBuilder().image({8, 8}, 0).text(1, 0).image({8, 8}, 1).text(1, 1).build(1);
+  EXPECT_EQ(catp_budget(options, *prompt, {2, 8}).per_image, (std::vector<int64_t>{6, 5}));
+  options.query_cut = CatpOptions::QueryCut::kTogether;
+  try {
+    counts({1, 2}, 6, 8);
+    FAIL() << "k=6 of 8 leaves nothing";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(),
+                 "catp: budget=mean leaves nothing for the layers from 6 on, of 8: k must be below 7/10 of the depth");
+  }
+}
+
 TEST(CatpBudget, EachGroupKeepsAtLeastOne) {
   const CatpBudget b = budget({2, 1, 3}, keeping({1, 100}));
   EXPECT_EQ(b.stage1, (std::vector<int64_t>{1, 1, 1}));

@@ -259,8 +259,9 @@ TEST_P(EveryPolicyRun, FloorsAndPinsHold) {
 }
 
 std::string name_of_run(const testing::TestParamInfo<std::tuple<const char*, Case>>& info) {
-  const std::string name = std::get<1>(info.param).name;
-  return std::string(std::get<0>(info.param)) + "_" + (name == "prumerge+" ? "prumerge_plus" : name);
+  std::string name = std::get<1>(info.param).name;
+  if (name.ends_with('+')) name.replace(name.size() - 1, 1, "_plus");
+  return std::string(std::get<0>(info.param)) + "_" + name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, EveryPolicyRun,

@@ -364,6 +364,15 @@ std::vector<Left> catp(const Run& run) {
           {.site = "before_layer", .layer = 3, .kept = after.at(3)}};
 }
 
+std::vector<Left> catp_plus(const Run& run) {
+  CatpPlusOptions options;
+  options.amount.keep_ratio = Fraction{2, 9};
+  const ArraySignals signals = run.signals();
+  test::CatpLoops loops(run.prompt(), signals, options, 2, run.layers());
+  auto after = loops.run_all();
+  return {{.site = "projector_output", .kept = after.at(0)}, {.site = "before_layer", .layer = 2, .kept = after.at(2)}};
+}
+
 std::vector<Left> m3(const Run& run) {
   Left left{.site = "projector_output"};
   for (const Tokens& crop : run.crops()) {
@@ -665,6 +674,7 @@ const std::vector<std::pair<std::string, Method>> kMethods = {
     {"vtw", vtw},
     {"fastv", fastv},
     {"catp", catp},
+    {"catp+", catp_plus},
     {"divprune", divprune},
     {"cdpruner", cdpruner},
     {"m3", m3},
