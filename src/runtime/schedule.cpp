@@ -307,6 +307,7 @@ void Schedule::prefill_layer() {
   if (pass.depth() < layers) return;
   sample(runs, pass.finish());
   keep_prefixes(runs);
+  decoding_.reserve(decoding_.size() + runs.size());  // so that nothing can be lost below for want of memory
   Runs done = std::move(runs);
   prefill_.reset();
   end_finished(done);

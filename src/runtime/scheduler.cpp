@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "runtime/engine_impl.h"
+#include "runtime/out_of_memory.h"
 #include "runtime/shared_schedule.h"
 
 namespace espalier {
@@ -58,7 +59,7 @@ bool Ticket::is_done() const {
 const Result& Ticket::result() const {
   std::unique_lock lock(state_->mutex);
   state_->changed.wait(lock, [this] { return state_->is_done; });
-  if (state_->error) std::rethrow_exception(state_->error);
+  if (state_->error) rethrow_in_our_words(state_->error);
   return state_->result;
 }
 
@@ -106,8 +107,10 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
   };
   state->call = std::make_shared<Call>(std::move(watched));
   SharedSchedule::Runs runs;
-  runs.push_back(std::make_unique<RequestRun>(impl_->model, request, 0, state->call,
-                                              RunExtras{.uses_prefixes = impl_->schedule.caches_prefixes()}));
+  runs.push_back(in_our_words([&] {
+    return std::make_unique<RequestRun>(impl_->model, request, 0, state->call,
+                                        RunExtras{.uses_prefixes = impl_->schedule.caches_prefixes()});
+  }));
   {
     const std::scoped_lock lock(impl_->mutex);
     impl_->tickets[state->call.get()] = state;

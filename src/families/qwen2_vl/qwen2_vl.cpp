@@ -12,7 +12,7 @@ namespace {
 PatchVitConfig read_vision(const Section& s) {
   const std::string type = s.text("model_type", "qwen2_vl");
   if (type != "qwen2_vl" && type != "qwen2_vl_vision")
-    throw Error(s.field("model_type") + ": qwen2_vl was expected, got \"" + type + "\"");
+    s.fail("model_type", "qwen2_vl");
   PatchVitConfig v;
   v.norm = PatchVitConfig::Norm::kLayer;
   v.mlp = PatchVitConfig::Mlp::kPlain;
