@@ -36,9 +36,9 @@ Channels channels_of(PixelFormat format) {
 
 void check_image_size(int64_t width, int64_t height, const std::string& name) {
   const std::string size = text_of(width, "x", height);
-  if (width <= 0 || height <= 0) throw Error(text_of(name, ": image of ", size, " pixels"));
+  if (width <= 0 || height <= 0) throw Error(text_of(name, ": an image of ", size, " has no pixels"));
   if (width > kMaxImagePixels / height)
-    throw Error(text_of(name, ": image of ", size, " pixels, at most ", kMaxImagePixels, " are taken"));
+    throw Error(text_of(name, ": an image of ", size, " pixels, at most ", kMaxImagePixels, " are taken"));
 }
 
 void check(const Image& image, const std::string& name) {

@@ -225,10 +225,10 @@ TEST(DecodeImage, RefusesTooManyPixels) {
     for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(static_cast<char>(crc >> shift));
     return bytes;
   }());
-  EXPECT_ERROR(decode(png), "picture: image of 65500x65500 pixels, at most 100000000 are taken");
+  EXPECT_ERROR(decode(png), "picture: an image of 65500x65500 pixels, at most 100000000 are taken");
   std::string jpeg = bytes_of("420.jpg");
   jpeg.replace(jpeg.find("\xff\xc0") + 5, 4, "\xff\xdc\xff\xdc");
-  EXPECT_ERROR(decode(jpeg), "picture: image of 65500x65500 pixels");
+  EXPECT_ERROR(decode(jpeg), "picture: an image of 65500x65500 pixels");
   std::string webp = bytes_of("lossless.webp");
   webp.replace(21, 4, std::string("\xff\xff\xff\x0f", 4));  // 14 bits each
   EXPECT_ERROR(decode(webp), "picture: image of 16384x16384 pixels");

@@ -19,8 +19,8 @@ TEST(CheckImage, WantsAsManyBytesAsTheSizeSays) {
                "prompt: image 3: an image of 10x10 pixels has 300 bytes of RGB, got 0");
   EXPECT_ERROR(check(Image{2, 1, Pixels(5)}), "has 6 bytes of RGB, got 5");
   EXPECT_ERROR(check(Image{2, 1, Pixels(7)}), "has 6 bytes of RGB, got 7");
-  EXPECT_ERROR(check(Image{0, 1, {}}), "image of 0x1 pixels");
-  EXPECT_ERROR(check(Image{-5, -5, Pixels(75)}), "image of -5x-5 pixels");
+  EXPECT_ERROR(check(Image{0, 1, {}}), "an image of 0x1 has no pixels");
+  EXPECT_ERROR(check(Image{-5, -5, Pixels(75)}), "an image of -5x-5 has no pixels");
   EXPECT_ERROR(check(Image{100'000'001, 1, {}}), "at most 100000000 are taken");
   constexpr int kMost = std::numeric_limits<int>::max();
   EXPECT_ERROR(check(Image{kMost, kMost, Pixels(3)}), "at most 100000000 are taken");
@@ -51,7 +51,7 @@ TEST(ImageFrom, RefusesWhatDoesNotHoldThePixels) {
   EXPECT_ERROR(Image::from(ten, 2, 2, 5, PixelFormat::kRgb), "a stride of 5 bytes, a row of 2 pixels has 6");
   EXPECT_ERROR(Image::from(ten, 2, 2, -6, PixelFormat::kRgb), "a stride of -6 bytes");
   EXPECT_ERROR(Image::from(ten, 1, 3, std::numeric_limits<int64_t>::max(), PixelFormat::kGrey), "need more than");
-  EXPECT_ERROR(Image::from(ten, 0, 3, 0, PixelFormat::kGrey), "image of 0x3 pixels");
+  EXPECT_ERROR(Image::from(ten, 0, 3, 0, PixelFormat::kGrey), "an image of 0x3 has no pixels");
   EXPECT_ERROR(Image::from(ten, 2'000'000'000, 2'000'000'000, 0, PixelFormat::kGrey), "at most 100000000 are taken");
   EXPECT_ERROR(Image::from(ten, 1, 1, 0, static_cast<PixelFormat>(99)), "unknown format");
 }
