@@ -21,7 +21,9 @@ class Error : public std::runtime_error {
 // next.
 class OutOfMemory : public std::bad_alloc {
  public:
-  const char* what() const noexcept override { return "out of memory: a shorter prompt, smaller batches or more memory are needed"; }
+  const char* what() const noexcept override {
+    return "out of memory: a shorter prompt, smaller batches or more memory are needed";
+  }
 };
 
 }  // namespace espalier

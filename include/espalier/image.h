@@ -38,8 +38,8 @@ struct PixelBox {
 // cannot ask for a huge picture.
 inline constexpr int64_t kMaxImagePixels = 100'000'000;
 
-// Throws Error, with `name` in front, for a picture without pixels, of more than kMaxImagePixels, or with another number
-// of bytes than its size asks for.
+// Throws Error, with `name` in front, for a picture without pixels, of more than kMaxImagePixels, or with another
+// number of bytes than its size asks for.
 void check(const Image& image, const std::string& name = "image");
 
 // JPEG, PNG or WebP, told apart by content and not by name. EXIF orientation is applied, grey is repeated to

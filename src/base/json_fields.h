@@ -49,7 +49,7 @@ class JsonFields {
 
   std::string path() const;                       // of the object within the file
   std::string field(std::string_view key) const;  // "FILE: field "PATH.KEY"", to open a message about it
-  std::string place() const;  // "FILE: PATH", to open a message about the whole object
+  std::string place() const;                      // "FILE: PATH", to open a message about the whole object
   [[noreturn]] void fail(std::string_view key, std::string_view expected) const;
 
  private:

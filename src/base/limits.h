@@ -13,9 +13,9 @@ namespace espalier::limits {
 inline constexpr int64_t kTextFileBytes = int64_t{1} << 28;  // JSON, templates, logs
 inline constexpr int64_t kDataFileBytes = int64_t{1} << 32;  // lists of conversations: LLaVA's own has a gigabyte
 inline constexpr int64_t kPictureFileBytes = int64_t{1} << 30;
-inline constexpr size_t kJsonDepth = 256;                 // of lists and objects in one another
-inline constexpr size_t kJsonValues = size_t{1} << 27;    // in one file
-inline constexpr size_t kHeaderBytes = 100'000'000;       // of safetensors, as in the reference implementation
+inline constexpr size_t kJsonDepth = 256;               // of lists and objects in one another
+inline constexpr size_t kJsonValues = size_t{1} << 27;  // in one file
+inline constexpr size_t kHeaderBytes = 100'000'000;     // of safetensors, as in the reference implementation
 
 // ---- messages ----
 inline constexpr size_t kShownCharacters = 80;  // of a value that a message quotes

@@ -54,7 +54,8 @@ OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
   std::error_code code;
   const fs::file_status status = fs::status(path_, code);
   const auto type = status.type();
-  if (type == fs::file_type::character || type == fs::file_type::fifo || (fs::exists(status) && is_of_the_system(path_))) {
+  if (type == fs::file_type::character || type == fs::file_type::fifo ||
+      (fs::exists(status) && is_of_the_system(path_))) {
     descriptor_ = open_special(path_);
     return;
   }
@@ -130,7 +131,8 @@ void check_outputs(const std::vector<fs::path>& inputs, const std::vector<fs::pa
   };
   for (size_t i = 0; i < outputs.size(); ++i) {
     for (const fs::path& input : inputs)
-      if (is_same(outputs[i], input)) throw Error(outputs[i].string() + ": would replace " + input.string() + ", which is read");
+      if (is_same(outputs[i], input))
+        throw Error(outputs[i].string() + ": would replace " + input.string() + ", which is read");
     for (size_t j = 0; j < i; ++j)
       if (is_same(outputs[i], outputs[j])) throw Error(outputs[i].string() + ": two outputs would be this one file");
   }

@@ -42,7 +42,6 @@ void commit(std::initializer_list<OutputFile*> files);
 
 // Throws Error when two of `outputs` are one file, or one of them is among `inputs`, however they are named. To be
 // asked before any work. Empty paths are none.
-void check_outputs(const std::vector<std::filesystem::path>& inputs,
-                   const std::vector<std::filesystem::path>& outputs);
+void check_outputs(const std::vector<std::filesystem::path>& inputs, const std::vector<std::filesystem::path>& outputs);
 
 }  // namespace espalier

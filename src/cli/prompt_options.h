@@ -22,7 +22,7 @@ class TerminalProgress;
 struct ModelOptions {
   std::filesystem::path model;          // empty: the bundled one
   std::filesystem::path chat_template;  // empty: the model's own
-  std::string dtype;            // empty: the checkpoint's
+  std::string dtype;                    // empty: the checkpoint's
   bool int8 = false;
   bool no_decode_graphs = false;
   std::string device = "cpu";

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <iterator>
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
@@ -218,7 +218,8 @@ constexpr BuiltIn kTests[] = {
 // ---- methods ----
 
 [[noreturn]] void refuse_method(const Call& call) {
-  if (const auto* undefined = std::get_if<Undefined>(&call.value.held)) raise("'" + shown(undefined->name) + "' is undefined");
+  if (const auto* undefined = std::get_if<Undefined>(&call.value.held))
+    raise("'" + shown(undefined->name) + "' is undefined");
   raise(std::string(call.value.type_name()) + " has no method " + std::string(call.name));
 }
 

@@ -56,7 +56,8 @@ int64_t length_of(const Value& value, Budget& budget) {
 }
 
 Value attribute_of(const Value& value, const std::string& name, Budget& budget) {
-  if (const auto* undefined = std::get_if<Undefined>(&value.held)) raise("'" + shown(undefined->name) + "' is undefined");
+  if (const auto* undefined = std::get_if<Undefined>(&value.held))
+    raise("'" + shown(undefined->name) + "' is undefined");
   if (!value.dict()) return Undefined{name};
   budget.spend(value.dict()->items.size() / 8);
   const Value* found = value.dict()->find(name);
@@ -202,7 +203,8 @@ Value binary(const std::string& op, const Value& a, const Value& b, Budget& budg
     return out;
   }
   for (const Value* side : {&a, &b}) {
-    if (const auto* undefined = std::get_if<Undefined>(&side->held)) raise("'" + shown(undefined->name) + "' is undefined");
+    if (const auto* undefined = std::get_if<Undefined>(&side->held))
+      raise("'" + shown(undefined->name) + "' is undefined");
   }
   raise("\"" + op + "\" between " + a.type_name() + " and " + b.type_name());
 }

@@ -49,8 +49,8 @@ struct Value {
   Value(const char* text) : held(std::string(text)) {}
   Value(List list);
   Value(Generator generator);
-  // A namespace counts as one level, whatever its attributes become later: it is compared by identity and never printed,
-  // and the interpreter empties it before it is freed.
+  // A namespace counts as one level, whatever its attributes become later: it is compared by identity and never
+  // printed, and the interpreter empties it before it is freed.
   Value(Dict dict);
 
   template <typename T>

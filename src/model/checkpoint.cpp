@@ -78,7 +78,8 @@ void Checkpoint::add(const std::string& on_disk, const TensorView& view) {
   const std::string name = canonical_name(on_disk);
   const auto [it, inserted] = entries_.emplace(name, Entry{on_disk, view});
   if (inserted) return;
-  throw Error(folder_.string() + ": tensors " + in_quotes(it->second.on_disk) + " and " + in_quotes(on_disk) + " are both " + shown(name));
+  throw Error(folder_.string() + ": tensors " + in_quotes(it->second.on_disk) + " and " + in_quotes(on_disk) +
+              " are both " + shown(name));
 }
 
 void Checkpoint::add_shards(const fs::path& index_file) {
@@ -89,7 +90,8 @@ void Checkpoint::add_shards(const fs::path& index_file) {
   if (!weight_map || !weight_map->is_object()) fields.fail("weight_map", "an object from tensor to shard");
   std::map<std::string, SafetensorsFile> shards;
   for (const auto& [name, shard] : weight_map->items()) {
-    if (!shard.is_string()) throw Error(index_name + ": weight_map " + in_quotes(name) + ": expected the name of a shard");
+    if (!shard.is_string())
+      throw Error(index_name + ": weight_map " + in_quotes(name) + ": expected the name of a shard");
     const std::string& shard_name = shard.get_ref<const std::string&>();
     auto it = shards.find(shard_name);
     if (it == shards.end()) {

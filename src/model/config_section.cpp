@@ -58,16 +58,14 @@ void read_decoder_sizes(const Section& s, DecoderConfig& d) {
     throw Error(s.field("num_attention_heads") + ": " + std::to_string(d.num_heads) + " does not divide hidden_size " +
                 std::to_string(d.hidden_size));
   d.head_dim = s.integer("head_dim", d.hidden_size / d.num_heads, 2, 4096);
-  if (d.head_dim % 2 != 0)
-    throw Error(text_of(s.field("head_dim"), ": expected an even number, got ", d.head_dim));
+  if (d.head_dim % 2 != 0) throw Error(text_of(s.field("head_dim"), ": expected an even number, got ", d.head_dim));
   if (d.num_heads % d.num_kv_heads != 0)
     throw Error(s.field("num_key_value_heads") + ": " + std::to_string(d.num_kv_heads) +
                 " does not divide num_attention_heads " + std::to_string(d.num_heads));
   d.vocab_size = s.integer("vocab_size", d.vocab_size, 1, kLarge);
   d.max_positions = s.integer("max_position_embeddings", d.max_positions, 1, kLarge);
   d.rms_norm_eps = s.number("rms_norm_eps", d.rms_norm_eps, 0);
-  if (const std::string act = s.text("hidden_act", "silu"); act != "silu")
-    s.fail("hidden_act", "silu");
+  if (const std::string act = s.text("hidden_act", "silu"); act != "silu") s.fail("hidden_act", "silu");
 }
 
 std::string read_dtype(const Section& root) {

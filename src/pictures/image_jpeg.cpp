@@ -84,7 +84,8 @@ std::vector<uint8_t> cmyk_to_rgb(const std::vector<uint8_t>& inks) {
 // Each scan of a progressive picture may say nothing in a few bytes and still costs a pass over all coefficients.
 void check_scans(int64_t scans, int64_t pixels, const std::string& name) {
   const int64_t most = std::min(limits::kJpegScans, std::max(int64_t{10}, limits::kJpegScannedPixels / pixels));
-  if (scans > most) throw Error(text_of(name, ": JPEG of ", scans, " scans, at most ", most, " are decoded at its size"));
+  if (scans > most)
+    throw Error(text_of(name, ": JPEG of ", scans, " scans, at most ", most, " are decoded at its size"));
 }
 
 }  // namespace

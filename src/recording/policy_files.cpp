@@ -162,8 +162,8 @@ AtpWeights PolicyFilesOnDisk::atp_weights(const std::string& file) const {
   }
   for (const auto& [name, view] : tensors.tensors())
     if (!expected.contains(name))
-      throw Error(file + ": tensor " + in_quotes(name) + " belongs to none of the " + std::to_string(weights.modules.size()) +
-                  " modules of " + settings_file(file).string());
+      throw Error(file + ": tensor " + in_quotes(name) + " belongs to none of the " +
+                  std::to_string(weights.modules.size()) + " modules of " + settings_file(file).string());
   return weights;
 }
 
@@ -254,7 +254,8 @@ void read_merged(const JsonFields& fields, const std::string& file, KeptPoint& p
   const auto found = tensors.tensors().find(name->get<std::string>());
   const auto rows = std::ssize(point.sources);
   if (found == tensors.tensors().end() || found->second.shape.size() != 2 || found->second.shape[0] != rows)
-    throw Error(beside + ": expected a tensor " + in_quotes(name->get<std::string>()) + " with " + std::to_string(rows) + " rows");
+    throw Error(beside + ": expected a tensor " + in_quotes(name->get<std::string>()) + " with " +
+                std::to_string(rows) + " rows");
   point.vectors = read_tensor(tensors, beside, name->get<std::string>(), found->second.shape);
 }
 

@@ -68,7 +68,7 @@ at::ScalarType compute_dtype(const ModelConfig& config, const EngineOptions& opt
 
 at::Device compute_device(DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return at::kCPU;
-  if (!at::hasCUDA()) throw Error("device: CUDA was asked for, and this build or this machine has no CUDA device");
+  if (!at::hasCUDA()) throw Error("device cuda: this build or this machine has no CUDA device");
   return at::Device(at::kCUDA, 0);
 }
 
@@ -132,9 +132,8 @@ LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions&
                     .weights = {},
                     .facts = facts_of(config),
                     .tokenizer = Tokenizer::load(folder),
-                    .chat_template = options.chat_template.empty()
-                                         ? ChatTemplate::find(folder)
-                                         : ChatTemplate::read(options.chat_template, folder),
+                    .chat_template = options.chat_template.empty() ? ChatTemplate::find(folder)
+                                                                   : ChatTemplate::read(options.chat_template, folder),
                     .generation = read_generation_config(folder),
                     .dtype = dtype,
                     .device = device};

@@ -150,13 +150,13 @@ void check_wanted(const PruningPolicy& policy, const ImageShape& own, const Imag
     return size.rows >= 1 && size.cols >= 1 && size.rows <= most.rows && size.cols <= most.cols;
   };
   if (!fits(wanted.grid, own.grid))
-    throw Error(text_of(in_quotes(policy.spec()), ": wanted_shape: a grid of 1x1 to ", own.grid.rows, "x", own.grid.cols,
-                        " was expected, got ", wanted.grid.rows, "x", wanted.grid.cols));
+    throw Error(text_of(in_quotes(policy.spec()), ": wanted_shape: a grid of 1x1 to ", own.grid.rows, "x",
+                        own.grid.cols, " was expected, got ", wanted.grid.rows, "x", wanted.grid.cols));
   if (!wanted.tiling || (own.tiling && fits(*wanted.tiling, *own.tiling))) return;
-  throw Error(text_of(in_quotes(policy.spec()), ": wanted_shape: ",
-                      own.tiling ? text_of("at most ", own.tiling->rows, "x", own.tiling->cols, " tiles")
-                                 : std::string("no tiles"),
-                      " were expected, got ", wanted.tiling->rows, "x", wanted.tiling->cols));
+  throw Error(text_of(
+      in_quotes(policy.spec()), ": wanted_shape: ",
+      own.tiling ? text_of("at most ", own.tiling->rows, "x", own.tiling->cols, " tiles") : std::string("no tiles"),
+      " were expected, got ", wanted.tiling->rows, "x", wanted.tiling->cols));
 }
 
 // Each picture is planned once, as the checkpoint shows it; where that is not the shape that the policy wants, in that

@@ -103,19 +103,19 @@ ChatTemplate::ChatTemplate(std::string source, std::string name)
   find_form_of_content();
 }
 
-// A template that cannot print a list, but a string, was made for text.
+// A template that fails at a list and shows a string was made for text.
 void ChatTemplate::find_form_of_content() {
   const std::string probe = "What is this?";
   const Message question{"user", {TextPart{probe}}};
-  const auto shows_the_question = [&](bool as_text) {
+  const auto rendered = [&](bool as_text) -> std::optional<std::string> {
     takes_text_only_ = as_text;
     try {
-      return render_turns(std::span(&question, 1), true).text.find(probe) != std::string::npos;
-    } catch (const Error&) {  // which of the two it takes is not known, or that it takes neither
-      return false;
+      return render_turns(std::span(&question, 1), true).text;
+    } catch (const Error&) {  // it may also take neither, or not a question alone
+      return std::nullopt;
     }
   };
-  takes_text_only_ = !shows_the_question(false) && shows_the_question(true);
+  takes_text_only_ = !rendered(false) && rendered(true).value_or("").find(probe) != std::string::npos;
 }
 
 std::optional<ChatTemplate> ChatTemplate::find(const std::filesystem::path& folder) {

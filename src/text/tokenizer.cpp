@@ -57,7 +57,8 @@ Tokens encode_text(const TokenizerImpl& tokenizer, std::string_view text, bool a
   if (bad != std::string_view::npos)
     throw Error("the text to tokenize is not UTF-8: bad byte at offset " + std::to_string(bad));
   if (text.size() > limits::kNormalizedBytes)
-    throw Error(text_of("the text to tokenize has ", text.size(), " bytes, at most ", limits::kNormalizedBytes, " are taken"));
+    throw Error(
+        text_of("the text to tokenize has ", text.size(), " bytes, at most ", limits::kNormalizedBytes, " are taken"));
   size_t left = limits::kNormalizedBytes;
   Tokens out;
   if (add_special) {

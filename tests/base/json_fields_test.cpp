@@ -38,10 +38,12 @@ TEST(JsonFile, TakesValuesInOneAnotherUpToTheLimit) {
 }
 
 TEST(JsonFile, IsReadAsNlohmannReadsIt) {
-  const std::string text = R"({"a": [1, -2, 3.5, "x\u00e9", true, false, null, {}, []], "b": {"c": {"d": [[], [{}]]}}})";
+  const std::string text =
+      R"({"a": [1, -2, 3.5, "x\u00e9", true, false, null, {}, []], "b": {"c": {"d": [[], [{}]]}}})";
   EXPECT_EQ(parse_json(text, "x.json"), nlohmann::json::parse(text));
   EXPECT_EQ(parse_json("\"x\"", "x.json"), "x");
-  EXPECT_EQ(parse_json("\xEF\xBB\xBF[18446744073709551615]", "x.json"), nlohmann::json::parse("[18446744073709551615]"));
+  EXPECT_EQ(parse_json("\xEF\xBB\xBF[18446744073709551615]", "x.json"),
+            nlohmann::json::parse("[18446744073709551615]"));
 }
 
 TEST(JsonFile, RefusesAKeyThatIsThereTwice) {

@@ -22,7 +22,9 @@ class Mine : public espalier::PruningPolicy {
 }  // namespace
 
 using espalier::PolicyConformance;  // GoogleTest wants the name without its namespace
-INSTANTIATE_TEST_SUITE_P(Mine, PolicyConformance, testing::Values(espalier::ConformingPolicy{
-    .name = "mine", .make = [](espalier::Fraction keep_ratio) { return std::make_shared<Mine>(keep_ratio); },
-    .keeps_the_share = false}),
-    espalier::conforming_policy_name);
+INSTANTIATE_TEST_SUITE_P(Mine, PolicyConformance,
+                         testing::Values(espalier::ConformingPolicy{
+                             .name = "mine",
+                             .make = [](espalier::Fraction keep_ratio) { return std::make_shared<Mine>(keep_ratio); },
+                             .keeps_the_share = false}),
+                         espalier::conforming_policy_name);

@@ -152,12 +152,14 @@ TEST(QwenConfig, RefusesWithFileAndField) {
       {{{"vision_config", {{"in_chans", 1}}}}, "in_chans\": expected an integer from 3 to 3"},
       {{{"vision_config", {{"fullatt_block_indexes", 7}}}}, "fullatt_block_indexes\": expected a list of layers"},
       {{{"vision_config", {{"model_type", "clip_vision_model"}}}}, "model_type\": expected qwen2_5_vl"},
-      {{{"vision_config", {{"out_hidden_size", 3584}}}}, "out_hidden_size\": 3584 is not the decoder's hidden_size 2048"},
+      {{{"vision_config", {{"out_hidden_size", 3584}}}},
+       "out_hidden_size\": 3584 is not the decoder's hidden_size 2048"},
       {{{"image_token_id", 200000}}, "image_token_id\": expected an integer from 0 to 151935"},
       {{{"hidden_act", "gelu"}}, "hidden_act\": expected silu"}};
   for (const auto& [patch, message] : cases)
     EXPECT_PRED_FORMAT2(testing::IsSubstring, message, refusal(patch)) << patch.dump();
-  EXPECT_PRED_FORMAT2(testing::IsSubstring, "folder/config.json: field \"text_config.num_hidden_layers\": expected an integer from 1",
+  EXPECT_PRED_FORMAT2(testing::IsSubstring,
+                      "folder/config.json: field \"text_config.num_hidden_layers\": expected an integer from 1",
                       refusal({{"text_config", {{"num_hidden_layers", 0}}}}, true));
 }
 

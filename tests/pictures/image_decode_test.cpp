@@ -77,8 +77,8 @@ std::string hand_made_png(uint32_t width, uint32_t height, char depth, char colo
   ::compress(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(rows.data()), rows.size());
   packed.resize(size);
   const std::string header = big_endian(width) + big_endian(height) + depth + color + std::string(3, '\0');
-  return "\x89PNG\r\n\x1a\n" + chunk("IHDR", header) + (key.empty() ? "" : chunk("tRNS", key)) +
-         chunk("IDAT", packed) + chunk("IEND", "");
+  return "\x89PNG\r\n\x1a\n" + chunk("IHDR", header) + (key.empty() ? "" : chunk("tRNS", key)) + chunk("IDAT", packed) +
+         chunk("IEND", "");
 }
 
 std::vector<int> reds_of(const std::string& png) {
@@ -123,7 +123,8 @@ std::string progressive_jpeg(int side, int scans) {
   const auto zeros = [](size_t count) { return std::string(count, '\0'); };
   const std::string size = big_endian(static_cast<uint32_t>(side)).substr(2);
   const size_t blocks = static_cast<size_t>((side + 7) / 8) * static_cast<size_t>((side + 7) / 8);
-  const std::string scan = segment('\xda', "\1\1" + zeros(1) + "\1\x3f\1") + zeros(((blocks / 16384 + 2) * 15 + 7) / 8 + 1);
+  const std::string scan =
+      segment('\xda', "\1\1" + zeros(1) + "\1\x3f\1") + zeros(((blocks / 16384 + 2) * 15 + 7) / 8 + 1);
   std::string out = "\xff\xd8" + segment('\xdb', zeros(1) + std::string(64, '\1')) +
                     segment('\xc2', "\x08" + size + size + "\1\1\x11" + zeros(1)) +
                     segment('\xc4', zeros(1) + "\1" + zeros(15) + zeros(1)) +

@@ -162,7 +162,8 @@ TEST(PolicyFiles, KeptSetsAreThoseOfAReplayResult) {
   };
   EXPECT_ERROR(refused(R"({"site": "before_layer", "kept": [1]})"), "field \"points[0].layer\"");
   EXPECT_ERROR(refused(R"({"site": "somewhere", "kept": [1]})"), "field \"points[0].site\"");
-  EXPECT_ERROR(refused(R"({"site": "projector_output", "kept": [2, 1]})"), "points[0].kept\": expected source indices in ascending order, got 2 before 1 at place 0");
+  EXPECT_ERROR(refused(R"({"site": "projector_output", "kept": [2, 1]})"),
+               "points[0].kept\": expected source indices in ascending order, got 2 before 1 at place 0");
   EXPECT_ERROR(refused(R"({"site": "projector_output", "kept": [-1]})"), "field \"points[0].kept\"");
   // Merged tokens: vectors beside the result, and for one without a place whose facts it takes.
   const std::string merged =

@@ -177,7 +177,8 @@ TEST(PromptPacker, RefusesTurnsThatNobodyCanAnswer) {
     return message_of<Error>([&] { pack_prompt(tiny_llava(), prompt, 0); });
   };
   const Message question{"user", {TextPart{"What?"}}};
-  expect_says(refused(Chat{{{"tool", {TextPart{"x"}}}, question}}), {"message 0", "system, user or assistant", "\"tool\""});
+  expect_says(refused(Chat{{{"tool", {TextPart{"x"}}}, question}}),
+              {"message 0", "system, user or assistant", "\"tool\""});
   expect_says(refused(Chat{{question, {"us\ner", {TextPart{"x"}}}}}), {"message 1", "\"us\\ner\""});
   expect_says(refused(Chat{{question, {"assistant", {TextPart{"This."}}}}}), {"the last message must be the user's"});
 }
@@ -202,7 +203,8 @@ class Wanting : public PruningPolicy {
 
 TEST(PromptPacker, RefusesShapesThatNoPictureHas) {
   const int64_t most = std::numeric_limits<int64_t>::max();
-  for (const GridSize grid : {GridSize{0, 0}, {-3, -3}, {1, 0}, {1 << 20, 1 << 20}, {most, most}, {int64_t{1} << 40, 2}}) {
+  for (const GridSize grid :
+       {GridSize{0, 0}, {-3, -3}, {1, 0}, {1 << 20, 1 << 20}, {most, most}, {int64_t{1} << 40, 2}}) {
     const Wanting policy(grid);
     expect_says(message_of<Error>([&] { pack_prompt(tiny_llava(), test::in_context_prompt(0), 0, &policy); }),
                 {"\"wanting\"", "wanted_shape", ("was expected, got " + std::to_string(grid.rows)).c_str()});

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -244,7 +245,9 @@ TEST(Tokenizer, NormalizersGrowTextToALimit) {
       patched({{"added_tokens", json::array()},
                {"post_processor", nullptr},
                {"normalizer", {{"type", "Sequence"}, {"normalizers", json::array_t(40, doubling)}}}});
-  EXPECT_EQ(tokenizer.encode("b"), patched({{"added_tokens", json::array()}, {"post_processor", nullptr}, {"normalizer", nullptr}}).encode("b"));
+  EXPECT_EQ(
+      tokenizer.encode("b"),
+      patched({{"added_tokens", json::array()}, {"post_processor", nullptr}, {"normalizer", nullptr}}).encode("b"));
   EXPECT_ERROR(tokenizer.encode("a"), "makes a text of 33554432 bytes, at most 16777216 are taken");
   EXPECT_ERROR(tokenizer.encode(std::string((1 << 24) + 1, 'x')), "the text to tokenize has 16777217 bytes");
 }
@@ -270,20 +273,24 @@ TEST(Tokenizer, WhatAStepPutsInIsLimited) {
 TEST(Tokenizer, TakesManyAddedTokens) {
   json tokens = json::array();
   for (int i = 0; i < 200000; ++i)
-    tokens.push_back({{"id", 100000 + i}, {"content", "<t" + std::to_string(i) + ">"}, {"special", true}, {"normalized", i % 2 == 0}});
-  const auto start = std::chrono::steady_clock::now();
+    tokens.push_back({{"id", 100000 + i},
+                      {"content", "<t" + std::to_string(i) + ">"},
+                      {"special", true},
+                      {"normalized", i % 2 == 0}});
+  const std::clock_t start = std::clock();  // of the processor: other programs do not count
   const Tokenizer tokenizer = patched({{"added_tokens", tokens}, {"normalizer", nullptr}, {"post_processor", nullptr}});
   std::string text;
   for (int i = 0; i < 20000; ++i) text += "<t" + std::to_string(7 * i) + ">";
   const std::vector<int32_t> ids = tokenizer.encode(text);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));  // it took minutes
+  EXPECT_LT(std::clock() - start, 15 * CLOCKS_PER_SEC);  // it took minutes
   ASSERT_EQ(ids.size(), 20000u);
   for (int i = 0; i < 20000; ++i) EXPECT_EQ(ids[static_cast<size_t>(i)], 100000 + 7 * i);
 }
 
 TEST(AddedTokens, TheLongestAtTheLeftmostPlaceIsFound) {
   AddedTokens tokens;
-  for (const auto& [content, id] : {std::pair("ab", 1), {"abcd", 2}, {"bc", 3}, {"c", 4}, {"", 5}, {"ab", 6}}) tokens.add(content, id);
+  for (const auto& [content, id] : {std::pair("ab", 1), {"abcd", 2}, {"bc", 3}, {"c", 4}, {"", 5}, {"ab", 6}})
+    tokens.add(content, id);
   const auto found = [&](std::string_view text) {
     std::vector<std::tuple<size_t, size_t, int>> out;
     for (const AddedTokens::Match& m : tokens.find_all(text)) out.emplace_back(m.begin, m.end, m.id);

@@ -24,8 +24,7 @@ ClipConfig read_vision(const Section& root) {
   }
   const Section s = root.section("vision_config");
   const std::string type = s.text("model_type", "clip_vision_model");
-  if (type != "clip_vision_model")
-    s.fail("model_type", "clip_vision_model");
+  if (type != "clip_vision_model") s.fail("model_type", "clip_vision_model");
   v.hidden_size = s.integer("hidden_size", v.hidden_size, 1, kLarge);
   v.intermediate_size = s.integer("intermediate_size", v.intermediate_size, 1, kLarge);
   v.num_layers = s.integer("num_hidden_layers", v.num_layers, 1, 1000);
@@ -84,8 +83,7 @@ void read_feature_selection(const Section& root, LlavaConfig& config) {
       throw Error(root.field("vision_feature_layer") + ": " + std::to_string(layer) + " is not a state of a tower of " +
                   std::to_string(config.vision.num_layers) + " layers");
   const std::string strategy = root.text("vision_feature_select_strategy", "default");
-  if (strategy != "default" && strategy != "full")
-    root.fail("vision_feature_select_strategy", "default or full");
+  if (strategy != "default" && strategy != "full") root.fail("vision_feature_select_strategy", "default or full");
   config.keeps_class_token = strategy == "full";
 }
 

@@ -20,8 +20,7 @@ void read_mrope(const Section& s, DecoderConfig& d) {
   const Section r = s.section(key);
   d.rope_theta = r.number("rope_theta", d.rope_theta, 0);
   const std::string kind = r.text("rope_type", r.text("type", "default"));
-  if (kind != "default" && kind != "mrope")
-    r.fail(r.has("rope_type") ? "rope_type" : "type", "default or mrope");
+  if (kind != "default" && kind != "mrope") r.fail(r.has("rope_type") ? "rope_type" : "type", "default or mrope");
   if (r.has("mrope_section")) {
     const Json& section = r.at("mrope_section");
     if (!section.is_array() || section.size() != 3 ||
