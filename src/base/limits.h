@@ -45,8 +45,8 @@ inline constexpr size_t kTemplateBytes = size_t{1} << 20;
 inline constexpr int kTemplateDepth = 200;       // of expressions and statements in one another
 inline constexpr int kTemplateOperands = 1000;   // within one tag
 inline constexpr int kTemplateValueDepth = 100;  // of lists and dicts in one another
-// Every evaluated node, every copied or compared element and every 32 bytes of copied text is a step.
-inline constexpr size_t kTemplateSteps = size_t{1} << 23;
+// Every evaluated node, every copied or compared element and every 64 bytes of copied text is a step.
+inline constexpr size_t kTemplateSteps = size_t{1} << 21;
 inline constexpr size_t kTemplateText = size_t{1} << 24;   // bytes of a string, and of the whole output
 inline constexpr size_t kTemplateItems = size_t{1} << 18;  // of a list
 inline constexpr int64_t kTemplateRange = 100'000;         // of range()

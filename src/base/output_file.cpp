@@ -40,8 +40,8 @@ bool is_of_the_system(const fs::path& path) {
 }
 
 int open_special(const fs::path& path) {
-  // Without O_NONBLOCK a pipe that nobody reads would be waited for.
-  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+  // Without O_NONBLOCK a pipe that nobody reads would be waited for. Behind /dev/stdout may stand a file that has text.
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0 && errno == ENXIO) throw Error(path.string() + ": cannot write: nobody reads this pipe");
   if (descriptor < 0) fail(path, "write", errno);
   ::fcntl(descriptor, F_SETFL, ::fcntl(descriptor, F_GETFL) & ~O_NONBLOCK);

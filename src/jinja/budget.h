@@ -17,7 +17,7 @@ class Budget {
     if (steps > left_) refuse();
     left_ -= steps;
   }
-  void spend_text(size_t bytes) { spend(1 + bytes / 32); }
+  void spend_text(size_t bytes) { spend(1 + bytes / 64); }
   // To copy or compare a value itself; what a list or dict holds is shared and not counted.
   void spend(const Value& value) { spend_text(value.string() ? value.string()->size() : 0); }
   void spend_items(const List& items) {

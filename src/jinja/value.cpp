@@ -102,7 +102,8 @@ std::vector<std::string> characters(std::string_view text) {
 
 size_t count_characters(std::string_view text) {
   size_t count = 0;
-  for (size_t i = 0; i < text.size(); ++count) i += utf8_at(text, i).length;
+  for (size_t i = 0; i < text.size(); ++count)
+    i += static_cast<uint8_t>(text[i]) < 0x80 ? size_t{1} : utf8_at(text, i).length;
   return count;
 }
 

@@ -153,7 +153,7 @@ ChatTemplate ChatTemplate::read(const std::filesystem::path& file, const std::fi
 void ChatTemplate::read_special_tokens_of(const std::filesystem::path& folder) {
   for (const char* file : {"tokenizer_config.json", "special_tokens_map.json"})
     if (is_there(folder / file)) read_special_tokens(read_json_file(folder / file), special_tokens_);
-  find_form_of_content();  // which may depend on them
+  if (!special_tokens_.empty()) find_form_of_content();  // which may depend on them
 }
 
 ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
