@@ -18,7 +18,7 @@ enum class ComputeDtype : uint8_t { kFloat32, kBFloat16, kFloat16 };
 enum class DeviceKind : uint8_t { kCpu, kCuda };
 
 struct EngineOptions {
-  std::optional<ComputeDtype> dtype;  // unset: the checkpoint's
+  std::optional<ComputeDtype> dtype = {};  // unset: the checkpoint's
   // The decoder's linear layers as int8 weights with one scale per output (weight only: arithmetic stays in `dtype`).
   // Half of bf16's memory and, where reading weights decides, up to twice as fast; each weight is off by at most 1/254
   // of the largest of its row.
