@@ -28,8 +28,9 @@ foreach(example generate keep_norms merge_pairs)
     COMMAND ${folder}/build/${example} ${model} ${model}/cases/images/56x56_shapes_33.png "What is it?")
 endforeach()
 add_test(NAME consumer.conformance COMMAND ${folder}/build/keep_centre_test --gtest_brief=1)
+add_test(NAME consumer.own_conformance COMMAND ${folder}/build/own_policy_test --gtest_brief=1)
 set_tests_properties(consumer.answer consumer.own_policy consumer.generate consumer.keep_norms consumer.merge_pairs
-  consumer.conformance PROPERTIES FIXTURES_REQUIRED consumer_build)
+  consumer.conformance consumer.own_conformance PROPERTIES FIXTURES_REQUIRED consumer_build)
 if(TARGET espalier_cli)
   # With the bundled model, which it has to find in the install tree.
   add_test(NAME consumer.program

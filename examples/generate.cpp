@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
     const auto engine = espalier::Engine::load(argv[1]);
     const auto picture = std::make_shared<const espalier::Image>(espalier::read_image(argv[2]));
     espalier::Request request;
-    request.prompt = espalier::in_context_chat({}, {.image = picture, .pins = {}}, argv[3]);
+    request.prompt = espalier::in_context_chat({}, {.image = picture}, argv[3]);
     request.policy = argc > 4 ? argv[4] : "fastv:keep_ratio=1/2";
     request.options.max_new_tokens = 16;
     const espalier::Result result = engine.generate(request);

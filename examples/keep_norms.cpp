@@ -28,7 +28,7 @@ struct KeepNorms : PruningPolicy {
 
 int main(int argc, char** argv) try {
   if (argc != 4) return std::fprintf(stderr, "usage: keep_norms MODEL_FOLDER PICTURE QUESTION\n"), 2;
-  const ImagePart picture{.image = std::make_shared<const Image>(read_image(argv[2])), .pins = {}};
+  const ImagePart picture{.image = std::make_shared<const Image>(read_image(argv[2]))};
   Request request;
   request.prompt = in_context_chat({}, picture, argv[3]);
   request.custom = std::make_shared<KeepNorms>();

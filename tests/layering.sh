@@ -70,7 +70,7 @@ own_includes 'model knows tensors: model/, base/, ops.h, the layout' \
 own_includes 'families join pictures and model: families/, model/, pictures/, base/, the layout' \
   '(families|model|pictures|base)/|espalier/(error|image|token_layout)\.h' "${families[@]}"
 own_includes 'layout knows tokens: layout/, base/ and public headers' '(layout|base)/|espalier/' "${layout[@]}"
-own_includes 'pruning knows decisions: pruning/, base/random.h and public headers' 'pruning/|base/random\.h|espalier/' "${pruning[@]}"
+own_includes 'pruning knows decisions: pruning/, base/random.h, base/error_text.h and public headers' 'pruning/|base/(random|error_text)\.h|espalier/' "${pruning[@]}"
 own_includes 'runtime joins what lies below; nothing above it' \
   '(runtime|layout|pruning|families|model|pictures|text|base|kernels)/|espalier/' "${runtime[@]}"
 own_includes 'recording stands on runtime' '(recording|runtime|layout|pruning|families|model|base)/|espalier/' "${recording[@]}"

@@ -18,7 +18,7 @@ enum class ComputeDtype : uint8_t { kFloat32, kBFloat16, kFloat16 };
 enum class DeviceKind : uint8_t { kCpu, kCuda };
 
 struct EngineOptions {
-  std::optional<ComputeDtype> dtype;  // unset: the checkpoint's
+  std::optional<ComputeDtype> dtype = {};  // unset: the checkpoint's
   // The decoder's linear layers as int8 weights with one scale per output (weight only: arithmetic stays in `dtype`).
   // Half of bf16's memory and, where reading weights decides, up to twice as fast; each weight is off by at most 1/254
   // of the largest of its row.
@@ -27,7 +27,9 @@ struct EngineOptions {
   // On CUDA the steps of decoding are recorded once, as a CUDA graph, and replayed without gaps between their launches.
   // False: launches one by one.
   bool decode_graphs = true;
-  int threads = 0;  // 0: as many as the library chooses
+  int threads = 0;  // 1 to 1024; 0: as many as the library chooses
+  // A file with the chat template to use in place of the checkpoint's own: Jinja, or JSON with "chat_template".
+  std::filesystem::path chat_template = {};
   // Bytes for what the vision tower made of recent pictures, known by their pixels: asked about again, under any policy
   // or prompt, they are not sent through it again. 0: nothing is kept.
   int64_t image_cache_bytes = 0;
@@ -45,7 +47,8 @@ struct TokenCounts {
   int64_t max_positions = 0;              // of the model
 };
 
-// After construction everything is const: concurrent calls on one Engine are safe.
+// After construction everything is const: concurrent calls on one Engine are safe. One that was moved from can only be
+// assigned to or destroyed; every other call on it throws Error.
 class Engine {
  public:
   // Throws Error when the folder is not a checkpoint that Espalier runs: missing or damaged files, an unknown
@@ -71,7 +74,7 @@ class Engine {
   std::filesystem::path folder() const;
 
   struct Impl;
-  const Impl& impl() const { return *impl_; }  // for the parts of Espalier that record, replay and train
+  const Impl& impl() const;  // for the parts of Espalier that record, replay and train
 
  private:
   explicit Engine(std::unique_ptr<Impl> impl);

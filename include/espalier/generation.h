@@ -33,15 +33,19 @@ struct GenerationOptions {
 };
 
 struct Request {
-  Prompt prompt;
-  std::string policy = "none";                  // a spec string, or
-  std::shared_ptr<const PruningPolicy> custom;  // a policy of the caller's own, which then wins
-  GenerationOptions options;
+  Prompt prompt = {};
+  std::string policy = "none";                       // a spec string, or
+  std::shared_ptr<const PruningPolicy> custom = {};  // a policy of the caller's own, which then wins
+  GenerationOptions options = {};
   std::string salt = {};  // beginnings are used again only among requests of equal salt
   bool trace = false;     // fill all of Result::points (costs copies from the device)
 };
 
+// Why an answer ends: its end token, max_new_tokens, one of `stop`, a callback that said kStop, or one that cancelled.
+// A cancelled result holds the text and tokens that there were until then.
 enum class FinishReason : uint8_t { kEos, kLength, kStopString, kStopped, kCancelled };
+// As JSON outputs write it: "eos", "length", "stop_string", "stopped", "cancelled".
+std::string_view name_of(FinishReason reason);
 
 struct Stats {
   int64_t prompt_tokens = 0;                                 // with images expanded, before pruning
@@ -77,12 +81,14 @@ struct Result {
   Stats stats;
 };
 
+// kStop ends the request with FinishReason::kStopped, kCancel with kCancelled. Both take effect at once.
 enum class Continue : uint8_t { kGo, kStop, kCancel };
 
-// Called with each piece of text as it becomes certain, on the thread that generates. kStop ends this request normally;
-// kCancel drops it. `request` is its index in the batch.
+// Called with each piece of text as it becomes certain, on the thread that generates; what it answers concerns this one
+// request. `request` is its index in the batch.
 using TextCallback = std::function<Continue(size_t request, std::string_view piece)>;
-// Asked now and then (at least once a layer in prefill and once an image in encode); true cancels the whole call.
+// Asked at least once per layer in prefill and once per image in encode; true cancels every request of the call, each
+// with FinishReason::kCancelled and what it has so far.
 using CancelCheck = std::function<bool()>;
 // done of total, for progress bars; `stage` is "load", "encode", "prefill" or "decode".
 using Progress = std::function<void(std::string_view stage, int64_t done, int64_t total)>;

@@ -11,11 +11,21 @@
 
 namespace espalier {
 
-// 8-bit RGB, row-major, three bytes a pixel, no padding between rows: rgb.size() == 3 * width * height.
+// How a pixel of foreign memory is stored, one byte per channel in this order. Alpha is composited onto white, grey is
+// repeated to three channels, as decode_image does it.
+enum class PixelFormat : uint8_t { kRgb, kBgr, kRgba, kBgra, kGrey };
+
+// 8-bit RGB, row-major, three bytes per pixel, no padding between rows: rgb.size() == 3 * width * height. Whoever takes
+// a picture throws Error where that does not hold.
 struct Image {
   int width = 0;
   int height = 0;
-  std::vector<uint8_t> rgb;
+  std::vector<uint8_t> rgb = {};
+
+  // A copy of pixels in another layout: a frame of a camera, a picture of another library. `stride`: bytes from one row
+  // to the next; 0: rows follow one another without padding. Throws Error unless `pixels` holds all rows and the size
+  // is one that check() lets pass.
+  static Image from(std::span<const uint8_t> pixels, int width, int height, int64_t stride, PixelFormat format);
 };
 
 // A rectangle in pixels of a picture, x1 and y1 exclusive. It may reach over the edges, and begin between two pixels.
@@ -27,6 +37,10 @@ struct PixelBox {
 // Largest width * height that is decoded. The header is checked before any pixel is, so that a small file
 // cannot ask for a huge picture.
 inline constexpr int64_t kMaxImagePixels = 100'000'000;
+
+// Throws Error, with `name` in front, for a picture without pixels, of more than kMaxImagePixels, or with another
+// number of bytes than its size asks for.
+void check(const Image& image, const std::string& name = "image");
 
 // JPEG, PNG or WebP, told apart by content and not by name. EXIF orientation is applied, grey is repeated to
 // three channels, anything with alpha is composited onto white. `name` stands in error messages.

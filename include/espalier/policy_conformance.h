@@ -2,7 +2,8 @@
 // A test kit for policies of one's own: the properties of policy_properties.h as cases of GoogleTest, which it needs.
 // Include it in one .cpp of a test program and name the policies:
 //
-//   INSTANTIATE_TEST_SUITE_P(Mine, espalier::PolicyConformance, testing::Values(espalier::ConformingPolicy{
+//   using espalier::PolicyConformance;  // GoogleTest wants the name without its namespace
+//   INSTANTIATE_TEST_SUITE_P(Mine, PolicyConformance, testing::Values(espalier::ConformingPolicy{
 //       .name = "mine", .make = [](espalier::Fraction keep_ratio) { return std::make_shared<Mine>(keep_ratio); }}),
 //       espalier::conforming_policy_name);
 //
@@ -13,6 +14,7 @@
 
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <string>
 
 #include "espalier/policy_properties.h"
@@ -21,6 +23,11 @@ namespace espalier {
 
 inline std::string conforming_policy_name(const ::testing::TestParamInfo<ConformingPolicy>& info) {
   return info.param.name;
+}
+
+// What GoogleTest prints of a case that fails.
+inline void PrintTo(const ConformingPolicy& policy, std::ostream* out) {
+  *out << "policy " << policy.name;
 }
 
 class PolicyConformance : public ::testing::TestWithParam<ConformingPolicy> {};

@@ -20,7 +20,7 @@ struct ConformingPolicy {
   // The policy that keeps this share of the image tokens, in (0, 1].
   std::function<PolicyPtr(Fraction keep_ratio)> make;
   // Promises that not every method makes. Without one its test is skipped.
-  bool keeps_the_share = true;      // no more tokens than the share of each image, rounded up
+  bool keeps_the_share = true;      // no more tokens in all than the shares of each image, rounded up, add up to
   bool keeps_all_at_one = true;     // acts nowhere at keep_ratio 1
   bool keeps_pinned = true;         // tokens that the user pinned stay, if the share has room for them
   bool treats_images_alike = true;  // images that change places take their verdicts along

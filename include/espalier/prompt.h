@@ -25,9 +25,9 @@ class ImageHandle;  // a picture that an Engine has looked at already (Engine::l
 // One picture of a prompt. Tokens that touch a pinned region are never dropped by the built-in policies; a policy of
 // the caller's own reads them from TokenLayout::pinned.
 struct ImagePart {
-  std::shared_ptr<const Image> image;
+  std::shared_ptr<const Image> image = {};
   bool pin_all = false;
-  std::vector<Region> pins;
+  std::vector<Region> pins = {};
   // In place of preparing `image` and running the vision tower again; `image` may then be empty. Of the same Engine.
   std::shared_ptr<const ImageHandle> handle = {};
 };
@@ -39,14 +39,15 @@ struct TextPart {
 using Part = std::variant<TextPart, ImagePart>;
 
 struct Message {
-  std::string role;  // "system", "user" or "assistant"
-  std::vector<Part> content;
+  std::string role;  // "system", "user" or "assistant"; anything else is an Error
+  std::vector<Part> content = {};
 };
 
 // Turns, put through the checkpoint's own chat template with the generation prompt behind them. Each user turn with the
-// answer behind it is one example, 0, 1, …; the last user turn is the query.
+// answer behind it is one example, 0, 1, …; the last user turn is the query. The last message must be the user's, as
+// what comes next is the model's answer.
 struct Chat {
-  std::vector<Message> messages;
+  std::vector<Message> messages = {};
 };
 
 // The exact text, with the family's image placeholder (`<image>` for LLaVA) where pictures go, in order. The whole text
@@ -54,8 +55,8 @@ struct Chat {
 // them that of the query. What stands before the first belongs to no example.
 struct RawPrompt {
   std::string text;
-  std::vector<ImagePart> images;
-  std::vector<size_t> example_begins;
+  std::vector<ImagePart> images = {};
+  std::vector<size_t> example_begins = {};
 };
 
 using Prompt = std::variant<Chat, RawPrompt>;

@@ -46,4 +46,13 @@ std::string list_text(const Items& items) {
   return "[" + out + "]";
 }
 
+// A name or value from a file or a caller as messages show it: control characters and bytes that are not UTF-8 as
+// \n or \x1B, and what is longer than limits::kShownCharacters cut with "…". `in_quotes` puts it between quotation
+// marks.
+std::string shown(std::string_view value);
+std::string in_quotes(std::string_view value);
+
+// The text with control characters and foreign bytes escaped likewise, whole: of messages that are put together.
+std::string one_line(std::string_view text);
+
 }  // namespace espalier

@@ -36,9 +36,7 @@ std::string in_range(std::string_view what, int64_t low, int64_t high) {
 }  // namespace
 
 std::string shown_json(const json& value) {
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > 60) text = text_of(value.type_name(), " of ", text.size(), " bytes");
-  return text;
+  return shown(value.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 JsonFields::JsonFields(const json& object, const std::string& file, std::string prefix)
@@ -61,10 +59,14 @@ std::string JsonFields::place() const {
   return prefix_.empty() ? *file_ : text_of(*file_, ": ", path());
 }
 
+std::string JsonFields::field(std::string_view key) const {
+  return text_of(*file_, ": field \"", prefix_, shown(key), "\"");
+}
+
 void JsonFields::fail(std::string_view key, std::string_view expected) const {
   const auto it = object_->find(key);
   const std::string came = it == object_->end() ? "nothing" : shown_json(*it);
-  throw Error(text_of(*file_, ": field \"", prefix_, key, "\": expected ", expected, ", got ", came));
+  throw Error(text_of(field(key), ": expected ", expected, ", got ", came));
 }
 
 std::optional<bool> JsonFields::boolean(std::string_view key) const {
@@ -106,6 +108,11 @@ std::optional<JsonFields> JsonFields::object(std::string_view key) const {
   return object_at(key);
 }
 
+JsonFields JsonFields::without_fields(std::string_view key) const {
+  static const json kEmpty = json::object();
+  return {kEmpty, *file_, text_of(prefix_, shown(key), ".")};
+}
+
 int64_t JsonFields::integer_at(std::string_view key, int64_t low, int64_t high) const {
   const json* value = find(key);
   if (!value || !is_integer(*value, low, high)) fail(key, in_range("an integer", low, high));
@@ -141,7 +148,7 @@ const json& JsonFields::list_at(std::string_view key) const {
 JsonFields JsonFields::object_at(std::string_view key) const {
   const json* value = find(key);
   if (!value || !value->is_object()) fail(key, "an object");
-  return {*value, *file_, text_of(prefix_, key, ".")};
+  return {*value, *file_, text_of(prefix_, shown(key), ".")};
 }
 
 std::vector<JsonFields> JsonFields::objects_at(std::string_view key) const {

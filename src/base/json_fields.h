@@ -36,6 +36,7 @@ class JsonFields {
   std::optional<std::vector<double>> numbers(std::string_view key) const;
   std::optional<std::vector<int64_t>> integers(std::string_view key, int64_t low = kLeast, int64_t high = kMost) const;
   std::optional<JsonFields> object(std::string_view key) const;
+  JsonFields without_fields(std::string_view key) const;  // in place of an object that is missing: nothing stands in it
 
   // The same of fields that must be there.
   int64_t integer_at(std::string_view key, int64_t low = kLeast, int64_t high = kMost) const;
@@ -46,8 +47,9 @@ class JsonFields {
   JsonFields object_at(std::string_view key) const;
   std::vector<JsonFields> objects_at(std::string_view key) const;  // of a list of objects
 
-  std::string path() const;   // of the object within the file
-  std::string place() const;  // "FILE: PATH", to open a message about the whole object
+  std::string path() const;                       // of the object within the file
+  std::string field(std::string_view key) const;  // "FILE: field "PATH.KEY"", to open a message about it
+  std::string place() const;                      // "FILE: PATH", to open a message about the whole object
   [[noreturn]] void fail(std::string_view key, std::string_view expected) const;
 
  private:
@@ -56,7 +58,7 @@ class JsonFields {
   std::string prefix_;
 };
 
-// A value as messages show it: its text, or its kind and size where that is too long for a line.
+// A value as messages show it: its text, cut where it is too long for a line.
 std::string shown_json(const nlohmann::json& value);
 
 }  // namespace espalier

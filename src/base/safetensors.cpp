@@ -17,7 +17,9 @@
 #include <system_error>
 #include <utility>
 
+#include "base/error_text.h"
 #include "base/json_file.h"
+#include "base/limits.h"
 #include "base/output_file.h"
 #include "espalier/error.h"
 
@@ -28,7 +30,6 @@ using nlohmann::json;
 
 static_assert(std::endian::native == std::endian::little, "safetensors data is used in place, as little-endian");
 
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the reference implementation
 constexpr const char* kMetadataKey = "__metadata__";
 
 struct DtypeEntry {
@@ -128,7 +129,7 @@ class EntryReader {
     for (const DtypeEntry& known : kDtypes) {
       if (known.name == name) return known.dtype;
     }
-    fail("dtype \"" + name + "\" is not supported (F32, F16, BF16, F64, I64, I32, I16, I8, U8, BOOL are)");
+    fail("dtype " + in_quotes(name) + " is not supported (F32, F16, BF16, F64, I64, I32, I16, I8, U8, BOOL are)");
   }
 
   std::vector<int64_t> read_sizes(const json& entry, const char* key) const {
@@ -153,7 +154,7 @@ std::map<std::string, std::string> read_metadata(const json& entry, const std::s
   if (!entry.is_object()) throw Error(file + ": __metadata__ must be an object");
   std::map<std::string, std::string> metadata;
   for (const auto& [key, value] : entry.items()) {
-    if (!value.is_string()) throw Error(file + ": __metadata__ \"" + key + "\" must be a string");
+    if (!value.is_string()) throw Error(file + ": __metadata__ " + in_quotes(key) + " must be a string");
     metadata.emplace(key, value.get<std::string>());
   }
   return metadata;
@@ -169,7 +170,7 @@ void check_tiling(const std::map<std::string, TensorView>& tensors, std::span<co
   });
   const std::byte* reached = data.data();
   for (const auto& [bytes, name] : order) {
-    const std::string where = file + ": tensor \"" + *name + "\": ";
+    const std::string where = file + ": tensor " + in_quotes(*name) + ": ";
     if (bytes.data() < reached) throw Error(where + "its data overlaps that of another tensor");
     if (bytes.data() > reached) {
       throw Error(where + std::to_string(bytes.data() - reached) + " bytes before it belong to no tensor");
@@ -193,7 +194,7 @@ std::pair<std::string, std::vector<const TensorToWrite*>> lay_out(const std::str
   if (!metadata.empty()) header[kMetadataKey] = metadata;
   int64_t offset = 0;
   for (const TensorToWrite* tensor : order) {
-    const std::string where = file + ": tensor \"" + tensor->name + "\": ";
+    const std::string where = file + ": tensor " + in_quotes(tensor->name) + ": ";
     const bool negative = std::any_of(tensor->shape.begin(), tensor->shape.end(), [](int64_t n) { return n < 0; });
     const std::optional<int64_t> bytes = byte_count(tensor->dtype, tensor->shape);
     int64_t end = 0;
@@ -225,16 +226,16 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& file) {
   const auto map = std::make_shared<const Map>(file);
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, map->data, sizeof header_bytes);
-  if (header_bytes > kMaxHeaderBytes) {
+  if (header_bytes > limits::kHeaderBytes) {
     throw Error(name + ": not a safetensors file: header of " + std::to_string(header_bytes) + " bytes, limit " +
-                std::to_string(kMaxHeaderBytes));
+                std::to_string(limits::kHeaderBytes));
   }
   if (header_bytes > map->size - 8) {
     throw Error(name + ": truncated: header of " + std::to_string(header_bytes) + " bytes, file of " +
                 std::to_string(map->size));
   }
   const std::string_view text(reinterpret_cast<const char*>(map->data) + 8, header_bytes);
-  const json header = parse_json(text, name + ": header", DuplicateKeys::kRefuse);
+  const json header = parse_json(text, name + ": header");
   if (!header.is_object()) throw Error(name + ": header is not a JSON object");
 
   SafetensorsFile out;
@@ -243,7 +244,7 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& file) {
     if (key == kMetadataKey) {
       out.metadata_ = read_metadata(entry, name);
     } else {
-      const std::string where = name + ": tensor \"" + key + "\"";
+      const std::string where = name + ": tensor " + in_quotes(key);
       out.tensors_.emplace(key, EntryReader(where, data, map).read(entry));
     }
   }
@@ -253,18 +254,24 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& file) {
 
 void write_safetensors(const std::filesystem::path& file, std::span<const TensorToWrite> tensors,
                        const std::map<std::string, std::string>& metadata) {
-  auto [header, order] = lay_out(file.string(), tensors, metadata);
+  OutputFile out(file);
+  write_safetensors(out, tensors, metadata);
+  out.commit();
+}
+
+void write_safetensors(OutputFile& out, std::span<const TensorToWrite> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  const std::string file = out.path().string();
+  auto [header, order] = lay_out(file, tensors, metadata);
   header.resize((header.size() + 7) / 8 * 8, ' ');  // data begins at a multiple of 8
   const uint64_t header_bytes = header.size();
-  if (header_bytes > kMaxHeaderBytes) throw Error(file.string() + ": header is too large");
-  OutputFile out(file);
+  if (header_bytes > limits::kHeaderBytes) throw Error(file + ": header is too large");
   out.write(std::as_bytes(std::span(&header_bytes, 1)));
   out.write(header);
   for (const TensorToWrite* tensor : order) {
     const int64_t bytes = *byte_count(tensor->dtype, tensor->shape);
     out.write(std::span(static_cast<const std::byte*>(tensor->data), static_cast<size_t>(bytes)));
   }
-  out.commit();
 }
 
 }  // namespace espalier

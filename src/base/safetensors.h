@@ -50,8 +50,13 @@ struct TensorToWrite {
   const void* data;  // contiguous; may be null for a tensor without elements
 };
 
+class OutputFile;
+
 // Replaces `file` only when all is written. Tensors are stored widest element first, so that each is aligned.
 void write_safetensors(const std::filesystem::path& file, std::span<const TensorToWrite> tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+// The same without its commit().
+void write_safetensors(OutputFile& file, std::span<const TensorToWrite> tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace espalier

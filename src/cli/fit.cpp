@@ -78,7 +78,10 @@ ExitStatus fit(const FitOptions& options) {
   if (is_atp && !options.tokens) throw Error("fit: atp needs --tokens");
   if (is_atp != options.out.empty())
     throw Error(is_atp ? "fit: atp prints a spec; --out is for recipes" : "fit: --out is needed");
-  if (!is_atp) check_output_folder(options.out);
+  if (!is_atp) {
+    check_outputs(options.model, {}, {options.out});
+    espalier::check_outputs({options.data}, {options.out});
+  }
   const Conversations data(options.data,
                            options.image_folder.empty() ? options.data.parent_path() : options.image_folder);
   catch_interrupts();

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
@@ -63,7 +64,12 @@ std::vector<Result> answer(const Engine& engine, const std::vector<Request>& req
 }
 
 ExitStatus generate(const GenerateOptions& options) {
-  if (!options.dump.empty()) check_output_folder(options.dump);
+  if (!options.dump.empty()) {
+    const std::string prefix = options.dump.string();
+    const std::vector<std::filesystem::path> outputs = {prefix + ".json", prefix + ".safetensors"};
+    check_outputs(options.model, options.prompt, outputs);
+    espalier::check_outputs({options.pixel_values}, outputs);
+  }
   Stopwatch reading;
   std::vector<Request> requests = read_requests(options.prompt);
   reading.stop();

@@ -31,7 +31,7 @@ struct InspectOptions {
 };
 
 ExitStatus inspect(const InspectOptions& options) {
-  check_output_folder(options.out);
+  check_outputs(options.model, options.prompt, {options.out});
   Request request;
   std::vector<PolicyPtr> policies;  // all of them checked before any work
   for (const std::string& spec : options.policies) policies.push_back(read_policy(options.prompt.plugins, spec));

@@ -4,15 +4,16 @@
 #include <CLI/Formatter.hpp>
 #include <cstdio>
 #include <exception>
-#include <new>
 #include <string>
 #include <string_view>
 
+#include "base/error_text.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "espalier/error.h"
 #include "espalier/memory.h"
 #include "runtime/encode.h"
+#include "runtime/out_of_memory.h"
 
 namespace espalier::cli {
 
@@ -42,8 +43,7 @@ constexpr Command kCommands[] = {
 
 // Messages of other libraries bring stack traces along; the first line says what happened.
 void complain(std::string_view message) {
-  const std::string_view line = message.substr(0, message.find('\n'));
-  std::fprintf(stderr, "espalier: %.*s\n", static_cast<int>(line.size()), line.data());
+  std::fprintf(stderr, "espalier: %s\n", one_line(message.substr(0, message.find('\n'))).c_str());
 }
 
 ExitStatus run(int argc, char** argv) {
@@ -63,7 +63,7 @@ ExitStatus run(int argc, char** argv) {
     app.exit(asked);
     return kDone;
   } catch (const CLI::ParseError& error) {
-    complain(std::string(error.what()) + " (see espalier --help)");
+    complain(Error(error.what()).what() + std::string(" (see espalier --help)"));
     return kBadInput;
   }
   if (!chosen) {
@@ -83,10 +83,8 @@ ExitStatus run_and_report(int argc, char** argv) {
     return kInterrupted;
   } catch (const Cancelled&) {
     return kInterrupted;
-  } catch (const std::bad_alloc&) {
-    complain("out of memory");
   } catch (const std::exception& error) {
-    complain(error.what());
+    complain(is_out_of_memory(error) ? OutOfMemory().what() : error.what());
   } catch (...) {
     complain("an unknown failure");
   }

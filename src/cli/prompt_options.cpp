@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/output_file.h"
 #include "cli/bundled_model.h"
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
@@ -38,6 +39,9 @@ void take_into(CLI::App& app, const char* name, std::optional<std::string>& into
 void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_option("--model", options.model, "Hugging Face folder of the model; without it the bundled model")
       ->type_name("DIR");
+  app.add_option("--chat-template", options.chat_template,
+                 "Jinja file, or JSON with \"chat_template\", in place of the model's own")
+      ->type_name("FILE");
   app.add_option("--dtype", options.dtype, "Arithmetic: f32, bf16 or f16; without it what config.json says")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->type_name("TYPE");
@@ -61,6 +65,7 @@ Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
   engine_options.decode_graphs = !options.no_decode_graphs;
   engine_options.device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   engine_options.threads = options.threads;
+  engine_options.chat_template = options.chat_template;
   engine_options.prefix_cache_bytes = options.prefix_cache_bytes;
   engine_options.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {
     if (interrupted()) throw Interrupted();
@@ -150,6 +155,20 @@ Callbacks watch(TerminalProgress& progress) {
     progress.show(stage, done, total);
   };
   return callbacks;
+}
+
+void check_outputs(const ModelOptions& model, const PromptOptions& prompt,
+                   const std::vector<std::filesystem::path>& outputs) {
+  std::vector<std::filesystem::path> inputs(prompt.images.begin(), prompt.images.end());
+  inputs.insert(inputs.end(), prompt.chats.begin(), prompt.chats.end());
+  inputs.push_back(model.chat_template);
+  std::error_code failure;
+  for (auto file = std::filesystem::directory_iterator(model.model.empty() ? bundled_model() : model.model, failure);
+       !failure && file != std::filesystem::directory_iterator(); file.increment(failure))
+    inputs.push_back(file->path());
+  for (const std::filesystem::path& output : outputs)
+    if (!output.empty()) check_output_folder(output);
+  espalier::check_outputs(inputs, outputs);
 }
 
 void check_output_folder(const std::filesystem::path& file) {

@@ -20,8 +20,9 @@ namespace espalier::cli {
 class TerminalProgress;
 
 struct ModelOptions {
-  std::filesystem::path model;  // empty: the bundled one
-  std::string dtype;            // empty: the checkpoint's
+  std::filesystem::path model;          // empty: the bundled one
+  std::filesystem::path chat_template;  // empty: the model's own
+  std::string dtype;                    // empty: the checkpoint's
   bool int8 = false;
   bool no_decode_graphs = false;
   std::string device = "cpu";
@@ -56,5 +57,9 @@ Callbacks watch(TerminalProgress& progress);
 
 // Throws Error when a file could not be written at `file`: better before a long run than behind it.
 void check_output_folder(const std::filesystem::path& file);
+// The same for each of them (empty: none), and when it would replace another of them, or a file that the model or the
+// prompt is read from.
+void check_outputs(const ModelOptions& model, const PromptOptions& prompt,
+                   const std::vector<std::filesystem::path>& outputs);
 
 }  // namespace espalier::cli

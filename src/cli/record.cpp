@@ -34,8 +34,8 @@ void warn_of_size(const Engine& engine, const Request& request) {
 }
 
 ExitStatus record(const RecordOptions& options) {
-  check_output_folder(options.files.signals);
-  check_output_folder(options.files.layout);
+  const std::vector<std::filesystem::path> outputs = {options.files.signals, options.files.layout};
+  check_outputs(options.model, options.prompt, outputs);
   const Request request = read_request(options.prompt);
   catch_interrupts();
   TerminalProgress progress;

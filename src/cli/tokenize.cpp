@@ -32,9 +32,12 @@ void add_ids(const Tokenizer& tokenizer, const std::string& text, nlohmann::orde
 
 ExitStatus tokenize(const TokenizeOptions& options) {
   check_output_folder(options.out);
+  const std::filesystem::path folder = options.model.empty() ? bundled_model() : options.model;
+  const std::vector<std::filesystem::path> inputs = {options.in, folder / "tokenizer.json"};
+  espalier::check_outputs(inputs, {options.out});
   const nlohmann::json cases = read_json_file(options.in);
   if (!cases.is_array()) throw Error(options.in.string() + ": expected a list of {\"text\"}");
-  const Tokenizer tokenizer = Tokenizer::load(options.model.empty() ? bundled_model() : options.model);
+  const Tokenizer tokenizer = Tokenizer::load(folder);
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
   for (size_t i = 0; i < cases.size(); ++i) {
     const std::string place = options.in.string() + ": [" + std::to_string(i) + "]";

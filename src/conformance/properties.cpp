@@ -295,7 +295,8 @@ std::string keeps_the_share(const ConformingPolicy& policy) {
         const int64_t left = walked.finish().layout().num_image_tokens();
         if (left > budget)
           return "keep_ratio " + std::to_string(ratio.num) + "/" + std::to_string(ratio.den) + ": " +
-                 std::to_string(left) + " image tokens are left, the share is " + std::to_string(budget);
+                 std::to_string(left) + " image tokens are left, the shares of the images add up to " +
+                 std::to_string(budget);
       }
     return std::string();
   });

@@ -4,6 +4,8 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "base/error_text.h"
+#include "base/json_file.h"
 #include "espalier/error.h"
 #include "families/llava/llava.h"
 #include "families/llava_next/llava_next.h"
@@ -30,12 +32,7 @@ std::span<const Family> families() {
 }
 
 ModelConfig parse_config(std::string_view text, const std::string& name) {
-  nlohmann::json json;
-  try {
-    json = nlohmann::json::parse(text);
-  } catch (const nlohmann::json::parse_error& e) {
-    throw Error(name + ": not JSON (byte " + std::to_string(e.byte) + ")");
-  }
+  const nlohmann::json json = parse_json(text, name);
   const Section root(json, name);
   const std::string type = root.text("model_type", "(none)");
   std::string known;
@@ -43,7 +40,7 @@ ModelConfig parse_config(std::string_view text, const std::string& name) {
     if (family.model_type == type) return family.read(root);
     known += (known.empty() ? "" : ", ") + std::string(family.model_type);
   }
-  throw Error(root.field("model_type") + ": unknown architecture \"" + type + "\" (known: " + known + ")");
+  throw Error(root.field("model_type") + ": unknown architecture " + in_quotes(type) + " (known: " + known + ")");
 }
 
 std::vector<NamedShape> weight_names(const ModelConfig& config) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "jinja/budget.h"
 #include "jinja/value.h"
 
 namespace espalier::jinja {
@@ -16,6 +17,7 @@ struct Call {
   const Value& value;  // what a filter or a test is given, or whose method it is; undefined for a function
   const List& arguments;
   const Dict& keywords;
+  Budget& budget;  // of the rendering
 };
 
 struct BuiltIn {

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "jinja/interpreter.h"
 
+#include <algorithm>
+#include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 
+#include "base/error_text.h"
+#include "base/limits.h"
 #include "espalier/error.h"
 #include "jinja/operations.h"
 
@@ -12,8 +17,6 @@ namespace espalier::jinja {
 namespace {
 
 using Node = Expression::Kind;
-
-constexpr int64_t kMaxSteps = 1'000'000;  // no real template runs that long: one that does would run for ever
 
 class Interpreter {
  public:
@@ -29,6 +32,14 @@ class Interpreter {
     return std::move(out_);
   }
 
+  // Namespaces may hold one another, themselves included: emptied one by one, they go without a long chain of
+  // destructors, and none is left behind.
+  ~Interpreter() {
+    for (const auto& dict : namespaces_) dict->items.clear();
+  }
+  Interpreter(const Interpreter&) = delete;
+  Interpreter& operator=(const Interpreter&) = delete;
+
  private:
   [[noreturn]] void fail(int line, const std::string& what) const {
     throw Error(name_ + ": line " + std::to_string(line) + ": " + what);
@@ -36,8 +47,8 @@ class Interpreter {
 
   void execute(const std::vector<Statement>& body) {
     for (const Statement& statement : body) {
-      if (++steps_ > kMaxSteps) fail(statement.line, "the template runs without end");
       try {
+        budget_.spend(1);
         execute(statement);
       } catch (const std::invalid_argument& error) {
         fail(statement.line, error.what());
@@ -48,10 +59,10 @@ class Interpreter {
   void execute(const Statement& statement) {
     switch (statement.kind) {
       case Statement::Kind::kText:
-        out_ += statement.text;
+        print(statement.text);
         break;
       case Statement::Kind::kPrint:
-        out_ += printed(evaluate(*statement.expression));
+        print(printed(evaluate(*statement.expression)));
         break;
       case Statement::Kind::kIf:
         execute(evaluate(*statement.expression).truthy() ? statement.body : statement.otherwise);
@@ -68,12 +79,18 @@ class Interpreter {
         execute_set(statement);
         break;
     }
-    if (out_.size() > kMaxLength) raise("the output grows too long");
+  }
+
+  void print(std::string_view text) {
+    if (out_.size() + text.size() > limits::kTemplateText)
+      raise(text_of("an output of more than ", limits::kTemplateText, " bytes"));
+    budget_.spend_text(text.size());
+    out_ += text;
   }
 
   void assign(const std::vector<std::string>& targets, const Value& value) {
     if (targets.size() == 1) return scopes_.back().set(targets[0], value);
-    const List items = items_of(value);
+    const List items = items_of(value, budget_);
     if (items.size() != targets.size()) {
       raise(std::to_string(items.size()) + " values for " + std::to_string(targets.size()) + " variables");
     }
@@ -90,10 +107,11 @@ class Interpreter {
   }
 
   void execute_for(const Statement& statement) {
-    List items = items_of(evaluate(*statement.expression));
+    List items = items_of(evaluate(*statement.expression), budget_);
     if (statement.condition) {
       List kept;
       for (const Value& item : items) {
+        budget_.spend(item);
         scopes_.emplace_back();
         assign(statement.targets, item);
         if (evaluate(*statement.condition).truthy()) kept.push_back(item);
@@ -103,6 +121,7 @@ class Interpreter {
     }
     for (size_t i = 0; i < items.size(); ++i) {
       const size_t begin = out_.size();
+      for (const size_t copied : {i ? i - 1 : i, i, std::min(i + 1, items.size() - 1)}) budget_.spend(items[copied]);
       scopes_.emplace_back();  // what a turn sets is gone in the next one
       scopes_.back().set("loop", loop_variable(items, i));
       assign(statement.targets, items[i]);
@@ -132,8 +151,9 @@ class Interpreter {
     return loop;
   }
 
-  Value lookup(const std::string& name) const {
+  Value lookup(const std::string& name) {
     for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
+      budget_.spend(scope->items.size() / 8);
       if (const Value* found = scope->find(name)) return *found;
     }
     return Undefined{name};
@@ -151,7 +171,14 @@ class Interpreter {
     return out;
   }
 
+  // A value that is handed on is a copy of its text.
   Value evaluate(const Expression& e) {
+    Value value = compute(e);
+    budget_.spend(value);
+    return value;
+  }
+
+  Value compute(const Expression& e) {
     switch (e.kind) {
       case Node::kLiteral:
         return e.value;
@@ -162,7 +189,7 @@ class Interpreter {
       case Node::kDict:
         return evaluate_dict(e);
       case Node::kAttribute:
-        return attribute_of(evaluate(*e.operands[0]), e.name);
+        return attribute_of(evaluate(*e.operands[0]), e.name, budget_);
       case Node::kSubscript:
         return evaluate_subscript(e);
       case Node::kSlice:
@@ -198,7 +225,7 @@ class Interpreter {
 
   Value evaluate_subscript(const Expression& e) {
     const Value value = evaluate(*e.operands[0]);
-    return subscript_of(value, evaluate(*e.operands[1]));
+    return subscript_of(value, evaluate(*e.operands[1]), budget_);
   }
 
   Value evaluate_slice(const Expression& e) {
@@ -210,7 +237,7 @@ class Interpreter {
       bounds[i] = as_integer(bound);
       if (!bounds[i] && !bound.is<None>()) raise(std::string("a slice wants integers, not ") + bound.type_name());
     }
-    return slice_of(value, bounds[0], bounds[1], bounds[2]);
+    return slice_of(value, bounds[0], bounds[1], bounds[2], budget_);
   }
 
   Value evaluate_unary(const Expression& e) {
@@ -224,14 +251,14 @@ class Interpreter {
     Value left = evaluate(*e.operands[0]);
     if (e.name == "and") return left.truthy() ? evaluate(*e.operands[1]) : left;
     if (e.name == "or") return left.truthy() ? left : evaluate(*e.operands[1]);
-    return binary(e.name, left, evaluate(*e.operands[1]));
+    return binary(e.name, left, evaluate(*e.operands[1]), budget_);
   }
 
   Value evaluate_comparison(const Expression& e) {
     Value left = evaluate(*e.operands[0]);
     for (size_t i = 0; i < e.names.size(); ++i) {
       Value right = evaluate(*e.operands[i + 1]);
-      if (!compare(e.names[i], left, right)) return false;
+      if (!compare(e.names[i], left, right, budget_)) return false;
       left = std::move(right);
     }
     return true;
@@ -239,14 +266,18 @@ class Interpreter {
 
   Value call(const Expression& e, const Value& value) {
     const List arguments = evaluate_all(e.arguments);
-    return e.callee->run({e.callee->name, value, arguments, evaluate_keywords(e)});
+    Value made = e.callee->run({e.callee->name, value, arguments, evaluate_keywords(e), budget_});
+    const auto* dict = std::get_if<std::shared_ptr<Dict>>(&made.held);
+    if (e.kind == Node::kFunction && dict && (*dict)->is_namespace) namespaces_.push_back(*dict);
+    return made;
   }
 
   const std::string& name_;
   const OnIteration& on_iteration_;
   std::vector<Dict> scopes_;
+  std::vector<std::shared_ptr<Dict>> namespaces_;  // all that were made
   std::string out_;
-  int64_t steps_ = 0;
+  Budget budget_;
 };
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "base/error_text.h"
+#include "base/limits.h"
 #include "espalier/error.h"
 #include "jinja/lexer.h"
 
@@ -12,10 +14,6 @@ namespace {
 
 using Kind = Token::Kind;
 using Node = Expression::Kind;
-
-// Limits that no real template reaches, so that none can exhaust the stack.
-constexpr int kMaxDepth = 200;      // of nested expressions and statements
-constexpr int kMaxOperands = 1000;  // within one tag
 
 class Parser {
  public:
@@ -43,13 +41,14 @@ class Parser {
     throw Error(name_ + ": line " + std::to_string(token().line) + ": " + what);
   }
   [[noreturn]] void unexpected(const std::string& expected) const {
-    fail("expected " + expected + ", got \"" + token().text + "\"");
+    fail("expected " + expected + ", got " + in_quotes(token().text));
   }
 
   class Depth {
    public:
     explicit Depth(Parser& parser) : parser_(parser) {
-      if (++parser_.depth_ > kMaxDepth) parser_.fail("nested more than " + std::to_string(kMaxDepth) + " deep");
+      if (++parser_.depth_ > limits::kTemplateDepth)
+        parser_.fail(text_of("nested more than ", limits::kTemplateDepth, " deep"));
     }
     ~Depth() { --parser_.depth_; }
 
@@ -58,7 +57,8 @@ class Parser {
   };
 
   ExpressionPtr make(Node kind, std::string name = "") {
-    if (++operands_ > kMaxOperands) fail("a tag of more than " + std::to_string(kMaxOperands) + " operands");
+    if (++operands_ > limits::kTemplateOperands)
+      fail(text_of("a tag of more than ", limits::kTemplateOperands, " operands"));
     auto out = std::make_unique<Expression>();
     out->kind = kind;
     out->line = token().line;
@@ -111,7 +111,7 @@ class Parser {
     if (tag == "set") return parse_set();
     if (tag == "generation") return parse_generation();
     --position_;
-    fail("the tag {% " + tag + " %} is not supported");
+    fail("the tag {% " + shown(tag) + " %} is not supported");
   }
 
   Statement parse_if() {
@@ -409,14 +409,14 @@ class Parser {
 
   // Fails unless `found` is there and takes the arguments of the call. `what`: "filter " and the like.
   const BuiltIn* check(const std::string& what, const Expression& call, const BuiltIn* found) const {
-    if (!found) fail("the " + what + call.name + " is not supported");
+    if (!found) fail("the " + what + shown(call.name) + " is not supported");
     if (call.arguments.size() < found->least || call.arguments.size() > found->most) {
       fail("the " + what + call.name + " with " + std::to_string(call.arguments.size()) +
            " arguments is not supported");
     }
     for (const auto& [keyword, value] : call.keywords) {
       if (found->keyword != "*" && found->keyword != keyword)
-        fail("the " + what + call.name + " with " + keyword + "= is not supported");
+        fail("the " + what + call.name + " with " + shown(keyword) + "= is not supported");
     }
     return found;
   }
@@ -484,6 +484,8 @@ class Parser {
 }  // namespace
 
 std::vector<Statement> parse(std::string_view source, const std::string& name) {
+  if (source.size() > limits::kTemplateBytes)
+    throw Error(text_of(name, ": ", source.size(), " bytes, a template has at most ", limits::kTemplateBytes));
   return Parser(source, name).run();
 }
 

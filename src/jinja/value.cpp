@@ -2,10 +2,10 @@
 #include "jinja/value.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <stdexcept>
 
+#include "base/error_text.h"
+#include "base/limits.h"
 #include "base/utf8.h"
 
 namespace espalier::jinja {
@@ -33,6 +33,33 @@ void Dict::set(std::string_view key, Value value) {
   }
 }
 
+namespace {
+
+int deeper(int depth) {
+  if (depth < limits::kTemplateValueDepth) return depth + 1;
+  throw std::invalid_argument(text_of("lists and dicts in one another more than ", depth, " deep"));
+}
+
+int depth_of(const List& items) {
+  int depth = 0;
+  for (const Value& item : items) depth = std::max(depth, item.depth());
+  return deeper(depth);
+}
+
+}  // namespace
+
+Value::Value(List list) : depth_(depth_of(list)) {
+  held = std::make_shared<List>(std::move(list));
+}
+Value::Value(Generator generator) : depth_(depth_of(*generator.rest)) {
+  held = std::move(generator);
+}
+Value::Value(Dict dict) {
+  for (const auto& [key, item] : dict.items) depth_ = dict.is_namespace ? 0 : std::max(depth_, item.depth());
+  depth_ = deeper(depth_);
+  held = std::make_shared<Dict>(std::move(dict));
+}
+
 const List* Value::list() const {
   const auto* pointer = std::get_if<std::shared_ptr<List>>(&held);
   return pointer ? pointer->get() : nullptr;
@@ -58,25 +85,6 @@ const char* Value::type_name() const {
   return kNames[held.index()];
 }
 
-bool operator==(const Value& a, const Value& b) {
-  const auto as_integer = [](const Value& value) -> std::optional<int64_t> {  // True == 1 in Python
-    if (const bool* boolean = std::get_if<bool>(&value.held)) return *boolean;
-    return value.integer() ? std::optional(*value.integer()) : std::nullopt;
-  };
-  if (as_integer(a) && as_integer(b)) return as_integer(a) == as_integer(b);
-  if (a.held.index() != b.held.index()) return false;
-  if (a.string()) return *a.string() == *b.string();
-  if (a.list()) return *a.list() == *b.list();
-  if (a.generator()) return a.generator()->rest == b.generator()->rest;
-  if (!a.dict()) return true;  // undefined or none, both
-  if (a.dict()->is_namespace || b.dict()->is_namespace) return a.dict() == b.dict();
-  return a.dict()->items.size() == b.dict()->items.size() &&
-         std::all_of(a.dict()->items.begin(), a.dict()->items.end(), [&](const auto& item) {
-           const Value* other = b.dict()->find(item.first);
-           return other && *other == item.second;
-         });
-}
-
 std::string printed(const Value& value) {
   if (value.is_undefined()) return "";
   if (value.is<None>()) return "None";
@@ -86,29 +94,17 @@ std::string printed(const Value& value) {
   throw std::invalid_argument(std::string("printing ") + value.type_name() + " is not supported");
 }
 
-std::string to_json(const Value& value) {
-  std::string out;
-  if (value.is<None>()) return "null";
-  if (const bool* boolean = std::get_if<bool>(&value.held)) return *boolean ? "true" : "false";
-  if (value.integer()) return std::to_string(*value.integer());
-  if (value.string())
-    return nlohmann::json(*value.string()).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  if (value.list()) {
-    for (const Value& item : *value.list()) out += (out.empty() ? "" : ", ") + to_json(item);
-    return "[" + out + "]";
-  }
-  if (value.dict() && !value.dict()->is_namespace) {
-    for (const auto& [key, item] : value.dict()->items)
-      out += (out.empty() ? "" : ", ") + to_json(key) + ": " + to_json(item);
-    return "{" + out + "}";
-  }
-  throw std::invalid_argument(std::string("tojson of ") + value.type_name());
-}
-
 std::vector<std::string> characters(std::string_view text) {
   std::vector<std::string> out;
   for (size_t i = 0; i < text.size(); i += out.back().size()) out.emplace_back(text.substr(i, utf8_at(text, i).length));
   return out;
+}
+
+size_t count_characters(std::string_view text) {
+  size_t count = 0;
+  for (size_t i = 0; i < text.size(); ++count)
+    i += static_cast<uint8_t>(text[i]) < 0x80 ? size_t{1} : utf8_at(text, i).length;
+  return count;
 }
 
 std::string strip(std::string_view text, bool left, bool right) {

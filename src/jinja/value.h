@@ -34,7 +34,8 @@ struct Generator {
   std::shared_ptr<List> rest;
 };
 
-// Lists, dicts and generators are shared, as in Python.
+// Lists, dicts and generators are shared, as in Python. What they hold may be limits::kTemplateValueDepth deep, so that
+// walking through a value, or freeing it, cannot exhaust the stack: making a deeper one throws std::invalid_argument.
 struct Value {
   std::variant<Undefined, None, bool, int64_t, std::string, std::shared_ptr<List>, std::shared_ptr<Dict>, Generator>
       held;
@@ -46,9 +47,11 @@ struct Value {
   Value(int64_t integer) : held(integer) {}
   Value(std::string text) : held(std::move(text)) {}
   Value(const char* text) : held(std::string(text)) {}
-  Value(List list) : held(std::make_shared<List>(std::move(list))) {}
-  Value(Generator generator) : held(std::move(generator)) {}
-  Value(Dict dict) : held(std::make_shared<Dict>(std::move(dict))) {}
+  Value(List list);
+  Value(Generator generator);
+  // A namespace counts as one level, whatever its attributes become later: it is compared by identity and never
+  // printed, and the interpreter empties it before it is freed.
+  Value(Dict dict);
 
   template <typename T>
   bool is() const {
@@ -63,18 +66,19 @@ struct Value {
 
   bool truthy() const;
   const char* type_name() const;  // for messages
-};
+  int depth() const { return depth_; }
 
-bool operator==(const Value& a, const Value& b);
+ private:
+  int depth_ = 0;  // of lists and dicts in one another
+};
 
 // What `{{ value }}` prints. Throws std::invalid_argument for lists and dicts, whose Python form nobody prompts with.
 std::string printed(const Value& value);
 
-std::string to_json(const Value& value);  // as Python's json.dumps(value, ensure_ascii=False)
-
 // Python's string functions. Positions and lengths count characters, not bytes.
 std::string strip(std::string_view text, bool left, bool right);
 std::vector<std::string> characters(std::string_view text);
+size_t count_characters(std::string_view text);
 bool is_ascii(std::string_view text);
 
 }  // namespace espalier::jinja

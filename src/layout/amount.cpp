@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/error_text.h"
 #include "espalier/error.h"
 #include "espalier/token_layout.h"
 
@@ -59,7 +60,7 @@ void check_amount(std::string_view policy, const Amount& amount) {
   if (amount.keep_ratio) {
     const auto [num, den] = *amount.keep_ratio;
     if (den <= 0 || num <= 0 || num > den)
-      throw Error(who + ": keep_ratio=" + std::to_string(num) + "/" + std::to_string(den) +
+      throw Error(who + ": keep_ratio=" + (den > 0 ? to_string({num, den}) : text_of(num, "/", den)) +
                   " is not above 0 and at most 1");
   }
   if (amount.num_kept && *amount.num_kept < 0)

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layout/layout_json.h"
 
-#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
+#include "base/error_text.h"
+#include "base/json_fields.h"
 #include "base/json_file.h"
+#include "base/limits.h"
 #include "espalier/error.h"
 #include "layout/cut.h"
 
@@ -39,69 +44,35 @@ OrderedJson to_json(const Segment& s) {
   return json;
 }
 
-// Far above any sequence, and small enough that products and memory stay harmless whatever a file says.
-constexpr int64_t kMost = int64_t{1} << 24;
-
-// One object of the file with strict fields; `where` opens every message.
-struct Fields {
-  const Json& json;
-  std::string where;
-
-  int64_t integer(const char* key, int64_t low) const {
-    const auto found = json.find(key);
-    if (found == json.end() || !is_between(*found, low)) fail(key, "an integer from " + std::to_string(low));
-    return found->get<int64_t>();
-  }
-  int64_t integer(const char* key, int64_t low, int64_t fallback) const {
-    return json.contains(key) ? integer(key, low) : fallback;
-  }
-  GridSize pair(const char* key, int64_t low) const {
-    const auto found = json.find(key);
-    if (found == json.end() || !found->is_array() || found->size() != 2 || !is_between((*found)[0], low) ||
-        !is_between((*found)[1], low))
-      fail(key, "[rows, columns], each from " + std::to_string(low));
-    return {(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
-  }
-  const Json& list(const char* key) const {
-    const auto found = json.find(key);
-    if (found == json.end() || !found->is_array()) fail(key, "a list");
-    return *found;
-  }
-  static bool is_between(const Json& value, int64_t low) {
-    return value.is_number_integer() && value.get<int64_t>() >= low && value.get<int64_t>() <= kMost;
-  }
-  [[noreturn]] void fail(const std::string& key, const std::string& expected) const {
-    throw Error(where + ": " + key + ": expected " + expected + ", got " +
-                (json.contains(key) ? json.at(key).dump() : "nothing"));
-  }
-};
-
-Fields object(const Json& json, const std::string& where) {
-  if (!json.is_object()) throw Error(where + ": expected an object, got " + json.dump());
-  return {json, where};
+GridSize read_pair(const JsonFields& fields, const char* key, int64_t low) {
+  const std::vector<int64_t> sizes = fields.integers_at(key, low, limits::kLayoutTokens);
+  if (sizes.size() != 2) fields.fail(key, "[rows, columns]");
+  return {sizes[0], sizes[1]};
 }
 
-Segment read_segment(const Fields& f) {
+int read_index(const JsonFields& fields, const char* key, int64_t low, int fallback) {
+  return static_cast<int>(fields.integer(key, low, limits::kLayoutTokens).value_or(fallback));
+}
+
+Segment read_segment(const JsonFields& fields) {
   Segment s;
-  const auto kind = f.json.find("kind");
-  if (kind == f.json.end() || !kind->is_string()) f.fail("kind", "text, patches or row_break");
-  const std::string name = kind->get<std::string>();
+  const std::string name = fields.string_at("kind");
   if (name == "patches") {
     s.kind = Segment::Kind::kPatches;
   } else if (name == "row_break") {
     s.kind = Segment::Kind::kRowBreak;
   } else if (name != "text") {
-    f.fail("kind", "text, patches or row_break");
+    fields.fail("kind", "text, patches or row_break");
   }
-  s.begin = f.integer("begin", 0);
-  s.end = f.integer("end", 0);
-  s.example = static_cast<int>(f.integer("example", -1, -1));
+  s.begin = fields.integer_at("begin", 0, limits::kLayoutTokens);
+  s.end = fields.integer_at("end", 0, limits::kLayoutTokens);
+  s.example = read_index(fields, "example", -1, -1);
   if (s.kind == Segment::Kind::kText) return s;
-  s.image = static_cast<int>(f.integer("image", 0));
+  s.image = static_cast<int>(fields.integer_at("image", 0, limits::kLayoutImages - 1));
   if (s.kind == Segment::Kind::kRowBreak) return s;
-  s.crop = static_cast<int>(f.integer("crop", 0, 0));
-  s.grid = f.pair("grid", 1);
-  if (f.json.contains("origin")) s.origin = f.pair("origin", 0);
+  s.crop = read_index(fields, "crop", 0, 0);
+  s.grid = read_pair(fields, "grid", 1);
+  if (fields.has("origin")) s.origin = read_pair(fields, "origin", 0);
   return s;
 }
 
@@ -128,32 +99,31 @@ std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model) 
 RecordedLayout read_layout(const std::filesystem::path& file) {
   const std::string name = file.string();
   const Json json = read_json_file(file);
-  const Fields root = object(json, name);
+  const JsonFields root(json, name);
   auto prompt = std::make_shared<PromptLayout>();
-  prompt->query_example = static_cast<int>(root.integer("query_example", -1));
-  for (const Json& entry : root.list("images")) {
-    const Fields image = object(entry, name + ": images[" + std::to_string(prompt->images.size()) + "]");
-    ImageShape shape{.grid = image.pair("grid", 1), .tiling = {}, .crop_boxes = {}};
-    if (entry.contains("tiling")) shape.tiling = image.pair("tiling", 1);
+  prompt->query_example = static_cast<int>(root.integer_at("query_example", -1, limits::kLayoutTokens));
+  const std::vector<JsonFields> images = root.objects_at("images");
+  if (std::ssize(images) > limits::kLayoutImages)
+    throw Error(text_of(root.field("images"), ": ", images.size(), " pictures, at most ", limits::kLayoutImages));
+  for (const JsonFields& image : images) {
+    ImageShape shape{.grid = read_pair(image, "grid", 1), .tiling = {}, .crop_boxes = {}};
+    if (image.has("tiling")) shape.tiling = read_pair(image, "tiling", 1);
     prompt->images.push_back(shape);
   }
-  for (const Json& entry : root.list("segments"))
-    prompt->segments.push_back(
-        read_segment(object(entry, name + ": segments[" + std::to_string(prompt->segments.size()) + "]")));
+  for (const JsonFields& segment : root.objects_at("segments")) prompt->segments.push_back(read_segment(segment));
   try {
     finish_prompt_layout(*prompt, at::kCPU);
   } catch (const Error& e) {
     throw Error(name + ": " + e.what());
   }
-  if (const int64_t expected = root.integer("num_tokens", 1); prompt->num_tokens != expected)
-    throw Error(name + ": num_tokens is " + std::to_string(expected) + ", but the segments end at " +
-                std::to_string(prompt->num_tokens));
+  if (root.integer_at("num_tokens", 1, limits::kLayoutTokens) != prompt->num_tokens)
+    root.fail("num_tokens", text_of(prompt->num_tokens, ", where the segments end"));
   RecordedLayout layout{.prompt = prompt, .model = {}};
-  if (!json.contains("model")) root.fail("model", "an object");
-  const Fields model = object(json.at("model"), name + ": model");
-  layout.model.num_layers = static_cast<int>(model.integer("num_layers", 1));
-  layout.model.vision_layers = static_cast<int>(model.integer("vision_layers", 0, 0));
-  layout.model.vision_feature_layer = static_cast<int>(model.integer("vision_feature_layer", -1, 0));
+  const JsonFields model = root.object_at("model");
+  layout.model.num_layers = static_cast<int>(model.integer_at("num_layers", 1, limits::kLayers));
+  layout.model.vision_layers = static_cast<int>(model.integer("vision_layers", 0, limits::kLayers).value_or(0));
+  layout.model.vision_feature_layer =
+      static_cast<int>(model.integer("vision_feature_layer", -1, limits::kLayers).value_or(0));
   return layout;
 }
 

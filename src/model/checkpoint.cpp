@@ -6,6 +6,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/error_text.h"
 #include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
@@ -29,18 +30,13 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kPrefixes
 // Published Qwen2.5-VL: what else follows "model." is the decoder.
 constexpr std::array<std::string_view, 3> kDecoderParts = {"embed_tokens.", "layers.", "norm."};
 
-bool is_there(const fs::path& path) {
-  std::error_code ignored;  // what cannot be looked at is not there
-  return fs::exists(path, ignored);
-}
-
 // A shard name may lead into a sub-folder, but not out of the checkpoint. Symbolic links are followed: the hub's cache
 // consists of them.
 fs::path shard_path(const fs::path& folder, const std::string& shard, const std::string& index_name) {
   const fs::path relative = fs::path(shard).lexically_normal();
   if (shard.empty() || shard.find('\0') != std::string::npos || relative.is_absolute() || !relative.has_filename() ||
       *relative.begin() == "..") {
-    throw Error(index_name + ": shard \"" + shard + "\" is not a file inside the checkpoint folder");
+    throw Error(index_name + ": shard " + in_quotes(shard) + " is not a file inside the checkpoint folder");
   }
   return folder / relative;
 }
@@ -82,29 +78,31 @@ void Checkpoint::add(const std::string& on_disk, const TensorView& view) {
   const std::string name = canonical_name(on_disk);
   const auto [it, inserted] = entries_.emplace(name, Entry{on_disk, view});
   if (inserted) return;
-  throw Error(folder_.string() + ": tensors \"" + it->second.on_disk + "\" and \"" + on_disk + "\" are both " + name);
+  throw Error(folder_.string() + ": tensors " + in_quotes(it->second.on_disk) + " and " + in_quotes(on_disk) +
+              " are both " + shown(name));
 }
 
 void Checkpoint::add_shards(const fs::path& index_file) {
   const std::string index_name = index_file.string();
-  const nlohmann::json index = read_json_file(index_file, DuplicateKeys::kRefuse);
+  const nlohmann::json index = read_json_file(index_file);
   const JsonFields fields(index, index_name);
   const nlohmann::json* weight_map = fields.find("weight_map");
   if (!weight_map || !weight_map->is_object()) fields.fail("weight_map", "an object from tensor to shard");
   std::map<std::string, SafetensorsFile> shards;
   for (const auto& [name, shard] : weight_map->items()) {
-    if (!shard.is_string()) throw Error(index_name + ": weight_map \"" + name + "\": expected the name of a shard");
+    if (!shard.is_string())
+      throw Error(index_name + ": weight_map " + in_quotes(name) + ": expected the name of a shard");
     const std::string& shard_name = shard.get_ref<const std::string&>();
     auto it = shards.find(shard_name);
     if (it == shards.end()) {
       const fs::path path = shard_path(folder_, shard_name, index_name);
-      if (!is_there(path)) throw Error(index_name + ": shard \"" + shard_name + "\" is missing");
+      if (!is_there(path)) throw Error(index_name + ": shard " + in_quotes(shard_name) + " is missing");
       it = shards.emplace(shard_name, SafetensorsFile::open(path)).first;
     }
     const auto& tensors = it->second.tensors();
     const auto tensor = tensors.find(name);
     if (tensor == tensors.end()) {
-      throw Error(index_name + ": tensor \"" + name + "\" is not in its shard " + shard_name);
+      throw Error(index_name + ": tensor " + in_quotes(name) + " is not in its shard " + shown(shard_name));
     }
     add(name, tensor->second);
   }

@@ -17,7 +17,7 @@ Activation read_activation(const Section& section, const char* key, const std::s
   const std::string name = section.text(key, fallback);
   for (const auto& [known, activation] : kNames)
     if (known == name) return activation;
-  throw Error(section.field(key) + ": unknown activation \"" + name + "\"");
+  throw Error(section.field(key) + ": unknown activation " + in_quotes(name));
 }
 
 void read_rope(const Section& s, DecoderConfig& d) {
@@ -41,10 +41,9 @@ void read_rope(const Section& s, DecoderConfig& d) {
     scaling.original_max_positions =
         r.integer("original_max_position_embeddings", scaling.original_max_positions, 1, kLarge);
     if (!(scaling.high_freq_factor > scaling.low_freq_factor))
-      throw Error(r.field("high_freq_factor") + ": a number above low_freq_factor was expected, got " +
-                  std::to_string(scaling.high_freq_factor) + " and " + std::to_string(scaling.low_freq_factor));
+      r.fail("high_freq_factor", "a number above low_freq_factor");
   } else {
-    throw Error(r.field("rope_type") + ": default, linear, dynamic or llama3 was expected, got \"" + kind + "\"");
+    r.fail(r.has("rope_type") ? "rope_type" : "type", "default, linear, dynamic or llama3");
   }
 }
 
@@ -59,16 +58,14 @@ void read_decoder_sizes(const Section& s, DecoderConfig& d) {
     throw Error(s.field("num_attention_heads") + ": " + std::to_string(d.num_heads) + " does not divide hidden_size " +
                 std::to_string(d.hidden_size));
   d.head_dim = s.integer("head_dim", d.hidden_size / d.num_heads, 2, 4096);
-  if (d.head_dim % 2 != 0)
-    throw Error(s.field("head_dim") + ": an even number was expected, got " + std::to_string(d.head_dim));
+  if (d.head_dim % 2 != 0) throw Error(text_of(s.field("head_dim"), ": expected an even number, got ", d.head_dim));
   if (d.num_heads % d.num_kv_heads != 0)
     throw Error(s.field("num_key_value_heads") + ": " + std::to_string(d.num_kv_heads) +
                 " does not divide num_attention_heads " + std::to_string(d.num_heads));
   d.vocab_size = s.integer("vocab_size", d.vocab_size, 1, kLarge);
   d.max_positions = s.integer("max_position_embeddings", d.max_positions, 1, kLarge);
   d.rms_norm_eps = s.number("rms_norm_eps", d.rms_norm_eps, 0);
-  if (const std::string act = s.text("hidden_act", "silu"); act != "silu")
-    throw Error(s.field("hidden_act") + ": silu was expected, got \"" + act + "\"");
+  if (const std::string act = s.text("hidden_act", "silu"); act != "silu") s.fail("hidden_act", "silu");
 }
 
 std::string read_dtype(const Section& root) {

@@ -5,65 +5,56 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
+#include "base/error_text.h"
+#include "base/json_fields.h"
 #include "espalier/error.h"
 #include "model/config.h"
 #include "model/layers.h"
 
 namespace espalier {
 
-// One object of the file, with its place in it for messages. Missing keys and nulls take the default.
+// One object of the file. Missing keys and nulls take the default. Holds references, as JsonFields does.
 class Section {
  public:
   using Json = nlohmann::json;
 
-  Section(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
-    if (!json.is_object()) throw Error(where_ + ": an object was expected, got " + json.type_name());
+  Section(const Json& json, const std::string& file) : fields_(json, file) {}
+  Section(const Json& json, std::string&& file) = delete;
+
+  bool has(const char* key) const { return fields_.has(key); }
+  bool is_null(const char* key) const { return fields_.value().contains(key) && !has(key); }
+  const Json& at(const char* key) const { return fields_.value().at(key); }
+  std::string field(const char* key) const { return fields_.field(key); }
+  [[noreturn]] void fail(const char* key, std::string_view expected) const { fields_.fail(key, expected); }
+
+  Section section(const char* key) const {
+    return Section(has(key) ? fields_.object_at(key) : fields_.without_fields(key));
   }
-
-  bool has(const char* key) const { return json_.contains(key) && !json_.at(key).is_null(); }
-  bool is_null(const char* key) const { return json_.contains(key) && json_.at(key).is_null(); }
-  const Json& at(const char* key) const { return json_.at(key); }
-  std::string field(const char* key) const { return where_ + ": " + key; }
-
-  Section section(const char* key) const { return {has(key) ? at(key) : empty(), where_ + ": " + key}; }
 
   template <typename Int>
   Int integer(const char* key, Int fallback, int64_t low, int64_t high) const {
-    if (!has(key)) return fallback;
-    const Json& value = at(key);
-    if (!value.is_number_integer() || value.get<int64_t>() < low || value.get<int64_t>() > high)
-      throw Error(field(key) + ": an integer from " + std::to_string(low) + " to " + std::to_string(high) +
-                  " was expected, got " + value.dump());
-    return static_cast<Int>(value.get<int64_t>());
+    const std::optional<int64_t> value = fields_.integer(key, low, high);
+    return value ? static_cast<Int>(*value) : fallback;
   }
   double number(const char* key, double fallback, double above) const {
-    if (!has(key)) return fallback;
-    const Json& value = at(key);
-    if (!value.is_number() || !(value.get<double>() > above))
-      throw Error(field(key) + ": a number above " + std::to_string(above) + " was expected, got " + value.dump());
-    return value.get<double>();
+    const double value = fields_.number(key).value_or(fallback);
+    if (has(key) && !(value > above)) fields_.fail(key, text_of("a number above ", above));
+    return value;
   }
-  bool boolean(const char* key, bool fallback) const {
-    if (!has(key)) return fallback;
-    if (!at(key).is_boolean()) throw Error(field(key) + ": true or false was expected, got " + at(key).dump());
-    return at(key).get<bool>();
-  }
+  bool boolean(const char* key, bool fallback) const { return fields_.boolean(key).value_or(fallback); }
   std::string text(const char* key, const std::string& fallback) const {
-    if (!has(key)) return fallback;
-    if (!at(key).is_string()) throw Error(field(key) + ": a string was expected, got " + at(key).dump());
-    return at(key).get<std::string>();
+    return fields_.string(key).value_or(fallback);
   }
 
  private:
-  static const Json& empty() {
-    static const Json object = Json::object();
-    return object;
-  }
-  const Json& json_;
-  std::string where_;
+  explicit Section(JsonFields fields) : fields_(std::move(fields)) {}
+
+  JsonFields fields_;
 };
 
 // Upper limit for sizes that have no other.

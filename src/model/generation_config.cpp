@@ -4,7 +4,6 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <system_error>
 
 #include "base/json_fields.h"
 #include "base/json_file.h"
@@ -53,15 +52,14 @@ void read_sampling(const JsonFields& fields, GenerationConfig& out) {
 
 GenerationConfig read_generation_config(const std::filesystem::path& folder) {
   GenerationConfig out;
-  std::error_code ignored;
-  if (const auto path = folder / "generation_config.json"; std::filesystem::exists(path, ignored)) {
+  if (const auto path = folder / "generation_config.json"; is_there(path)) {
     const json config = read_json_file(path);
     const std::string file = path.string();
     const JsonFields fields(config, file);
     read_ids(fields, out);
     read_sampling(fields, out);
   }
-  if (const auto path = folder / "config.json"; std::filesystem::exists(path, ignored)) {
+  if (const auto path = folder / "config.json"; is_there(path)) {
     const json config = read_json_file(path);
     const std::string file = path.string();
     const JsonFields fields(config, file);

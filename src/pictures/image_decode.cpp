@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/json_file.h"
+#include "base/limits.h"
 #include "espalier/error.h"
 #include "espalier/image.h"
 #include "pictures/image_formats.h"
@@ -38,11 +39,6 @@ DecodedImage decode(Bytes bytes, const std::string& name) {
   throw Error(name + ": not a JPEG, PNG or WebP image");
 }
 
-// alpha * value + (1 - alpha) * white, rounded to the nearest, as Pillow's alpha_composite onto opaque white.
-uint8_t over_white(uint32_t value, uint32_t alpha) {
-  return static_cast<uint8_t>((value * alpha + 255 * (255 - alpha) + 127) / 255);
-}
-
 // Where the pixel (x, y) of the upright picture stands in the stored one: first + x * step_x + y * step_y.
 struct Traversal {
   int64_t first, step_x, step_y;
@@ -71,14 +67,6 @@ Traversal traversal_of(int orientation, int64_t w, int64_t h) {
 }
 
 }  // namespace
-
-void check_image_size(int64_t width, int64_t height, const std::string& name) {
-  const std::string size = std::to_string(width) + "x" + std::to_string(height);
-  if (width <= 0 || height <= 0) throw Error(name + ": image of " + size + " pixels");
-  if (width > kMaxImagePixels / height) {
-    throw Error(name + ": image of " + size + " pixels, at most " + std::to_string(kMaxImagePixels) + " are decoded");
-  }
-}
 
 int exif_orientation(Bytes exif) {
   constexpr std::array<char, 6> kPrefix = {'E', 'x', 'i', 'f', 0, 0};
@@ -120,7 +108,7 @@ Image decode_image(Bytes bytes, const std::string& name) {
 }
 
 Image read_image(const std::filesystem::path& file) {
-  const std::string bytes = read_text_file(file);
+  const std::string bytes = read_text_file(file, limits::kPictureFileBytes);
   return decode_image(std::as_bytes(std::span(bytes)), file.string());
 }
 

@@ -29,6 +29,11 @@ DecodedImage decode_jpeg(Bytes bytes, const std::string& name);
 DecodedImage decode_png(Bytes bytes, const std::string& name);
 DecodedImage decode_webp(Bytes bytes, const std::string& name);
 
+// alpha * value + (1 - alpha) * white, rounded to the nearest, as Pillow's alpha_composite onto opaque white.
+inline uint8_t over_white(uint32_t value, uint32_t alpha) {
+  return static_cast<uint8_t>((value * alpha + 255 * (255 - alpha) + 127) / 255);
+}
+
 // Throws Error for a size without pixels or over kMaxImagePixels: to be called before memory is asked for.
 void check_image_size(int64_t width, int64_t height, const std::string& name);
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <turbojpeg.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
+#include "base/error_text.h"
+#include "base/limits.h"
 #include "espalier/error.h"
 #include "pictures/image_formats.h"
 
@@ -12,6 +15,7 @@ namespace {
 
 struct Layout {
   bool complete = false;  // the end marker was reached
+  int64_t scans = 0;
   Bytes exif;
 };
 
@@ -56,7 +60,9 @@ Layout walk(Bytes bytes) {
       layout.exif = body;
     }
     i += length;
-    if (marker == kStartOfScan) i = skip_scan(bytes, i);
+    if (marker != kStartOfScan) continue;
+    i = skip_scan(bytes, i);
+    ++layout.scans;
   }
   return layout;
 }
@@ -73,6 +79,13 @@ std::vector<uint8_t> cmyk_to_rgb(const std::vector<uint8_t>& inks) {
     }
   }
   return rgb;
+}
+
+// Each scan of a progressive picture may say nothing in a few bytes and still costs a pass over all coefficients.
+void check_scans(int64_t scans, int64_t pixels, const std::string& name) {
+  const int64_t most = std::min(limits::kJpegScans, std::max(int64_t{10}, limits::kJpegScannedPixels / pixels));
+  if (scans > most)
+    throw Error(text_of(name, ": JPEG of ", scans, " scans, at most ", most, " are decoded at its size"));
 }
 
 }  // namespace
@@ -96,6 +109,7 @@ DecodedImage decode_jpeg(Bytes bytes, const std::string& name) {
     fail();
   }
   check_image_size(image.width, image.height, name);
+  check_scans(layout.scans, int64_t{image.width} * image.height, name);
   const bool inks = colorspace == TJCS_CMYK || colorspace == TJCS_YCCK;
   const int format = inks ? TJPF_CMYK : TJPF_RGB;
   image.pixels.resize(static_cast<size_t>(image.width) * image.height * tjPixelSize[format]);

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/error_text.h"
 #include "espalier/error.h"
 #include "espalier/policies/amount.h"
 #include "espalier/policies/table.h"
@@ -222,7 +223,7 @@ T read_options(const PolicySpec& spec, const OptionSet<T>& set, const PolicyFile
       for (const auto& [name, text] : spec.options) {
         if (name != option.name) continue;
         if (const std::string wrong = option.read(target, text, context); !wrong.empty())
-          throw Error(spec.name + ": " + name + "=" + text + " " + wrong);
+          throw Error(spec.name + ": " + name + "=" + shown(text) + " " + wrong);
       }
     }
   };

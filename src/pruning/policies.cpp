@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/error_text.h"
 #include "espalier/error.h"
 #include "espalier/policies/table.h"
 #include "espalier/policy_plugin.h"
@@ -55,7 +56,7 @@ PolicyPtr make_one(const PolicySpec& spec, const PolicyFiles& files) {
     if (row.entry.name == spec.name) return row.make(spec, files);
     known += (known.empty() ? "" : ", ") + std::string(row.entry.name);
   }
-  throw Error("policy: there is no \"" + spec.name + "\"; there are " + known);
+  throw Error("policy: there is no " + in_quotes(spec.name) + "; there are " + known);
 }
 
 // As it was written.

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <system_error>
 
+#include "base/error_text.h"
 #include "espalier/error.h"
 
 namespace espalier {
@@ -39,10 +40,6 @@ std::optional<T> parse_number(std::string_view text) {
 Fraction reduced(int64_t num, int64_t den) {
   const int64_t divisor = std::gcd(num, den);
   return {num / divisor, den / divisor};
-}
-
-std::string in_quotes(std::string_view text) {
-  return '"' + std::string(text) + '"';
 }
 
 PolicySpec parse_one(std::string_view text) {

@@ -9,12 +9,12 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/error_text.h"
 #include "base/json_fields.h"
 #include "base/json_file.h"
 #include "base/output_file.h"
@@ -52,58 +52,24 @@ constexpr Words<Site, 5> kSites = {{{"vision_output", Site::kVisionOutput},
                                     {"after_attention", Site::kAfterAttention},
                                     {"cache", Site::kCache}}};
 
-// One object of a file. Every getter throws Error with file and field unless the value is there and in its range.
-class Fields {
- public:
-  Fields(const Json& object, const std::string& file, const std::string& prefix = "") : fields_(object, file, prefix) {}
-
-  int64_t integer(const char* key, int64_t low, int64_t high = kMost) const {
-    const auto value = fields_.integer(key);
-    if (!value || *value < low || *value > high)
-      fields_.fail(key, "an integer from " + std::to_string(low) + " to " + std::to_string(high));
-    return *value;
-  }
-  double number(const char* key) const {
-    const auto value = fields_.number(key);
-    if (!value) fields_.fail(key, "a number");
-    return *value;
-  }
-  std::vector<int64_t> integers(const char* key, int64_t low, int64_t high = kMost) const {
-    const Json* value = fields_.find(key);
-    const auto is_in_range = [&](const Json& item) {
-      return item.is_number_integer() && item.get<double>() >= static_cast<double>(low) &&
-             item.get<double>() <= static_cast<double>(high);
-    };
-    if (!value || !value->is_array() || !std::ranges::all_of(*value, is_in_range))
-      fields_.fail(key, "a list of integers from " + std::to_string(low) + " to " + std::to_string(high));
-    return value->get<std::vector<int64_t>>();
-  }
-  template <typename E, size_t n>
-  E word(const char* key, const Words<E, n>& words) const {
-    const auto value = fields_.string(key);
-    std::string known;
-    for (const auto& [word, meaning] : words) {
-      if (value == word) return meaning;
-      known += (known.empty() ? "" : ", ") + std::string(word);
-    }
-    fields_.fail(key, "one of " + known);
-  }
-  const Json* find(const char* key) const { return fields_.find(key); }
-  [[noreturn]] void fail(const char* key, const std::string& expected) const { fields_.fail(key, expected); }
-
- private:
-  JsonFields fields_;
-};
-
-void check_method(const Fields& fields, std::string_view method) {
-  const Json* value = fields.find("method");
-  if (!value || *value != method) fields.fail("method", "\"" + std::string(method) + "\"");
+int64_t count_at(const JsonFields& fields, const char* key, int64_t low) {
+  return fields.integer_at(key, low, kMost);
 }
 
-std::string text_of(const std::vector<int64_t>& shape) {
-  std::string text;
-  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "[" + text + "]";
+template <typename E, size_t n>
+E word_at(const JsonFields& fields, const char* key, const Words<E, n>& words) {
+  const std::string value = fields.string_at(key);
+  std::string known;
+  for (const auto& [word, meaning] : words) {
+    if (value == word) return meaning;
+    known += (known.empty() ? "" : ", ") + std::string(word);
+  }
+  fields.fail(key, "one of " + known);
+}
+
+void check_method(const JsonFields& fields, std::string_view method) {
+  const Json* value = fields.find("method");
+  if (!value || *value != method) fields.fail("method", "\"" + std::string(method) + "\"");
 }
 
 // ---- ATP modules ----
@@ -115,26 +81,26 @@ std::filesystem::path settings_file(const std::filesystem::path& weights) {
 AtpSettings read_settings(const std::filesystem::path& path, int64_t& hidden_size) {
   const std::string file = path.string();
   const Json json = read_json_file(path);
-  const Fields fields(json, file);
-  fields.integer("format", 1, 1);
+  const JsonFields fields(json, file);
+  fields.integer_at("format", 1, 1);
   AtpSettings settings;
-  for (const int64_t layer : fields.integers("layers", 1)) settings.layers.push_back(static_cast<int>(layer));
+  for (const int64_t layer : fields.integers_at("layers", 1, kMost)) settings.layers.push_back(static_cast<int>(layer));
   if (settings.layers.empty() || !std::ranges::is_sorted(settings.layers, std::ranges::less_equal{}))
     fields.fail("layers", "layers in ascending order");
-  const std::vector<int64_t> grid = fields.integers("grid", 1, 4096);
+  const std::vector<int64_t> grid = fields.integers_at("grid", 1, 4096);
   if (grid.size() != 2) fields.fail("grid", "two integers, rows and columns");
   settings.grid = {grid[0], grid[1]};
-  hidden_size = fields.integer("hidden_size", 1);
-  settings.strides = fields.integers("strides", 1);
+  hidden_size = count_at(fields, "hidden_size", 1);
+  settings.strides = fields.integers_at("strides", 1, kMost);
   if (settings.strides.empty()) fields.fail("strides", "at least one stride");
-  settings.lambda_sample = fields.number("lambda_sample");
-  settings.norm = fields.word("norm", kNorms);
-  settings.head_input = fields.word("head_input", kHeadInputs);
-  settings.activation = fields.word("activation", kActivations);
-  settings.min_keep = fields.integer("min_keep", 0);
+  settings.lambda_sample = fields.number_at("lambda_sample");
+  settings.norm = word_at(fields, "norm", kNorms);
+  settings.head_input = word_at(fields, "head_input", kHeadInputs);
+  settings.activation = word_at(fields, "activation", kActivations);
+  settings.min_keep = count_at(fields, "min_keep", 0);
   // Files may leave these out: both.
-  if (fields.find("strategy")) settings.strategy = fields.word("strategy", kStrategies);
-  if (fields.find("scores")) settings.scores = fields.word("scores", kScores);
+  if (fields.find("strategy")) settings.strategy = word_at(fields, "strategy", kStrategies);
+  if (fields.find("scores")) settings.scores = word_at(fields, "scores", kScores);
   return settings;
 }
 
@@ -169,7 +135,7 @@ at::Tensor read_tensor(const SafetensorsFile& file, const std::string& where, co
   if (view.dtype != Dtype::kF32)
     throw Error(where + ": " + name + ": expected F32, got " + std::string(name_of(view.dtype)));
   if (view.shape != shape)
-    throw Error(where + ": " + name + ": expected shape " + text_of(shape) + ", got " + text_of(view.shape));
+    throw Error(where + ": " + name + ": expected shape " + list_text(shape) + ", got " + list_text(view.shape));
   at::Tensor tensor = at::empty(shape, at::kFloat);
   std::memcpy(tensor.data_ptr(), view.bytes.data(), view.bytes.size());
   const auto* values = tensor.const_data_ptr<float>();
@@ -196,8 +162,8 @@ AtpWeights PolicyFilesOnDisk::atp_weights(const std::string& file) const {
   }
   for (const auto& [name, view] : tensors.tensors())
     if (!expected.contains(name))
-      throw Error(file + ": tensor " + name + " belongs to none of the " + std::to_string(weights.modules.size()) +
-                  " modules of " + settings_file(file).string());
+      throw Error(file + ": tensor " + in_quotes(name) + " belongs to none of the " +
+                  std::to_string(weights.modules.size()) + " modules of " + settings_file(file).string());
   return weights;
 }
 
@@ -230,19 +196,20 @@ void write_atp_weights(const std::filesystem::path& file, const AtpWeights& weig
         });
   OutputFile settings_out(settings_file(file));
   settings_out.write(json.dump(1) + "\n");
-  write_safetensors(file, tensors);
-  settings_out.commit();
+  OutputFile weights_out(file);
+  write_safetensors(weights_out, tensors);
+  commit({&weights_out, &settings_out});
 }
 
 // ---- recipes ----
 
 FitpruneRecipe PolicyFilesOnDisk::fitprune_recipe(const std::string& file) const {
   const Json json = read_json_file(file);
-  const Fields fields(json, file);
+  const JsonFields fields(json, file);
   check_method(fields, "fitprune");
-  const int64_t layers = fields.integer("layers", 1);
-  FitpruneRecipe recipe{.name = file, .num_visual = fields.integer("n_visual", 1), .deleted = {}};
-  recipe.deleted = fields.integers("delete", 0);
+  const int64_t layers = count_at(fields, "layers", 1);
+  FitpruneRecipe recipe{.name = file, .num_visual = count_at(fields, "n_visual", 1), .deleted = {}};
+  recipe.deleted = fields.integers_at("delete", 0, kMost);
   if (std::ssize(recipe.deleted) != layers) fields.fail("delete", std::to_string(layers) + " counts, one a layer");
   int64_t sum = 0;
   for (const int64_t count : recipe.deleted) sum += count;
@@ -253,31 +220,33 @@ FitpruneRecipe PolicyFilesOnDisk::fitprune_recipe(const std::string& file) const
 
 VtwRecipe PolicyFilesOnDisk::vtw_recipe(const std::string& file) const {
   const Json json = read_json_file(file);
-  const Fields fields(json, file);
+  const JsonFields fields(json, file);
   check_method(fields, "vtw");
-  const int64_t layers = fields.integer("layers", 1);
-  return {file, static_cast<int>(layers), static_cast<int>(fields.integer("layer", 0, layers))};
+  const int64_t layers = count_at(fields, "layers", 1);
+  return {file, static_cast<int>(layers), static_cast<int>(fields.integer_at("layer", 0, layers))};
 }
 
 // ---- kept sets ----
 
 namespace {
 
-std::vector<int64_t> ascending(const Fields& fields, const char* key) {
-  std::vector<int64_t> list = fields.integers(key, 0, int64_t{1} << 40);
-  if (!std::ranges::is_sorted(list, std::ranges::less_equal{})) fields.fail(key, "source indices in ascending order");
-  return list;
+std::vector<int64_t> ascending(const JsonFields& fields, const char* key) {
+  std::vector<int64_t> list = fields.integers_at(key, 0, int64_t{1} << 40);
+  const auto behind = std::ranges::adjacent_find(list, std::ranges::greater_equal{});
+  if (behind == list.end()) return list;
+  throw Error(text_of(fields.field(key), ": expected source indices in ascending order, got ", behind[0], " before ",
+                      behind[1], " at place ", behind - list.begin()));
 }
 
 // Vectors that entered, from the safetensors file beside the result.
-void read_merged(const Fields& fields, const std::string& file, KeptPoint& point) {
+void read_merged(const JsonFields& fields, const std::string& file, KeptPoint& point) {
   const Json* name = fields.find("merged");
   if (!name) return;
   if (!name->is_string() || point.point.site == Site::kCache)
     fields.fail("merged", "a tensor's name, not at the cache");
-  point.sources = fields.integers("merged_source", -1, int64_t{1} << 40);
+  point.sources = fields.integers_at("merged_source", -1, int64_t{1} << 40);
   const char* whose = fields.find("merged_position_from") ? "merged_position_from" : "merged_source";
-  point.position_from = fields.integers(whose, -1, int64_t{1} << 40);
+  point.position_from = fields.integers_at(whose, -1, int64_t{1} << 40);
   if (point.position_from.size() != point.sources.size() || std::ranges::count(point.position_from, -1) > 0)
     fields.fail("merged_position_from", "for each of merged_source the token whose position it takes");
   const std::string beside = std::filesystem::path(file).replace_extension(".safetensors").string();
@@ -285,15 +254,15 @@ void read_merged(const Fields& fields, const std::string& file, KeptPoint& point
   const auto found = tensors.tensors().find(name->get<std::string>());
   const auto rows = std::ssize(point.sources);
   if (found == tensors.tensors().end() || found->second.shape.size() != 2 || found->second.shape[0] != rows)
-    throw Error(beside + ": expected a tensor " + name->get<std::string>() + " with " + std::to_string(rows) + " rows");
+    throw Error(beside + ": expected a tensor " + in_quotes(name->get<std::string>()) + " with " +
+                std::to_string(rows) + " rows");
   point.vectors = read_tensor(tensors, beside, name->get<std::string>(), found->second.shape);
 }
 
-KeptPoint kept_point(const Json& json, const std::string& file, const std::string& prefix) {
-  const Fields fields(json, file, prefix);
+KeptPoint kept_point(const JsonFields& fields, const std::string& file) {
   KeptPoint point;
-  point.point.site = fields.word("site", kSites);
-  if (point.point.site >= Site::kBeforeLayer) point.point.layer = static_cast<int>(fields.integer("layer", 0));
+  point.point.site = word_at(fields, "site", kSites);
+  if (point.point.site >= Site::kBeforeLayer) point.point.layer = static_cast<int>(count_at(fields, "layer", 0));
   if (point.point.site != Site::kCache) {
     point.kept = ascending(fields, "kept");
     read_merged(fields, file, point);
@@ -303,7 +272,8 @@ KeptPoint kept_point(const Json& json, const std::string& file, const std::strin
   if (!heads || !heads->is_array() || heads->empty()) fields.fail("kept", "one list for each KV head");
   for (const Json& head : *heads) {
     const Json one = {{"kept", head}};
-    point.kept_per_head.push_back(ascending(Fields(one, file, prefix), "kept"));
+    const std::string place = fields.place();
+    point.kept_per_head.push_back(ascending(JsonFields(one, place), "kept"));
   }
   return point;
 }
@@ -312,17 +282,15 @@ KeptPoint kept_point(const Json& json, const std::string& file, const std::strin
 
 KeptSets PolicyFilesOnDisk::kept_sets(const std::string& file) const {
   const Json json = read_json_file(file);
-  const Fields fields(json, file);
-  const Json* points = fields.find("points");
-  if (!points || !points->is_array()) fields.fail("points", "a list of points");
+  const JsonFields fields(json, file);
+  const std::vector<JsonFields> points = fields.objects_at("points");
   KeptSets sets{.file = file, .points = {}};
-  for (size_t i = 0; i < points->size(); ++i) {
-    KeptPoint point = kept_point((*points)[i], file, "points." + std::to_string(i) + ".");
+  for (size_t i = 0; i < points.size(); ++i) {
+    KeptPoint point = kept_point(points[i], file);
     // Policies of a pipeline may act at one point; the last of them says what is alive behind it.
     if (!sets.points.empty() && sets.points.back().point == point.point) {
       if (sets.points.back().vectors.defined() || point.vectors.defined())
-        throw Error(file + ": field \"points." + std::to_string(i) +
-                    "\": of two sets at one point none may have merged vectors");
+        throw Error(points[i].place() + ": of two sets at one point none may have merged vectors");
       sets.points.pop_back();
     }
     sets.points.push_back(std::move(point));

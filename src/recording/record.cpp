@@ -210,7 +210,7 @@ Dtype dtype_of(const at::Tensor& t) {
   return t.scalar_type() == at::kLong ? Dtype::kI64 : Dtype::kF32;
 }
 
-void write_arrays(const std::filesystem::path& file, const Arrays& arrays) {
+void write_arrays(OutputFile& file, const Arrays& arrays) {
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, t] : arrays) tensors.push_back({name, dtype_of(t), t.sizes().vec(), t.data_ptr()});
   write_safetensors(file, tensors);
@@ -244,6 +244,7 @@ std::string dump_json(const Result& result) {
 }  // namespace
 
 void record(const LoadedModel& model, const Request& request, const RecordFiles& files, const Callbacks& callbacks) {
+  check_outputs({}, {files.signals, files.layout});
   Request prefill_only = request;
   prefill_only.options.max_new_tokens = 1;
   Recorder recorder(model, files.only);
@@ -254,10 +255,10 @@ void record(const LoadedModel& model, const Request& request, const RecordFiles&
   for (const std::string& name : files.only)
     if (std::ranges::none_of(arrays, [&](const auto& entry) { return Wanted({name})(entry.first); }))
       throw Error("--only " + name + ": this model and prompt record nothing of that name");
-  OutputFile layout(files.layout);  // both files or none
+  OutputFile layout(files.layout), signals(files.signals);
   layout.write(layout_to_json(recorder.prompt(), model.facts));
-  write_arrays(files.signals, arrays);
-  layout.commit();
+  write_arrays(signals, arrays);
+  commit({&signals, &layout});
 }
 
 Result generate_from_pixels(const LoadedModel& model, const Request& request, const std::filesystem::path& pixel_values,
@@ -275,10 +276,10 @@ Result dump(const LoadedModel& model, const Request& request, const std::filesys
   if (!dump.pixels.empty()) arrays["pixel_values"] = model.front_end.batch_pixels(dump.pixels);
   arrays["input_ids"] = long_tensor(result.prompt_token_ids);
   arrays["greedy_tokens"] = long_tensor(result.token_ids);
-  OutputFile json(prefix.string() + ".json");  // both files or none
+  OutputFile json(prefix.string() + ".json"), tensors(prefix.string() + ".safetensors");
   json.write(dump_json(result));
-  write_arrays(prefix.string() + ".safetensors", arrays);
-  json.commit();
+  write_arrays(tensors, arrays);
+  commit({&tensors, &json});
   return result;
 }
 

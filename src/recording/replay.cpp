@@ -16,6 +16,7 @@
 #include "layout/points_json.h"
 #include "layout/policy_walk.h"
 #include "recording/recorded_signals.h"
+#include "runtime/result_json.h"
 
 namespace espalier {
 
@@ -48,6 +49,8 @@ std::vector<int64_t> to_vector(const at::Tensor& t) {
 
 void replay(const std::string& spec, const ReplayFiles& files) {
   const c10::InferenceMode no_gradients;
+  const std::filesystem::path beside = std::filesystem::path(files.out).replace_extension(".safetensors");
+  check_outputs({files.signals, files.layout}, {files.out, beside});
   const PolicyPtr policy = make_policy(spec);
   RecordedLayout layout = read_layout(files.layout);
   for (const ImageShape& shape : layout.prompt->images) {
@@ -83,10 +86,12 @@ void replay(const std::string& spec, const ReplayFiles& files) {
     result["points"].push_back(std::move(entry));
   }
   result["kept"] = walk.kept_sources();
-  if (!tensors.empty()) write_safetensors(std::filesystem::path(files.out).replace_extension(".safetensors"), tensors);
   OutputFile out(files.out);
-  out.write(result.dump() + "\n");
-  out.commit();
+  out.write(to_line(result) + "\n");
+  if (tensors.empty()) return out.commit();
+  OutputFile vectors(beside);
+  write_safetensors(vectors, tensors);
+  commit({&vectors, &out});
 }
 
 }  // namespace espalier

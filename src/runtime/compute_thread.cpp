@@ -2,6 +2,7 @@
 #include "runtime/compute_thread.h"
 
 #include <algorithm>
+#include <new>
 
 #include "runtime/crowding.h"
 
@@ -67,7 +68,11 @@ void ComputeThread::loop() {
       steps = steps_;
     }
     bool is_busy = false;
-    for (const auto& [id, step] : steps) is_busy |= step();
+    for (const auto& [id, step] : steps) try {
+        is_busy |= step();
+      } catch (const std::bad_alloc&) {  // between requests, as they catch their own: tried again
+        is_busy = true;
+      }
     if (!is_busy) continue;
     spinning.look();
     wake();

@@ -66,7 +66,8 @@ at::Tensor merge_embeddings(const LoadedModel& model, const Sequence& sequence, 
 }  // namespace
 
 std::shared_ptr<const ImageHandle> look_at(const LoadedModel& model, std::shared_ptr<const Image> image) {
-  if (!image || image->width < 1 || image->height < 1) throw Error("look_at: the image has no pixels");
+  if (!image) throw Error("look_at: the image has no pixels");
+  check(*image, "look_at");
   const ImagePlan plan = model.front_end.plan(image->width, image->height);
   const at::Tensor pixels = model.front_end.pixels(plan, *image);
   VisionFeatures features =

@@ -10,6 +10,7 @@
 #include "runtime/encode.h"
 #include "runtime/engine_impl.h"
 #include "runtime/generate.h"
+#include "runtime/out_of_memory.h"
 #include "runtime/prompt_packer.h"
 #include "runtime/waiting_call.h"
 
@@ -24,7 +25,7 @@ RecordedSteps::MakeGraph graphs_for(const LoadedModel& model, const EngineOption
 
 // What `work` returns, without gradients.
 template <typename Work>
-auto on(ComputeThread& thread, const Work& work) {
+auto compute_on(ComputeThread& thread, const Work& work) {
   std::optional<decltype(work())> result;
   thread.run([&] {
     const c10::InferenceMode no_gradients;
@@ -38,7 +39,7 @@ auto on(ComputeThread& thread, const Work& work) {
 Engine::Impl::Impl(std::unique_ptr<ComputeThread> thread, const std::filesystem::path& folder,
                    const EngineOptions& options)
     : compute(std::move(thread)),
-      model(on(*compute, [&] { return load_model(folder, options); })),
+      model(compute_on(*compute, [&] { return load_model(folder, options); })),
       images(options.image_cache_bytes > 0 ? std::make_unique<ImageCache>(options.image_cache_bytes) : nullptr),
       schedule(std::make_unique<SharedSchedule>(
           model,
@@ -62,7 +63,15 @@ Engine Engine::load(const std::filesystem::path& folder, const EngineOptions& op
   if (options.prefix_cache_bytes < 0)
     throw Error("prefix_cache_bytes: a number from 0 up was expected, got " +
                 std::to_string(options.prefix_cache_bytes));
-  return Engine(std::make_unique<Impl>(std::make_unique<ComputeThread>(), folder, options));
+  if (options.threads < 0 || options.threads > 1024)
+    throw Error("threads: a number from 0 to 1024 was expected, got " + std::to_string(options.threads));
+  return in_our_words(
+      [&] { return Engine(std::make_unique<Impl>(std::make_unique<ComputeThread>(), folder, options)); });
+}
+
+const Engine::Impl& Engine::impl() const {
+  if (!impl_) throw Error("engine: this one was moved from");
+  return *impl_;
 }
 
 Result Engine::generate(const Request& request, const Callbacks& callbacks) const {
@@ -70,37 +79,43 @@ Result Engine::generate(const Request& request, const Callbacks& callbacks) cons
 }
 
 std::vector<Result> Engine::generate(std::span<const Request> requests, const Callbacks& callbacks) const {
-  if (impl_->compute->is_this_thread())  // asked by a callback, which must not wait for itself
-    return espalier::generate(impl_->model, requests, callbacks, {}, impl_->images.get());
-  const c10::InferenceMode no_gradients;
-  const auto waiting = std::make_shared<WaitingCall>(callbacks, requests.size());
-  SharedSchedule::Runs runs;
-  for (size_t i = 0; i < requests.size(); ++i)
-    runs.push_back(std::make_unique<RequestRun>(impl_->model, requests[i], i, waiting,
-                                                RunExtras{.uses_prefixes = impl_->schedule->caches_prefixes()}));
-  impl_->schedule->admit(std::move(runs));
-  return waiting->wait();
+  const Impl& self = impl();
+  return in_our_words([&] {
+    if (self.compute->is_this_thread())  // asked by a callback, which must not wait for itself
+      return espalier::generate(self.model, requests, callbacks, {}, self.images.get());
+    const c10::InferenceMode no_gradients;
+    const auto waiting = std::make_shared<WaitingCall>(callbacks, requests.size());
+    SharedSchedule::Runs runs;
+    for (size_t i = 0; i < requests.size(); ++i)
+      runs.push_back(std::make_unique<RequestRun>(self.model, requests[i], i, waiting,
+                                                  RunExtras{.uses_prefixes = self.schedule->caches_prefixes()}));
+    self.schedule->admit(std::move(runs));
+    return waiting->wait();
+  });
 }
 
 std::shared_ptr<const ImageHandle> Engine::look_at(std::shared_ptr<const Image> image) const {
-  return on(*impl_->compute, [&] { return espalier::look_at(impl_->model, std::move(image)); });
+  const Impl& self = impl();
+  return in_our_words(
+      [&] { return compute_on(*self.compute, [&] { return espalier::look_at(self.model, std::move(image)); }); });
 }
 
 TokenCounts Engine::count_tokens(const Prompt& prompt) const {
-  const PackedPrompt packed = pack_prompt(impl_->model, prompt, 0);
+  const LoadedModel& model = impl().model;
+  const PackedPrompt packed = in_our_words([&] { return pack_prompt(model, prompt, 0); });
   TokenCounts counts;
   counts.prompt_tokens = packed.layout->num_tokens;
   for (size_t i = 0; i < packed.images.size(); ++i)
     counts.tokens_per_image.push_back(packed.layout->num_image_tokens(static_cast<int>(i), true));
-  counts.max_positions = impl_->model.config.decoder.max_positions;
+  counts.max_positions = model.config.decoder.max_positions;
   return counts;
 }
 
 const Tokenizer& Engine::tokenizer() const {
-  return impl_->model.tokenizer;
+  return impl().model.tokenizer;
 }
 std::filesystem::path Engine::folder() const {
-  return impl_->model.folder;
+  return impl().model.folder;
 }
 
 }  // namespace espalier

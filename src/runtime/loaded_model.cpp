@@ -68,7 +68,7 @@ at::ScalarType compute_dtype(const ModelConfig& config, const EngineOptions& opt
 
 at::Device compute_device(DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return at::kCPU;
-  if (!at::hasCUDA()) throw Error("--device cuda: this build or this machine has no CUDA device");
+  if (!at::hasCUDA()) throw Error("device cuda: this build or this machine has no CUDA device");
   return at::Device(at::kCUDA, 0);
 }
 
@@ -88,6 +88,14 @@ WeightSource weights_of(const std::filesystem::path& folder, at::ScalarType dtyp
     if (on_progress) on_progress("load", ++*done, total);
     return weight;
   };
+}
+
+// What a raw prompt has where a picture stands: the placeholder, between the marks of families that have some.
+std::string words_of_a_picture(const Tokenizer& tokenizer, int32_t image_token) {
+  const int32_t ids[] = {image_token};
+  const std::string placeholder = tokenizer.decode(ids);
+  const std::string begin = "<|vision_start|>", end = "<|vision_end|>";
+  return tokenizer.id_of(begin) && tokenizer.id_of(end) ? begin + placeholder + end : placeholder;
 }
 
 }  // namespace
@@ -112,7 +120,7 @@ ModelFacts facts_of(const ModelConfig& config) {
 }
 
 LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions& options) {
-  if (!std::filesystem::is_directory(folder)) throw Error(folder.string() + ": no such model folder");
+  if (!is_folder(folder)) throw Error(folder.string() + ": no such model folder");
   if (options.threads > 0) at::set_num_threads(options.threads);
   const std::filesystem::path config_file = folder / "config.json";
   ModelConfig config = parse_config(read_text_file(config_file), config_file.string());
@@ -124,10 +132,13 @@ LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions&
                     .weights = {},
                     .facts = facts_of(config),
                     .tokenizer = Tokenizer::load(folder),
-                    .chat_template = ChatTemplate::find(folder),
+                    .chat_template = options.chat_template.empty() ? ChatTemplate::find(folder)
+                                                                   : ChatTemplate::read(options.chat_template, folder),
                     .generation = read_generation_config(folder),
                     .dtype = dtype,
                     .device = device};
+  if (model.chat_template)
+    model.chat_template->set_placeholder(words_of_a_picture(model.tokenizer, config.image_token_id));
   const WeightSource source = weights_of(folder, dtype, device, std::ssize(weight_names(config)), options.on_progress);
   model.front_end = config.load_front_end(folder, source);
   model.weights.decoder = bind_decoder(config.decoder, source);

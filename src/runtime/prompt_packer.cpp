@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/error_text.h"
 #include "espalier/error.h"
 #include "layout/cut.h"
 #include "runtime/image_cache.h"
@@ -20,10 +21,22 @@ struct Rendered {
   std::vector<ImagePart> images;
 };
 
+void check_messages(const Chat& chat) {
+  if (chat.messages.empty()) throw Error("prompt: there are no messages");
+  for (size_t i = 0; i < chat.messages.size(); ++i) {
+    const std::string& role = chat.messages[i].role;
+    if (role != "system" && role != "user" && role != "assistant")
+      throw Error(text_of("prompt: message ", i, ": role: expected system, user or assistant, got ", in_quotes(role)));
+  }
+  if (chat.messages.back().role != "user")
+    throw Error("prompt: the last message must be the user's, whom the model answers; it is the " +
+                chat.messages.back().role + "'s");
+}
+
 Rendered render(const LoadedModel& model, const Chat& chat) {
   if (!model.chat_template)
     throw Error(model.folder.string() + ": the checkpoint has no chat template; give the exact text as a raw prompt");
-  if (chat.messages.empty()) throw Error("prompt: there are no messages");
+  check_messages(chat);
   Rendered rendered;
   for (const Message& message : chat.messages)
     for (const Part& part : message.content)
@@ -117,7 +130,8 @@ void check_images(const LoadedModel& model, std::vector<ImagePart>& images) {
       if (part.image && part.image != part.handle->image()) throw Error(name + ": its handle is of another picture");
       part.image = part.handle->image();
     }
-    if (!part.image || part.image->width < 1 || part.image->height < 1) throw Error(name + " has no pixels");
+    if (!part.image) throw Error(name + " has no pixels");
+    check(*part.image, name);
   }
 }
 
@@ -128,6 +142,21 @@ void check_length(const LoadedModel& model, int64_t tokens, int64_t positions, i
   const std::string taken = positions == tokens ? "" : " (" + std::to_string(positions) + " positions)";
   throw Error("prompt: " + std::to_string(tokens) + " tokens" + taken + " and up to " + std::to_string(new_tokens) +
               " new ones pass the model's limit of " + std::to_string(limit) + " positions");
+}
+
+// A policy may only make a picture smaller.
+void check_wanted(const PruningPolicy& policy, const ImageShape& own, const ImageShape& wanted) {
+  const auto fits = [](GridSize size, GridSize most) {
+    return size.rows >= 1 && size.cols >= 1 && size.rows <= most.rows && size.cols <= most.cols;
+  };
+  if (!fits(wanted.grid, own.grid))
+    throw Error(text_of(in_quotes(policy.spec()), ": wanted_shape: a grid of 1x1 to ", own.grid.rows, "x",
+                        own.grid.cols, " was expected, got ", wanted.grid.rows, "x", wanted.grid.cols));
+  if (!wanted.tiling || (own.tiling && fits(*wanted.tiling, *own.tiling))) return;
+  throw Error(text_of(
+      in_quotes(policy.spec()), ": wanted_shape: ",
+      own.tiling ? text_of("at most ", own.tiling->rows, "x", own.tiling->cols, " tiles") : std::string("no tiles"),
+      " were expected, got ", wanted.tiling->rows, "x", wanted.tiling->cols));
 }
 
 // Each picture is planned once, as the checkpoint shows it; where that is not the shape that the policy wants, in that
@@ -152,6 +181,7 @@ std::vector<ImagePlan> plan_images(const LoadedModel& model, const std::vector<I
     plans[i] = plan_of(i, [&](int width, int height) {
       const ImageShape& own = plans[i].shape;
       const ImageShape wanted = policy->wanted_shape(model.facts, own);
+      check_wanted(*policy, own, wanted);
       const bool is_own = wanted.grid == own.grid && wanted.tiling == own.tiling;
       return is_own ? plans[i] : model.front_end.plan_as(width, height, wanted);
     });

@@ -11,7 +11,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const char* name_of(FinishReason reason) {
+}  // namespace
+
+std::string_view name_of(FinishReason reason) {
   switch (reason) {
     case FinishReason::kEos:
       return "eos";
@@ -26,8 +28,6 @@ const char* name_of(FinishReason reason) {
   }
   return "";
 }
-
-}  // namespace
 
 Json to_json(const Stats& stats) {
   Json kernels = Json::object();

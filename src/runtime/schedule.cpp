@@ -315,7 +315,9 @@ void Schedule::prefill_layer() {
   if (pass.depth() < layers) return;
   at::Tensor logits = pass.finish();
   keep_prefixes(runs);
-  Runs done = with_samples(std::move(runs), logits);
+  spread_samples(runs, logits);
+  decoding_.reserve(decoding_.size() + runs.size());  // so that nothing can be lost below for want of memory
+  Runs done = std::move(runs);
   prefill_.reset();
   sample(done, logits);
   end_finished(done);
@@ -323,24 +325,26 @@ void Schedule::prefill_layer() {
   last_token_ = std::chrono::steady_clock::now();
 }
 
-// From here on each answer to a prompt runs for itself.
-Schedule::Runs Schedule::with_samples(Runs runs, at::Tensor& logits) {
-  if (std::ranges::all_of(runs, [](const auto& run) { return run->samples.empty(); })) return runs;
+// From here on each answer to a prompt runs for itself. Nothing is moved before all memory is there.
+void Schedule::spread_samples(Runs& runs, at::Tensor& logits) {
   Runs all;
   std::vector<int64_t> rows;
   for (size_t i = 0; i < runs.size(); ++i) {
-    Runs samples = std::exchange(runs[i]->samples, {});
-    if (!samples.empty()) {  // what encode took is known to all of them
-      runs[i]->encoding->record_times();
-      runs[i]->encoding.reset();
-    }
-    for (auto& other : samples) other->sequence.go_on_from(runs[i]->sequence);
-    all.push_back(std::move(runs[i]));
-    std::ranges::move(samples, std::back_inserter(all));
-    rows.resize(all.size(), static_cast<int64_t>(i));
+    rows.resize(rows.size() + runs[i]->num_answers(), static_cast<int64_t>(i));
+    if (runs[i]->samples.empty()) continue;
+    runs[i]->encoding->record_times();  // what encode took is known to all of them
+    runs[i]->encoding.reset();
+    for (auto& other : runs[i]->samples) other->sequence.go_on_from(runs[i]->sequence);
   }
+  if (rows.size() == runs.size()) return;
   logits = logits.index_select(0, at::tensor(rows, at::kLong).to(logits.device()));
-  return all;
+  all.reserve(rows.size());
+  for (auto& run : runs) {
+    Runs samples = std::exchange(run->samples, {});
+    all.push_back(std::move(run));
+    std::ranges::move(samples, std::back_inserter(all));
+  }
+  runs = std::move(all);
 }
 
 // ---- those that run ----

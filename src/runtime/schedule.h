@@ -72,7 +72,7 @@ class Schedule {
   void start_prefill();
   void prefill_slice();
   void prefill_layer();
-  static Runs with_samples(Runs runs, at::Tensor& logits);
+  static void spread_samples(Runs& runs, at::Tensor& logits);
   void decode_step();
   at::Tensor decode(const std::vector<Sequence*>& sequences, const std::vector<int32_t>& ids);
   void decode_between_layers();

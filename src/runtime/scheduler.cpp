@@ -8,6 +8,7 @@
 
 #include "espalier/error.h"
 #include "runtime/engine_impl.h"
+#include "runtime/out_of_memory.h"
 #include "runtime/shared_schedule.h"
 
 namespace espalier {
@@ -59,7 +60,7 @@ bool Ticket::is_done() const {
 const Result& Ticket::result() const {
   std::unique_lock lock(state_->mutex);
   state_->changed.wait(lock, [this] { return state_->is_done; });
-  if (state_->error) std::rethrow_exception(state_->error);
+  if (state_->error) rethrow_in_our_words(state_->error);
   return state_->result;
 }
 
@@ -115,11 +116,13 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
     };
     state->call = std::make_shared<Call>(std::move(watched));
     const RunExtras extras{.uses_prefixes = impl_->schedule.caches_prefixes()};
-    if (first)
-      first->samples.push_back(
-          std::make_unique<RequestRun>(impl_->model, *first, request.options.seed + i, i, state->call));
-    else
-      first = std::make_unique<RequestRun>(impl_->model, request, i, state->call, extras);
+    in_our_words([&] {
+      if (first)
+        first->samples.push_back(
+            std::make_unique<RequestRun>(impl_->model, *first, request.options.seed + i, i, state->call));
+      else
+        first = std::make_unique<RequestRun>(impl_->model, request, i, state->call, extras);
+    });
     states.push_back(std::move(state));
   }
   {

@@ -138,7 +138,8 @@ Result Session::ask(std::vector<Part> turn, const Callbacks& callbacks) {
   request.custom = self.gone.empty() ? self.policy : std::make_shared<const Sticky>(self.policy, self.gone);
   const auto call = std::make_shared<WaitingCall>(callbacks, 1);
   SharedSchedule::Runs runs;
-  runs.push_back(std::make_unique<RequestRun>(engine.model, request, 0, call, RunExtras{.uses_prefixes = true}));
+  runs.push_back(in_our_words(
+      [&] { return std::make_unique<RequestRun>(engine.model, request, 0, call, RunExtras{.uses_prefixes = true}); }));
   runs[0]->sequence.custom = self.options.custom;  // turns know each other's prefixes by the session's policy
   runs[0]->held = self.prefix;
   const std::shared_ptr<const PromptLayout> layout = runs[0]->sequence.prompt.layout;

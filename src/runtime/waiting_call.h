@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/out_of_memory.h"
 #include "runtime/request_run.h"
 
 namespace espalier {
@@ -31,7 +32,7 @@ class WaitingCall : public Call {
   // Throws what the first to fail threw.
   std::vector<Result> wait() {
     left_.wait();
-    if (error_) std::rethrow_exception(error_);
+    if (error_) rethrow_in_our_words(error_);
     return std::move(results_);
   }
   // Behind wait(): the prefix that the last request to end found or made.

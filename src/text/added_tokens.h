@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tokens that are cut out of a text before BPE sees it: `<image>`, `</s>`, `<|im_start|>`. Found exactly, leftmost
-// first and of several the longest.
+// first and of several the longest. A tree over their bytes: adding one takes as long as it is, however many there are,
+// and looking at a place of the text no longer than the longest of them.
 #pragma once
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
-#include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace espalier {
@@ -18,15 +19,17 @@ class AddedTokens {
     int32_t id;
   };
 
-  void add(std::string content, int32_t id);  // empty content is never found
+  void add(std::string_view content, int32_t id);  // empty content is never found; of two alike the first is
   std::vector<Match> find_all(std::string_view text) const;
 
  private:
-  struct Entry {
-    std::string content;
-    int32_t id;
-  };
-  std::array<std::vector<Entry>, 256> by_first_byte_;  // the longest first
+  static constexpr int32_t kNone = -1;
+  static uint64_t edge(int32_t node, char byte) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(node)) << 8 | static_cast<uint8_t>(byte);
+  }
+
+  std::unordered_map<uint64_t, int32_t> children_;  // edge -> node; node 0 is the root
+  std::vector<int32_t> ids_ = {kNone};              // [node] of the token that ends there
 };
 
 }  // namespace espalier

@@ -3,7 +3,19 @@
 
 #include <numeric>
 
+#include "base/error_text.h"
+#include "espalier/error.h"
+
 namespace espalier {
+
+namespace {
+
+void check_size(size_t bytes, size_t most) {
+  if (bytes > most)
+    throw Error(text_of("the tokenizer's normalizer makes a text of ", bytes, " bytes, at most ", most, " are taken"));
+}
+
+}  // namespace
 
 AlignedText AlignedText::of(std::string_view original, size_t begin, size_t end) {
   AlignedText piece{std::string(original.substr(begin, end - begin)), std::vector<size_t>(end - begin), begin};
@@ -17,7 +29,8 @@ AlignedText AlignedText::slice(size_t first, size_t last) const {
           first == 0 ? begin : ends[first - 1]};
 }
 
-void AlignedText::prepend(std::string_view what) {
+void AlignedText::prepend(std::string_view what, size_t most) {
+  check_size(text.size() + what.size(), most);
   text.insert(0, what);
   ends.insert(ends.begin(), what.size(), begin);
 }
@@ -29,9 +42,12 @@ void AlignedText::append(std::string_view bytes, size_t from, size_t to) {
   ends.push_back(to);
 }
 
-void AlignedText::replace_all(std::string_view from, std::string_view to) {
+void AlignedText::replace_all(std::string_view from, std::string_view to, size_t most) {
   size_t found = text.find(from);
   if (found == std::string::npos) return;
+  size_t count = 0;
+  for (size_t i = found; i != std::string::npos; i = text.find(from, i + from.size())) ++count;
+  check_size(text.size() - count * from.size() + count * to.size(), most);
   AlignedText out{{}, {}, begin};
   out.text.reserve(text.size());
   out.ends.reserve(text.size());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A piece of text on its way through the tokenizer that remembers, byte by byte, where in the user's text it came from.
-// The steps that change text (normalizer, Metaspace) change it through this.
+// The steps that change text (normalizer, Metaspace) change it through this. What would make it longer than `most`
+// bytes throws Error before it is made.
 #pragma once
 
 #include <cstddef>
@@ -18,9 +19,9 @@ struct AlignedText {
   static AlignedText of(std::string_view original, size_t begin, size_t end);
   AlignedText slice(size_t first, size_t last) const;
 
-  void prepend(std::string_view what);
-  void replace_all(std::string_view from, std::string_view to);  // `from` is not empty
-  void append(std::string_view bytes, size_t from, size_t to);   // `bytes` stand for the original's [from, to)
+  void prepend(std::string_view what, size_t most);
+  void replace_all(std::string_view from, std::string_view to, size_t most);  // `from` is not empty
+  void append(std::string_view bytes, size_t from, size_t to);  // `bytes` stand for the original's [from, to)
 };
 
 }  // namespace espalier

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/error_text.h"
 #include "base/utf8.h"
 #include "espalier/error.h"
 #include "text/byte_level.h"
@@ -87,8 +88,8 @@ bool Bpe::append_bytes(std::string_view piece, size_t begin, size_t end, std::ve
 
 void Bpe::append_unknown(std::string_view piece, size_t begin, size_t end, std::vector<Node>& out) const {
   if (unknown_id_ < 0) {
-    throw Error("the tokenizer has no token for \"" + std::string(piece.substr(begin, end - begin)) +
-                "\" and no unk_token to stand for it");
+    throw Error("the tokenizer has no token for " + in_quotes(piece.substr(begin, end - begin)) +
+                " and no unk_token to stand for it");
   }
   if (fuse_unknown_ && !out.empty() && out.back().id == unknown_id_) {
     out.back().end = end;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <unordered_map>
 #include <variant>
 
 #include "base/json_fields.h"
@@ -42,9 +43,18 @@ namespace {
 
 using nlohmann::json;
 
-// As Transformers hands messages to a template: the content always a list of {"type": "image"} and {"type": "text",
-// "text": …}.
-jinja::Value message_value(const Message& message) {
+// For templates that take text alone.
+std::string content_text(const Message& message, const std::string& placeholder) {
+  std::string out;
+  for (const Part& part : message.content) {
+    const auto* text = std::get_if<TextPart>(&part);
+    out += text ? text->text : placeholder + "\n";
+  }
+  return out;
+}
+
+// As Transformers hands messages to a template: a list of {"type": "image"} and {"type": "text", "text": …}.
+jinja::List content_list(const Message& message) {
   jinja::List content;
   for (const Part& part : message.content) {
     jinja::Dict item;
@@ -55,9 +65,7 @@ jinja::Value message_value(const Message& message) {
     }
     content.emplace_back(std::move(item));
   }
-  jinja::Dict out;
-  out.items = {{"role", message.role}, {"content", std::move(content)}};
-  return out;
+  return content;
 }
 
 // A template, or a list of named ones, of which "default" is the one for chat.
@@ -91,27 +99,61 @@ void read_special_tokens(const json& file, std::vector<std::pair<std::string, st
 
 ChatTemplate::ChatTemplate(std::string source, std::string name)
     : name_(std::move(name)),
-      program_(std::make_shared<ChatTemplateProgram>(ChatTemplateProgram{jinja::parse(source, name_)})) {}
+      program_(std::make_shared<ChatTemplateProgram>(ChatTemplateProgram{jinja::parse(source, name_)})) {
+  find_form_of_content();
+}
+
+// A template that fails at a list and shows a string was made for text.
+void ChatTemplate::find_form_of_content() {
+  const std::string probe = "What is this?";
+  const Message question{"user", {TextPart{probe}}};
+  const auto rendered = [&](bool as_text) -> std::optional<std::string> {
+    takes_text_only_ = as_text;
+    try {
+      return render_turns(std::span(&question, 1), true).text;
+    } catch (const Error&) {  // it may also take neither, or not a question alone
+      return std::nullopt;
+    }
+  };
+  takes_text_only_ = !rendered(false) && rendered(true).value_or("").find(probe) != std::string::npos;
+}
 
 std::optional<ChatTemplate> ChatTemplate::find(const std::filesystem::path& folder) {
   const std::filesystem::path jinja = folder / "chat_template.jinja", legacy = folder / "chat_template.json";
   const std::filesystem::path config = folder / "tokenizer_config.json";
   std::optional<std::string> source;
   std::filesystem::path from;
-  if (std::filesystem::exists(from = legacy)) {  // Transformers takes this one where both are there
+  if (is_there(from = legacy)) {  // Transformers takes this one where both are there
     source = template_of(read_json_file(legacy), legacy.string());
     if (!source) throw Error(legacy.string() + ": field \"chat_template\": expected a string, got nothing");
-  } else if (std::filesystem::exists(from = jinja)) {
+  } else if (is_there(from = jinja)) {
     source = read_text_file(jinja);
-  } else if (std::filesystem::exists(from = config)) {
+  } else if (is_there(from = config)) {
     source = template_of(read_json_file(config), config.string());
   }
   if (!source) return std::nullopt;
   ChatTemplate out(*source, from.string());
-  for (const char* file : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    if (std::filesystem::exists(folder / file)) read_special_tokens(read_json_file(folder / file), out.special_tokens_);
-  }
+  out.read_special_tokens_of(folder);
   return out;
+}
+
+ChatTemplate ChatTemplate::read(const std::filesystem::path& file, const std::filesystem::path& folder) {
+  std::optional<std::string> source;
+  if (file.extension() == ".json") {
+    source = template_of(read_json_file(file), file.string());
+    if (!source) throw Error(file.string() + ": field \"chat_template\": expected a string, got nothing");
+  } else {
+    source = read_text_file(file, limits::kTemplateBytes);
+  }
+  ChatTemplate out(*source, file.string());
+  out.read_special_tokens_of(folder);
+  return out;
+}
+
+void ChatTemplate::read_special_tokens_of(const std::filesystem::path& folder) {
+  for (const char* file : {"tokenizer_config.json", "special_tokens_map.json"})
+    if (is_there(folder / file)) read_special_tokens(read_json_file(folder / file), special_tokens_);
+  if (!special_tokens_.empty()) find_form_of_content();  // which may depend on them
 }
 
 ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
@@ -126,7 +168,15 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& folder) {
 
 ChatTemplate::Rendered ChatTemplate::render_turns(std::span<const Message> turns, bool add_generation_prompt) const {
   jinja::List messages;
-  for (const Message& turn : turns) messages.push_back(message_value(turn));
+  std::unordered_map<const jinja::Dict*, size_t> turn_of;
+  for (const Message& turn : turns) {
+    jinja::Dict message;
+    message.items = {{"role", turn.role},
+                     {"content", takes_text_only_ ? jinja::Value(content_text(turn, placeholder_))
+                                                  : jinja::Value(content_list(turn))}};
+    messages.emplace_back(std::move(message));
+    turn_of.emplace(messages.back().dict(), turn_of.size());
+  }
   jinja::Dict variables;
   for (const auto& [key, token] : special_tokens_) variables.set(key, token);
   variables.set("messages", messages);
@@ -137,9 +187,8 @@ ChatTemplate::Rendered ChatTemplate::render_turns(std::span<const Message> turns
   out.turns.resize(turns.size());
   out.text =
       jinja::run(program_->statements, name_, variables, [&](const jinja::Value& item, size_t begin, size_t end) {
-        for (size_t i = 0; item.dict() && i < messages.size(); ++i) {
-          if (messages[i].dict() == item.dict()) out.turns[i].emplace_back(begin, end);
-        }
+        const auto turn = turn_of.find(item.dict());
+        if (turn != turn_of.end()) out.turns[turn->second].emplace_back(begin, end);
       });
   return out;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -103,12 +104,15 @@ Conversations::Conversations(const std::filesystem::path& data, const std::files
     : entries_(std::make_unique<Entries>()) {
   const std::string file = data.string();
   entries_->image_folder = image_folder;
-  if (std::filesystem::is_directory(data)) {
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(data))
-      if (entry.path().filename() == "messages.json") entries_->messages.push_back(entry.path());
+  if (is_folder(data)) {
+    std::error_code failure;
+    for (auto entry = std::filesystem::recursive_directory_iterator(data, failure);
+         !failure && entry != std::filesystem::recursive_directory_iterator(); entry.increment(failure))
+      if (entry->path().filename() == "messages.json") entries_->messages.push_back(entry->path());
+    if (failure) throw Error(file + ": cannot read this folder: " + failure.message());
     std::ranges::sort(entries_->messages);
   } else if (data.extension() == ".jsonl") {
-    const std::string text = read_text_file(data);
+    const std::string text = read_text_file(data, limits::kDataFileBytes);
     size_t number = 0;
     for (size_t begin = 0; begin < text.size();) {
       const size_t end = std::min(text.find('\n', begin), text.size());
@@ -119,7 +123,7 @@ Conversations::Conversations(const std::filesystem::path& data, const std::files
       begin = end + 1;
     }
   } else {
-    const json list = read_json_file(data);
+    const json list = read_json_file(data, limits::kDataFileBytes);
     if (!list.is_array()) throw Error(file + ": expected a list of conversations");
     for (size_t i = 0; i < list.size(); ++i)
       entries_->conversations.push_back(read_entry(list[i], file + " entry " + std::to_string(i)));

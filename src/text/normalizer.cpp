@@ -124,12 +124,12 @@ void apply_nfc(AlignedText& piece) {
 
 }  // namespace
 
-void Normalizer::apply(AlignedText& piece) const {
+void Normalizer::apply(AlignedText& piece, size_t most) const {
   for (const Step& step : steps_) {
     if (const auto* prepend = std::get_if<Prepend>(&step)) {
-      if (!piece.text.empty()) piece.prepend(prepend->what);
+      if (!piece.text.empty()) piece.prepend(prepend->what, most);
     } else if (const auto* replace = std::get_if<Replace>(&step)) {
-      piece.replace_all(replace->from, replace->to);
+      piece.replace_all(replace->from, replace->to, most);
     } else {
       apply_nfc(piece);
     }

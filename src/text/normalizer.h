@@ -3,6 +3,7 @@
 // the file is not done here.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <variant>
 #include <vector>
@@ -23,7 +24,7 @@ class Normalizer {
   using Step = std::variant<Prepend, Replace, Nfc>;
 
   void add(Step step) { steps_.push_back(std::move(step)); }
-  void apply(AlignedText& piece) const;
+  void apply(AlignedText& piece, size_t most) const;  // Error where it grows beyond `most` bytes
 
  private:
   std::vector<Step> steps_;

@@ -4,11 +4,11 @@
 namespace espalier {
 namespace {
 
-std::vector<size_t> apply_metaspace(const Metaspace& metaspace, AlignedText& piece) {
-  piece.replace_all(" ", metaspace.replacement);
+std::vector<size_t> apply_metaspace(const Metaspace& metaspace, AlignedText& piece, size_t most) {
+  piece.replace_all(" ", metaspace.replacement, most);
   const bool wanted = metaspace.prepend == Metaspace::Prepend::kAlways ||
                       (metaspace.prepend == Metaspace::Prepend::kFirst && piece.begin == 0);
-  if (wanted && !piece.text.starts_with(metaspace.replacement)) piece.prepend(metaspace.replacement);
+  if (wanted && !piece.text.starts_with(metaspace.replacement)) piece.prepend(metaspace.replacement, most);
   std::vector<size_t> ends;
   if (metaspace.split) {
     size_t found = piece.text.find(metaspace.replacement, 1);
@@ -20,9 +20,9 @@ std::vector<size_t> apply_metaspace(const Metaspace& metaspace, AlignedText& pie
 
 }  // namespace
 
-std::vector<size_t> PreTokenizer::apply(AlignedText& piece) const {
+std::vector<size_t> PreTokenizer::apply(AlignedText& piece, size_t most) const {
   if (piece.text.empty()) return {};
-  if (metaspace) return apply_metaspace(*metaspace, piece);
+  if (metaspace) return apply_metaspace(*metaspace, piece, most);
   std::vector<size_t> ends = {piece.text.size()};
   for (const SplitPattern& split : splits) {
     std::vector<size_t> finer;

@@ -23,8 +23,8 @@ struct PreTokenizer {
   std::optional<Metaspace> metaspace;
   std::vector<SplitPattern> splits;  // each works on the parts that the one before left
 
-  // Changes `piece` as Metaspace does and returns where its parts end, ascending.
-  std::vector<size_t> apply(AlignedText& piece) const;
+  // Changes `piece` as Metaspace does, to `most` bytes at most, and returns where its parts end, ascending.
+  std::vector<size_t> apply(AlignedText& piece, size_t most) const;
 };
 
 }  // namespace espalier

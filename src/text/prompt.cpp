@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/error_text.h"
 #include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
@@ -44,7 +45,7 @@ class ChatReader {
   // A misspelt "pin" must not pass for no pin.
   void check_keys(const json& object, const std::string& place, std::initializer_list<std::string_view> known) const {
     for (const auto& [key, value] : object.items()) {
-      if (std::find(known.begin(), known.end(), key) == known.end()) fail(place + key, "no such field is known");
+      if (std::find(known.begin(), known.end(), key) == known.end()) fail(place + shown(key), "no such field is known");
     }
   }
 

@@ -4,6 +4,7 @@
 
 #include <pcre2.h>
 
+#include "base/error_text.h"
 #include "espalier/error.h"
 
 namespace espalier {
@@ -55,7 +56,7 @@ SplitPattern::SplitPattern(const std::string& regex, const std::string& where) :
   PCRE2_SIZE offset = 0;
   pcre2_code* compiled = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                                        PCRE2_UTF | PCRE2_UCP, &code, &offset, nullptr);
-  if (!compiled) throw Error(where + ": " + message_of(code) + " in \"" + regex + "\"");
+  if (!compiled) throw Error(where + ": " + message_of(code) + " in " + in_quotes(regex));
   pcre2_jit_compile(compiled,
                     PCRE2_JIT_COMPLETE);  // only a matter of speed: where there is no JIT, pcre2_match interprets
   code_ = std::shared_ptr<const pcre2_code>(compiled,

@@ -4,7 +4,10 @@
 #include <charconv>
 #include <optional>
 
+#include "base/error_text.h"
+#include "base/limits.h"
 #include "base/utf8.h"
+#include "espalier/error.h"
 #include "text/byte_level.h"
 
 namespace espalier {
@@ -32,10 +35,17 @@ std::string bytes_of(std::string_view token) {
   return bytes;
 }
 
-void replace_all(std::string& text, const std::string& from, const std::string& to) {
-  for (size_t i = text.find(from); i != std::string::npos; i = text.find(from, i + to.size())) {
-    text.replace(i, from.size(), to);
+std::string replace_all(const std::string& text, const std::string& from, const std::string& to) {
+  std::string out;
+  size_t done = 0;
+  for (size_t i = text.find(from); i != std::string::npos; i = text.find(from, done)) {
+    out.append(text, done, i - done).append(to);
+    done = i + from.size();
+    if (out.size() > limits::kDecodedTokenBytes)
+      throw Error(text_of("the tokenizer's decoder makes a text of more than ", limits::kDecodedTokenBytes,
+                          " bytes of the token ", in_quotes(text)));
   }
+  return out.append(text, done);
 }
 
 }  // namespace
@@ -80,7 +90,7 @@ void TokenDecoder::add(std::string_view token, State& state, std::string& out) c
     return;
   }
   std::string text(token);
-  for (const auto& [from, to] : steps_.replace) replace_all(text, from, to);
+  for (const auto& [from, to] : steps_.replace) text = replace_all(text, from, to);
   if (const auto byte = steps_.byte_fallback ? fallback_byte(text) : std::nullopt) {
     state.held_back += *byte;
     return;

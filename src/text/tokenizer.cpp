@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/error_text.h"
+#include "base/limits.h"
 #include "base/utf8.h"
 #include "espalier/error.h"
 #include "text/tokenizer_pipeline.h"
@@ -24,10 +26,14 @@ void cut_out(const AddedTokens& added, std::string_view text, OnText on_text, On
   if (done < text.size()) on_text(done, text.size());
 }
 
-void encode_words(const TokenizerImpl& tokenizer, AlignedText piece, Tokens& out) {
+// `left`: bytes that the steps of the pipeline may still make of this text.
+void encode_words(const TokenizerImpl& tokenizer, AlignedText piece, size_t& left, Tokens& out) {
   std::vector<Bpe::Symbol> symbols;
+  const size_t before = piece.text.size();
+  const std::vector<size_t> ends = tokenizer.pre_tokenizer.apply(piece, before + left);
+  left -= std::max(before, piece.text.size()) - before;
   size_t begin = 0;
-  for (size_t end : tokenizer.pre_tokenizer.apply(piece)) {
+  for (size_t end : ends) {
     symbols.clear();
     tokenizer.bpe.encode(std::string_view(piece.text).substr(begin, end - begin), symbols);
     for (const Bpe::Symbol& symbol : symbols) out.push_back({symbol.id, piece.ends[begin + symbol.end - 1]});
@@ -35,11 +41,12 @@ void encode_words(const TokenizerImpl& tokenizer, AlignedText piece, Tokens& out
   }
 }
 
-void encode_piece(const TokenizerImpl& tokenizer, AlignedText piece, Tokens& out) {
-  tokenizer.normalizer.apply(piece);
+void encode_piece(const TokenizerImpl& tokenizer, AlignedText piece, size_t& left, Tokens& out) {
+  tokenizer.normalizer.apply(piece, left);
+  left -= std::min(left, piece.text.size());
   cut_out(
       tokenizer.normalized_added, piece.text,
-      [&](size_t begin, size_t end) { encode_words(tokenizer, piece.slice(begin, end), out); },
+      [&](size_t begin, size_t end) { encode_words(tokenizer, piece.slice(begin, end), left, out); },
       [&](const AddedTokens::Match& match) {
         out.push_back({match.id, piece.ends[match.end - 1]});
       });
@@ -49,13 +56,17 @@ Tokens encode_text(const TokenizerImpl& tokenizer, std::string_view text, bool a
   const size_t bad = first_invalid_utf8(text);
   if (bad != std::string_view::npos)
     throw Error("the text to tokenize is not UTF-8: bad byte at offset " + std::to_string(bad));
+  if (text.size() > limits::kNormalizedBytes)
+    throw Error(
+        text_of("the text to tokenize has ", text.size(), " bytes, at most ", limits::kNormalizedBytes, " are taken"));
+  size_t left = limits::kNormalizedBytes;
   Tokens out;
   if (add_special) {
     for (int32_t id : tokenizer.prefix) out.push_back({id, 0});
   }
   cut_out(
       tokenizer.raw_added, text,
-      [&](size_t begin, size_t end) { encode_piece(tokenizer, AlignedText::of(text, begin, end), out); },
+      [&](size_t begin, size_t end) { encode_piece(tokenizer, AlignedText::of(text, begin, end), left, out); },
       [&](const AddedTokens::Match& match) {
         out.push_back({match.id, match.end});
       });

@@ -8,6 +8,7 @@
 #include "base/error_text.h"
 #include "base/json_fields.h"
 #include "base/json_file.h"
+#include "base/limits.h"
 #include "base/utf8.h"
 #include "espalier/error.h"
 
@@ -16,17 +17,29 @@ namespace {
 
 using nlohmann::json;
 
-// Tables are as long as the largest id: a broken file must not fill the memory.
-constexpr int64_t kMaxTokenId = (1 << 24) - 1;
-
 [[noreturn]] void fail(const JsonFields& part, const std::string& what) {
   throw Error(text_of(part.place(), ": ", what));
 }
 [[noreturn]] void unsupported(const JsonFields& part, const std::string& what) {
-  fail(part, what + " is not supported");
+  fail(part, shown(what) + " is not supported");
 }
 void require(const JsonFields& part, bool condition, const std::string& what) {
   if (!condition) unsupported(part, what);
+}
+
+std::vector<JsonFields> sequence_at(const JsonFields& part, const char* key) {
+  std::vector<JsonFields> steps = part.objects_at(key);
+  if (steps.size() > limits::kTokenizerSteps)
+    fail(part, text_of(steps.size(), " steps, at most ", limits::kTokenizerSteps, " are taken"));
+  return steps;
+}
+
+// What a step puts in, wherever it finds the place for it: limited, as each of them may find many.
+std::string replacement_at(const JsonFields& step, const char* key) {
+  std::string text = step.string_at(key);
+  if (text.size() > limits::kReplacementBytes)
+    step.fail(key, text_of("text of up to ", limits::kReplacementBytes, " bytes"));
+  return text;
 }
 
 // The steps of a part of the pipeline: those of a Sequence in order, or the one that stands there, or none for null.
@@ -34,7 +47,7 @@ std::vector<JsonFields> steps_of(const JsonFields& root, const char* key, const 
   if (!root.has(key)) return {};
   const JsonFields part = root.object_at(key);
   if (part.string_at("type") != "Sequence") return {part};
-  return part.objects_at(list_key);
+  return sequence_at(part, list_key);
 }
 
 // Replace has {"pattern": {"String": …}} or {"Regex": …}.
@@ -51,9 +64,9 @@ Normalizer read_normalizer(const JsonFields& root) {
   for (const JsonFields& step : steps_of(root, "normalizer", "normalizers")) {
     const std::string type = step.string_at("type");
     if (type == "Prepend") {
-      normalizer.add(Normalizer::Prepend{step.string_at("prepend")});
+      normalizer.add(Normalizer::Prepend{replacement_at(step, "prepend")});
     } else if (type == "Replace") {
-      normalizer.add(Normalizer::Replace{plain_pattern(step), step.string_at("content")});
+      normalizer.add(Normalizer::Replace{plain_pattern(step), replacement_at(step, "content")});
     } else if (type == "NFC") {
       normalizer.add(Normalizer::Nfc{});
     } else {
@@ -65,7 +78,7 @@ Normalizer read_normalizer(const JsonFields& root) {
 
 Metaspace read_metaspace(const JsonFields& step) {
   Metaspace metaspace;
-  metaspace.replacement = step.string_at("replacement");
+  metaspace.replacement = replacement_at(step, "replacement");
   if (metaspace.replacement.empty()) step.fail("replacement", "a character");
   // Files from before 2024 have add_prefix_space in place of prepend_scheme.
   const std::string scheme =
@@ -119,8 +132,8 @@ Vocabulary read_vocabulary(const JsonFields& model) {
   Vocabulary vocabulary;
   vocabulary.reserve(vocab.value().size());
   for (const auto& [token, id] : vocab.value().items()) {
-    if (!id.is_number_integer() || id < 0 || id > kMaxTokenId) {
-      vocab.fail(token.c_str(), "a token id from 0 to " + std::to_string(kMaxTokenId));
+    if (!id.is_number_integer() || id < 0 || id > limits::kTokenId) {
+      vocab.fail(token.c_str(), "a token id from 0 to " + std::to_string(limits::kTokenId));
     }
     if (!vocabulary.add(token, id.get<int32_t>())) fail(vocab, "id " + id.dump() + " is given to two tokens");
   }
@@ -140,8 +153,7 @@ std::pair<std::string, std::string> read_merge(const JsonFields& model, const js
       return {text.substr(0, space), text.substr(space + 1)};
     }
   }
-  fail(model, "merges[" + std::to_string(index) + "]: expected \"left right\" or [left, right], got " +
-                  merge.dump(-1, ' ', false, json::error_handler_t::replace));
+  fail(model, text_of("merges[", index, "]: expected \"left right\" or [left, right], got ", shown_json(merge)));
 }
 
 Bpe read_model(const JsonFields& model, bool byte_level) {
@@ -170,8 +182,8 @@ Bpe read_model(const JsonFields& model, bool byte_level) {
   for (size_t i = 0; i < merges.size(); ++i) {
     const auto [left, right] = read_merge(model, merges[i], i);
     if (!bpe.add_merge(left, right)) {
-      fail(model, "merges[" + std::to_string(i) + "]: \"" + left + "\", \"" + right +
-                      "\" or the two together is no token of the vocabulary");
+      fail(model, text_of("merges[", i, "]: ", in_quotes(left), ", ", in_quotes(right),
+                          " or the two together is no token of the vocabulary"));
     }
   }
   return bpe;
@@ -181,22 +193,24 @@ void read_added_tokens(const JsonFields& root, TokenizerImpl& tokenizer) {
   if (!root.has("added_tokens")) return;
   for (const JsonFields& token : root.objects_at("added_tokens")) {
     const std::string content = token.string_at("content");
-    const int32_t id = static_cast<int32_t>(token.integer_at("id", 0, kMaxTokenId));
+    const int32_t id = static_cast<int32_t>(token.integer_at("id", 0, limits::kTokenId));
     for (const char* flag : {"single_word", "lstrip", "rstrip"}) {
-      require(token, !token.boolean(flag).value_or(false), "the added token \"" + content + "\" with " + flag);
+      require(token, !token.boolean(flag).value_or(false), "the added token " + in_quotes(content) + " with " + flag);
     }
     const int32_t model_id = tokenizer.bpe.vocabulary().id_of(content);
     if (model_id >= 0 && model_id != id) {
-      token.fail("id", std::to_string(model_id) + ", which \"" + content + "\" has in the vocabulary");
+      token.fail("id", std::to_string(model_id) + ", which " + in_quotes(content) + " has in the vocabulary");
     }
+    if (content.size() > limits::kAddedTokenBytes)
+      token.fail("content", text_of("text of up to ", limits::kAddedTokenBytes, " bytes"));
     if (!tokenizer.added.add(content, id))
-      fail(token, "\"" + content + "\" or its id is there already with another partner");
+      fail(token, in_quotes(content) + " or its id is there already with another partner");
     if (token.boolean("special").value_or(false)) tokenizer.special.insert(id);
     if (token.boolean("normalized").value_or(true)) {
       // The library normalizes the token as it does the text, a prepended ▁ included, and so must we to find the same
       // places.
       AlignedText normalized = AlignedText::of(content, 0, content.size());
-      tokenizer.normalizer.apply(normalized);
+      tokenizer.normalizer.apply(normalized, 2 * limits::kAddedTokenBytes);
       tokenizer.normalized_added.add(normalized.text, id);
     } else {
       tokenizer.raw_added.add(content, id);
@@ -217,7 +231,7 @@ void read_template(const JsonFields& processor, TokenizerImpl& tokenizer) {
     const JsonFields token = processor.object_at("special_tokens").object_at(name.c_str());
     std::vector<int32_t>& target = behind_text ? tokenizer.suffix : tokenizer.prefix;
     for (const json& id : token.list_at("ids")) {
-      if (!id.is_number_integer() || id < 0 || id > kMaxTokenId) token.fail("ids", "token ids");
+      if (!id.is_number_integer() || id < 0 || id > limits::kTokenId) token.fail("ids", "token ids");
       target.push_back(id.get<int32_t>());
     }
   }
@@ -241,14 +255,14 @@ TokenDecoder read_decoder_sequence(const JsonFields& decoder) {
   const std::vector<std::string> order = {"Replace", "ByteFallback", "Fuse", "Strip"};
   size_t reached = 0;
   bool fused = false;
-  for (const JsonFields& step : decoder.objects_at("decoders")) {
+  for (const JsonFields& step : sequence_at(decoder, "decoders")) {
     const std::string type = step.string_at("type");
     const size_t place = static_cast<size_t>(std::find(order.begin(), order.end(), type) - order.begin());
     require(step, place < order.size(), "decoder " + type);
     require(step, place >= reached, "decoder " + type + " behind " + order[reached < order.size() ? reached : 0]);
     reached = place;
     if (type == "Replace") {
-      steps.replace.emplace_back(plain_pattern(step), step.string_at("content"));
+      steps.replace.emplace_back(plain_pattern(step), replacement_at(step, "content"));
     } else if (type == "ByteFallback") {
       steps.byte_fallback = true;
     } else if (type == "Fuse") {

@@ -7,6 +7,7 @@
 #include <system_error>
 #include <vector>
 
+#include "base/json_file.h"
 #include "base/output_file.h"
 #include "base/safetensors.h"
 #include "espalier/error.h"
@@ -35,8 +36,9 @@ void write_model_files(const std::filesystem::path& folder) {
 }
 
 LlavaConfig demo_model_config() {
-  const nlohmann::json json = nlohmann::json::parse(synth::llava_config(synth::kDemoSize, kDtype));
-  return read_llava_config(Section(json, "config.json"));
+  const std::string name = "config.json";
+  const nlohmann::json json = parse_json(synth::llava_config(synth::kDemoSize, kDtype), name);
+  return read_llava_config(Section(json, name));
 }
 
 void write_model_weights(const std::filesystem::path& folder, const LlavaConfig& config, const Parameters& parameters) {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/output_file.h"
 #include "espalier/error.h"
 #include "espalier/training.h"
 #include "families/families.h"
@@ -102,6 +103,7 @@ class AtpRun {
  private:
   static LoadedModel open_model(const TrainAtpOptions& options) {
     check(options);
+    if (options.train_decoder) check_outputs({options.model}, {options.out / "model"});
     std::error_code failure;
     std::filesystem::create_directories(options.out, failure);
     if (failure) throw Error(options.out.string() + ": cannot make this folder: " + failure.message());

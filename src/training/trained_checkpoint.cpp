@@ -32,6 +32,17 @@ void write_weights(const fs::path& from, const fs::path& to, const Parameters& p
   write_safetensors(to, tensors, file.metadata());
 }
 
+// Those of runs that were killed.
+void remove_partials(const fs::path& of) {
+  std::error_code failure;
+  std::vector<fs::path> left;
+  for (auto entry = fs::directory_iterator(of.parent_path(), failure); !failure && entry != fs::directory_iterator();
+       entry.increment(failure))
+    if (entry->path().filename().string().starts_with(of.filename().string() + ".partial-"))
+      left.push_back(entry->path());
+  for (const fs::path& partial : left) fs::remove_all(partial, failure);
+}
+
 }  // namespace
 
 at::ScalarType scalar_type_of(Dtype dtype) {
@@ -41,7 +52,7 @@ at::ScalarType scalar_type_of(Dtype dtype) {
 void write_trained_checkpoint(const fs::path& from, const fs::path& to, const Parameters& parameters) {
   const fs::path partial = to.string() + ".partial-" + std::to_string(::getpid());
   std::error_code failure;
-  fs::remove_all(partial, failure);
+  remove_partials(to);
   fs::create_directories(partial, failure);
   if (failure) throw Error(partial.string() + ": cannot make this folder: " + failure.message());
   try {

@@ -2,10 +2,12 @@
 #include "base/json_fields.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
 
 #include "base/json_file.h"
+#include "base/limits.h"
 #include "tests/support/temporary_folder.h"
 
 namespace espalier {
@@ -18,6 +20,57 @@ TEST(JsonFile, NamesFileAndPlace) {
   EXPECT_ERROR(read_json_file(folder.write("x.json", "{\n\"a\": }")), "x.json: parse error at line 2, column 6");
   EXPECT_ERROR(read_json_file(folder.write("x.json", "\"\xff\"")), "x.json: parse error at line 1");
   EXPECT_ERROR(read_json_file(folder.write("x.json", "1e999")), "x.json: number overflow");
+}
+
+std::string repeated(const std::string& what, size_t times) {
+  std::string out;
+  for (size_t i = 0; i < times; ++i) out += what;
+  return out;
+}
+
+TEST(JsonFile, TakesValuesInOneAnotherUpToTheLimit) {
+  const size_t most = limits::kJsonDepth;
+  EXPECT_NO_THROW(parse_json(repeated("[", most) + repeated("]", most), "x.json"));
+  EXPECT_ERROR(parse_json(repeated("[", most + 1) + repeated("]", most + 1), "x.json"),
+               "x.json: lists and objects in one another more than 256 deep");
+  EXPECT_ERROR(parse_json(repeated("[", 200000), "x.json"), "more than 256 deep");
+  EXPECT_ERROR(parse_json(repeated("{\"a\":", 200000) + "1" + repeated("}", 200000), "x.json"), "more than 256 deep");
+}
+
+TEST(JsonFile, IsReadAsNlohmannReadsIt) {
+  const std::string text =
+      R"({"a": [1, -2, 3.5, "x\u00e9", true, false, null, {}, []], "b": {"c": {"d": [[], [{}]]}}})";
+  EXPECT_EQ(parse_json(text, "x.json"), nlohmann::json::parse(text));
+  EXPECT_EQ(parse_json("\"x\"", "x.json"), "x");
+  EXPECT_EQ(parse_json("\xEF\xBB\xBF[18446744073709551615]", "x.json"),
+            nlohmann::json::parse("[18446744073709551615]"));
+}
+
+TEST(JsonFile, RefusesAKeyThatIsThereTwice) {
+  EXPECT_ERROR(parse_json(R"({"a": 1, "b": {"c": 1, "c": 2}})", "x.json"), "x.json: key \"c\" appears twice");
+  EXPECT_NO_THROW(parse_json(R"({"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]})", "x.json"));
+}
+
+TEST(JsonFile, SizesAreCheckedBeforeReading) {
+  TemporaryFolder folder;
+  const std::filesystem::path sparse = folder.write("sparse.json", "{");
+  std::filesystem::resize_file(sparse, uintmax_t{40} << 30);
+  EXPECT_ERROR(read_text_file(sparse), "sparse.json: 42949672960 bytes, at most 268435456 are read");
+  EXPECT_ERROR(read_text_file(folder.write("six", "123456"), 5), "six: 6 bytes, at most 5 are read");
+  EXPECT_EQ(read_text_file(folder.write("five", "12345"), 5), "12345");
+}
+
+TEST(JsonFile, SpecialFilesAreRefused) {
+  TemporaryFolder folder;
+  std::filesystem::create_symlink("loop", folder / "loop");
+  EXPECT_ERROR(read_text_file(folder / "loop"), "loop: cannot open: Too many levels of symbolic links");
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_ERROR(read_text_file(folder / "pipe"), "pipe: not a regular file");
+  EXPECT_ERROR(read_text_file("/proc/self/mem"), "/proc/self/mem: cannot read");
+  EXPECT_ERROR(read_text_file(std::string(5000, 'x')), ": cannot open: File name too long");
+  EXPECT_TRUE(is_there(folder / "loop"));
+  EXPECT_FALSE(is_there(folder / "absent"));
+  EXPECT_FALSE(is_folder(std::string(5000, 'x')));
 }
 
 TEST(JsonFields, AreReadStrictly) {

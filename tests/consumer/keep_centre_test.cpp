@@ -23,6 +23,11 @@ ConformingPolicy keep_centre() {
 
 INSTANTIATE_TEST_SUITE_P(Plugin, PolicyConformance, testing::Values(keep_centre()), conforming_policy_name);
 
+// What GoogleTest prints of a case that fails.
+TEST(ConformingPolicyTest, IsPrintedByItsName) {
+  EXPECT_EQ(testing::PrintToString(keep_centre()), "policy keep_centre");
+}
+
 TEST(PolicyPlugin, SaysWhatIsWrong) {
   const PolicyPlugin plugin = PolicyPlugin::load(POLICY);
   EXPECT_EQ(plugin.name(), "keep_centre");

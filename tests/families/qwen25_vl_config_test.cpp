@@ -142,22 +142,24 @@ TEST(QwenConfig, RefusesWithFileAndField) {
     return std::string();
   };
   const std::pair<Json, const char*> cases[] = {
-      {{{"rope_scaling", {{"mrope_section", {16, 24}}}}}, "rope_scaling: mrope_section: three numbers"},
-      {{{"rope_scaling", {{"mrope_section", {16, 24, 25}}}}}, "mrope_section: [16,24,25] does not add up to 64"},
-      {{{"rope_scaling", {{"type", "yarn"}}}}, "rope_type: default or mrope was expected, got \"yarn\""},
-      {{{"use_sliding_window", true}}, "use_sliding_window: a sliding window is not supported with M-RoPE"},
-      {{{"vision_config", {{"hidden_act", "gelu"}}}}, "vision_config: hidden_act: silu was expected"},
-      {{{"vision_config", {{"num_heads", 7}}}}, "vision_config: num_heads: 7 heads of hidden_size 1280"},
-      {{{"vision_config", {{"window_size", 27}}}}, "vision_config: window_size: an integer from 28"},
-      {{{"vision_config", {{"in_chans", 1}}}}, "in_chans: an integer from 3 to 3"},
-      {{{"vision_config", {{"fullatt_block_indexes", 7}}}}, "fullatt_block_indexes: a list of layers was expected"},
-      {{{"vision_config", {{"model_type", "clip_vision_model"}}}}, "model_type: qwen2_5_vl was expected"},
-      {{{"vision_config", {{"out_hidden_size", 3584}}}}, "out_hidden_size: 3584 is not the decoder's hidden_size 2048"},
-      {{{"image_token_id", 200000}}, "image_token_id: an integer from 0 to 151935"},
-      {{{"hidden_act", "gelu"}}, "hidden_act: silu was expected"}};
+      {{{"rope_scaling", {{"mrope_section", {16, 24}}}}}, "rope_scaling.mrope_section\": expected three numbers"},
+      {{{"rope_scaling", {{"mrope_section", {16, 24, 25}}}}}, "mrope_section\": [16,24,25] does not add up to 64"},
+      {{{"rope_scaling", {{"type", "yarn"}}}}, "rope_scaling.type\": expected default or mrope, got \"yarn\""},
+      {{{"use_sliding_window", true}}, "use_sliding_window\": a sliding window is not supported with M-RoPE"},
+      {{{"vision_config", {{"hidden_act", "gelu"}}}}, "vision_config.hidden_act\": expected silu"},
+      {{{"vision_config", {{"num_heads", 7}}}}, "vision_config.num_heads\": 7 heads of hidden_size 1280"},
+      {{{"vision_config", {{"window_size", 27}}}}, "vision_config.window_size\": expected an integer from 28"},
+      {{{"vision_config", {{"in_chans", 1}}}}, "in_chans\": expected an integer from 3 to 3"},
+      {{{"vision_config", {{"fullatt_block_indexes", 7}}}}, "fullatt_block_indexes\": expected a list of layers"},
+      {{{"vision_config", {{"model_type", "clip_vision_model"}}}}, "model_type\": expected qwen2_5_vl"},
+      {{{"vision_config", {{"out_hidden_size", 3584}}}},
+       "out_hidden_size\": 3584 is not the decoder's hidden_size 2048"},
+      {{{"image_token_id", 200000}}, "image_token_id\": expected an integer from 0 to 151935"},
+      {{{"hidden_act", "gelu"}}, "hidden_act\": expected silu"}};
   for (const auto& [patch, message] : cases)
     EXPECT_PRED_FORMAT2(testing::IsSubstring, message, refusal(patch)) << patch.dump();
-  EXPECT_PRED_FORMAT2(testing::IsSubstring, "folder/config.json: text_config: num_hidden_layers: an integer from 1",
+  EXPECT_PRED_FORMAT2(testing::IsSubstring,
+                      "folder/config.json: field \"text_config.num_hidden_layers\": expected an integer from 1",
                       refusal({{"text_config", {{"num_hidden_layers", 0}}}}, true));
 }
 

@@ -95,11 +95,11 @@ TEST(Qwen2VlConfig, RefusesWithFileAndField) {
     return std::string();
   };
   const std::pair<Json, const char*> cases[] = {
-      {{{"vision_config", {{"model_type", "qwen2_5_vl"}}}}, "vision_config: model_type: qwen2_vl was expected"},
-      {{{"vision_config", {{"num_heads", 7}}}}, "vision_config: num_heads: 7 heads of embed_dim 1280"},
-      {{{"vision_config", {{"mlp_ratio", 0}}}}, "vision_config: mlp_ratio: an integer from 1"},
-      {{{"vision_config", {{"hidden_act", "swish"}}}}, "vision_config: hidden_act: unknown activation"},
-      {{{"vision_config", {{"hidden_size", 1280}}}}, "hidden_size: 1280 is not the decoder's hidden_size 1536"}};
+      {{{"vision_config", {{"model_type", "qwen2_5_vl"}}}}, "vision_config.model_type\": expected qwen2_vl"},
+      {{{"vision_config", {{"num_heads", 7}}}}, "vision_config.num_heads\": 7 heads of embed_dim 1280"},
+      {{{"vision_config", {{"mlp_ratio", 0}}}}, "vision_config.mlp_ratio\": expected an integer from 1"},
+      {{{"vision_config", {{"hidden_act", "swish"}}}}, "vision_config.hidden_act\": unknown activation"},
+      {{{"vision_config", {{"hidden_size", 1280}}}}, "hidden_size\": 1280 is not the decoder's hidden_size 1536"}};
   for (const auto& [patch, message] : cases)
     EXPECT_PRED_FORMAT2(testing::IsSubstring, message, refusal(patch)) << patch.dump();
 }

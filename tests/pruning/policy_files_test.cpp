@@ -160,15 +160,16 @@ TEST(PolicyFiles, KeptSetsAreThoseOfAReplayResult) {
   const auto refused = [&](const std::string& point) {
     return PolicyFilesOnDisk().kept_sets(folder.write("bad.json", "{\"points\": [" + point + "]}"));
   };
-  EXPECT_ERROR(refused(R"({"site": "before_layer", "kept": [1]})"), "field \"points.0.layer\"");
-  EXPECT_ERROR(refused(R"({"site": "somewhere", "kept": [1]})"), "field \"points.0.site\"");
-  EXPECT_ERROR(refused(R"({"site": "projector_output", "kept": [2, 1]})"), "ascending order");
-  EXPECT_ERROR(refused(R"({"site": "projector_output", "kept": [-1]})"), "field \"points.0.kept\"");
+  EXPECT_ERROR(refused(R"({"site": "before_layer", "kept": [1]})"), "field \"points[0].layer\"");
+  EXPECT_ERROR(refused(R"({"site": "somewhere", "kept": [1]})"), "field \"points[0].site\"");
+  EXPECT_ERROR(refused(R"({"site": "projector_output", "kept": [2, 1]})"),
+               "points[0].kept\": expected source indices in ascending order, got 2 before 1 at place 0");
+  EXPECT_ERROR(refused(R"({"site": "projector_output", "kept": [-1]})"), "field \"points[0].kept\"");
   // Merged tokens: vectors beside the result, and for one without a place whose facts it takes.
   const std::string merged =
       R"({"site": "projector_output", "kept": [], "merged": "merged.0", "merged_source": [-1, 2])";
   EXPECT_ERROR(refused(R"({"site": "projector_output", "kept": [], "merged": "merged.0"})"), "merged_source");
-  EXPECT_ERROR(refused(merged + "}"), "field \"points.0.merged_position_from\"");
+  EXPECT_ERROR(refused(merged + "}"), "field \"points[0].merged_position_from\"");
   EXPECT_ERROR(refused(merged + R"(, "merged_position_from": [1, 2]})"), "bad.safetensors");
   const std::vector<float> values(6, 0.5F);
   write_safetensors(folder / "bad.safetensors",
@@ -178,8 +179,8 @@ TEST(PolicyFiles, KeptSetsAreThoseOfAReplayResult) {
   EXPECT_EQ(entered.points[0].position_from, (std::vector<int64_t>{1, 2}));
   write_safetensors(folder / "bad.safetensors",
                     std::vector<TensorToWrite>{{"merged.0", Dtype::kF32, {3, 2}, values.data()}});
-  EXPECT_ERROR(refused(merged + R"(, "merged_position_from": [1, 2]})"), "merged.0 with 2 rows");
-  EXPECT_ERROR(refused(R"({"site": "cache", "layer": 1, "kept": [1]})"), "field \"points.0.kept\"");
+  EXPECT_ERROR(refused(merged + R"(, "merged_position_from": [1, 2]})"), "\"merged.0\" with 2 rows");
+  EXPECT_ERROR(refused(R"({"site": "cache", "layer": 1, "kept": [1]})"), "points[0]: field \"kept\"");
   EXPECT_ERROR(make_policy("keepmask"), "file is needed");
   EXPECT_ERROR(PolicyFilesOnDisk().kept_sets(folder.write("no.json", "[]")), "expected an object");
 }

@@ -250,5 +250,13 @@ TEST(Answer, NoCallBehindAStop) {
   }
 }
 
+TEST(FinishReasonTest, HasAName) {
+  EXPECT_EQ(name_of(FinishReason::kEos), "eos");
+  EXPECT_EQ(name_of(FinishReason::kLength), "length");
+  EXPECT_EQ(name_of(FinishReason::kStopString), "stop_string");
+  EXPECT_EQ(name_of(FinishReason::kStopped), "stopped");
+  EXPECT_EQ(name_of(FinishReason::kCancelled), "cancelled");
+}
+
 }  // namespace
 }  // namespace espalier

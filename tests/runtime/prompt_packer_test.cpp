@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "espalier/error.h"
@@ -161,10 +163,55 @@ TEST(PromptPacker, RefusesWhatHoldsNothing) {
     return message_of<Error>([&] { pack_prompt(tiny_llava(), prompt, 0); });
   };
   expect_says(refused(Chat{}), {"prompt", "no messages"});
+  // A grey frame in place of RGB is the mistake that people make.
+  const auto grey = std::make_shared<const Image>(Image{10, 10, std::vector<uint8_t>(100)});
+  expect_says(refused(RawPrompt{"<image>", {{.image = grey}}}), {"prompt: image 0", "10x10", "300 bytes", "got 100"});
   expect_says(refused(RawPrompt{"<image>", {{.image = nullptr, .pins = {}}}, {}}), {"image 0 has no pixels"});
   expect_says(refused(RawPrompt{"<image>", {{.image = std::make_shared<const Image>(), .pins = {}}}, {}}),
-              {"image 0 has no pixels"});
+              {"prompt: image 0", "no pixels"});
   EXPECT_EQ(pack_prompt(tiny_llava(), RawPrompt{"", {}, {}}, 0).ids, std::vector<int32_t>{1});  // <s> alone is a prompt
+}
+
+TEST(PromptPacker, RefusesTurnsThatNobodyCanAnswer) {
+  const auto refused = [](const Prompt& prompt) {
+    return message_of<Error>([&] { pack_prompt(tiny_llava(), prompt, 0); });
+  };
+  const Message question{"user", {TextPart{"What?"}}};
+  expect_says(refused(Chat{{{"tool", {TextPart{"x"}}}, question}}),
+              {"message 0", "system, user or assistant", "\"tool\""});
+  expect_says(refused(Chat{{question, {"us\ner", {TextPart{"x"}}}}}), {"message 1", "\"us\\ner\""});
+  expect_says(refused(Chat{{question, {"assistant", {TextPart{"This."}}}}}), {"the last message must be the user's"});
+}
+
+// wanted_shape of a policy of the caller's own.
+class Wanting : public PruningPolicy {
+ public:
+  explicit Wanting(GridSize grid, std::optional<GridSize> tiling = {}) : grid_(grid), tiling_(tiling) {}
+  std::string spec() const override { return "wanting"; }
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override { return {}; }
+  ImageShape wanted_shape(const ModelFacts&, const ImageShape& shape) const override {
+    ImageShape wanted = shape;
+    wanted.grid = grid_;
+    wanted.tiling = tiling_;
+    return wanted;
+  }
+
+ private:
+  GridSize grid_;
+  std::optional<GridSize> tiling_;
+};
+
+TEST(PromptPacker, RefusesShapesThatNoPictureHas) {
+  const int64_t most = std::numeric_limits<int64_t>::max();
+  for (const GridSize grid :
+       {GridSize{0, 0}, {-3, -3}, {1, 0}, {1 << 20, 1 << 20}, {most, most}, {int64_t{1} << 40, 2}}) {
+    const Wanting policy(grid);
+    expect_says(message_of<Error>([&] { pack_prompt(tiny_llava(), test::in_context_prompt(0), 0, &policy); }),
+                {"\"wanting\"", "wanted_shape", ("was expected, got " + std::to_string(grid.rows)).c_str()});
+  }
+  const Wanting tiled({1, 1}, GridSize{0, 2});
+  expect_says(message_of<Error>([&] { pack_prompt(tiny_llava(), test::in_context_prompt(0), 0, &tiled); }),
+              {"wanted_shape", "no tiles", "0x2"});
 }
 
 // The limit is on prompt and answer together, and reached exactly.

@@ -4,17 +4,21 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "espalier/error.h"
 #include "tests/support/folders.h"
 #include "tests/support/temporary_folder.h"
+#include "text/added_tokens.h"
 
 namespace espalier {
 namespace {
@@ -223,6 +227,89 @@ TEST(Tokenizer, RefusesByNameWhatItDoesNotImplement) {
     EXPECT_NE(error.find("tokenizer.json: "), std::string::npos) << error;
     EXPECT_NE(error.find(expected), std::string::npos) << patch << "\n" << error;
   }
+}
+
+// ---- files that would take minutes or gigabytes: the limits are those of base/limits.h ----
+
+Tokenizer patched(const json& patch, const std::string& base = "llava15") {
+  json content = read_json(folder_of(base) / "tokenizer.json");
+  content.merge_patch(patch);
+  const TemporaryFolder folder;
+  folder.write("tokenizer.json", content.dump());
+  return Tokenizer::load(folder.path());
+}
+
+TEST(Tokenizer, NormalizersGrowTextToALimit) {
+  const json doubling = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  const Tokenizer tokenizer =
+      patched({{"added_tokens", json::array()},
+               {"post_processor", nullptr},
+               {"normalizer", {{"type", "Sequence"}, {"normalizers", json::array_t(40, doubling)}}}});
+  EXPECT_EQ(
+      tokenizer.encode("b"),
+      patched({{"added_tokens", json::array()}, {"post_processor", nullptr}, {"normalizer", nullptr}}).encode("b"));
+  EXPECT_ERROR(tokenizer.encode("a"), "makes a text of 33554432 bytes, at most 16777216 are taken");
+  EXPECT_ERROR(tokenizer.encode(std::string((1 << 24) + 1, 'x')), "the text to tokenize has 16777217 bytes");
+}
+
+TEST(Tokenizer, DecodersGrowTokensToALimit) {
+  const json doubling = {{"type", "Replace"}, {"pattern", {{"String", "e"}}}, {"content", "ee"}};
+  json steps = json::array_t(40, doubling);
+  steps.push_back({{"type", "Fuse"}});
+  const Tokenizer tokenizer = patched({{"decoder", {{"type", "Sequence"}, {"decoders", steps}}}});
+  EXPECT_ERROR(tokenizer.decode(std::vector<int32_t>{*tokenizer.id_of("he")}), "bytes of the token \"h");
+}
+
+TEST(Tokenizer, WhatAStepPutsInIsLimited) {
+  const json prepend = {{"type", "Prepend"}, {"prepend", std::string(257, 'a')}};
+  EXPECT_NE(complaint({{"normalizer", prepend}}).find("field \"normalizer.prepend\": expected text of up to 256 bytes"),
+            std::string::npos);
+  const json steps = {{"type", "Sequence"}, {"normalizers", json::array_t(65, json{{"type", "NFC"}})}};
+  EXPECT_NE(complaint({{"normalizer", steps}}).find("65 steps, at most 64 are taken"), std::string::npos);
+  const json token = {{"id", 5000}, {"content", std::string(513, 'x')}};
+  EXPECT_NE(complaint({{"added_tokens", {token}}}).find("expected text of up to 512 bytes, got"), std::string::npos);
+}
+
+TEST(Tokenizer, TakesManyAddedTokens) {
+  json tokens = json::array();
+  for (int i = 0; i < 200000; ++i)
+    tokens.push_back({{"id", 100000 + i},
+                      {"content", "<t" + std::to_string(i) + ">"},
+                      {"special", true},
+                      {"normalized", i % 2 == 0}});
+  const std::clock_t start = std::clock();  // of the processor: other programs do not count
+  const Tokenizer tokenizer = patched({{"added_tokens", tokens}, {"normalizer", nullptr}, {"post_processor", nullptr}});
+  std::string text;
+  for (int i = 0; i < 20000; ++i) text += "<t" + std::to_string(7 * i) + ">";
+  const std::vector<int32_t> ids = tokenizer.encode(text);
+  EXPECT_LT(std::clock() - start, 15 * CLOCKS_PER_SEC);  // it took minutes
+  ASSERT_EQ(ids.size(), 20000u);
+  for (int i = 0; i < 20000; ++i) EXPECT_EQ(ids[static_cast<size_t>(i)], 100000 + 7 * i);
+}
+
+TEST(AddedTokens, TheLongestAtTheLeftmostPlaceIsFound) {
+  AddedTokens tokens;
+  for (const auto& [content, id] : {std::pair("ab", 1), {"abcd", 2}, {"bc", 3}, {"c", 4}, {"", 5}, {"ab", 6}})
+    tokens.add(content, id);
+  const auto found = [&](std::string_view text) {
+    std::vector<std::tuple<size_t, size_t, int>> out;
+    for (const AddedTokens::Match& m : tokens.find_all(text)) out.emplace_back(m.begin, m.end, m.id);
+    return out;
+  };
+  using Found = std::vector<std::tuple<size_t, size_t, int>>;
+  EXPECT_EQ(found("xabcdab"), (Found{{1, 5, 2}, {5, 7, 1}}));
+  EXPECT_EQ(found("abce"), (Found{{0, 2, 1}, {2, 3, 4}}));  // the longer one does not end: the shorter is taken
+  EXPECT_EQ(found("bcb"), (Found{{0, 2, 3}}));
+  EXPECT_EQ(found(""), Found{});
+}
+
+TEST(Tokenizer, RefusesAKeyThatIsThereTwice) {
+  const TemporaryFolder folder;
+  std::string text = read_json(folder_of("llava15") / "tokenizer.json").dump();
+  const size_t place = text.find("\"<0xED>\":");
+  ASSERT_NE(place, std::string::npos);
+  folder.write("tokenizer.json", text.insert(place, "\"<0xED>\":7,"));
+  EXPECT_ERROR(Tokenizer::load(folder.path()), "tokenizer.json: key \"<0xED>\" appears twice");
 }
 
 TEST(Tokenizer, SaysWhatIsWrongWithABrokenFile) {

@@ -24,8 +24,7 @@ ClipConfig read_vision(const Section& root) {
   }
   const Section s = root.section("vision_config");
   const std::string type = s.text("model_type", "clip_vision_model");
-  if (type != "clip_vision_model")
-    throw Error(s.field("model_type") + ": clip_vision_model was expected, got \"" + type + "\"");
+  if (type != "clip_vision_model") s.fail("model_type", "clip_vision_model");
   v.hidden_size = s.integer("hidden_size", v.hidden_size, 1, kLarge);
   v.intermediate_size = s.integer("intermediate_size", v.intermediate_size, 1, kLarge);
   v.num_layers = s.integer("num_hidden_layers", v.num_layers, 1, 1000);
@@ -55,7 +54,7 @@ DecoderConfig read_decoder(const Section& root) {
     d.max_positions = 4096 * 32;
     d.sliding_window = 4096;
   } else if (type != "llama") {
-    throw Error(s.field("model_type") + ": llama or mistral was expected, got \"" + type + "\"");
+    s.fail("model_type", "llama or mistral");
   }
   read_decoder_sizes(s, d);
   if (type == "mistral")
@@ -73,7 +72,7 @@ void read_feature_selection(const Section& root, LlavaConfig& config) {
     config.vision_feature_layers.clear();
     for (const Json& entry : layer.is_array() ? layer : Json::array({layer})) {
       if (!entry.is_number_integer() || entry.get<int64_t>() != entry.get<int>())
-        throw Error(root.field("vision_feature_layer") + ": layers of the tower were expected, got " + layer.dump());
+        root.fail("vision_feature_layer", "layers of the tower");
       config.vision_feature_layers.push_back(entry.get<int>());
     }
     if (config.vision_feature_layers.empty()) throw Error(root.field("vision_feature_layer") + ": the list is empty");
@@ -84,9 +83,7 @@ void read_feature_selection(const Section& root, LlavaConfig& config) {
       throw Error(root.field("vision_feature_layer") + ": " + std::to_string(layer) + " is not a state of a tower of " +
                   std::to_string(config.vision.num_layers) + " layers");
   const std::string strategy = root.text("vision_feature_select_strategy", "default");
-  if (strategy != "default" && strategy != "full")
-    throw Error(root.field("vision_feature_select_strategy") + ": default or full was expected, got \"" + strategy +
-                "\"");
+  if (strategy != "default" && strategy != "full") root.fail("vision_feature_select_strategy", "default or full");
   config.keeps_class_token = strategy == "full";
 }
 

@@ -22,7 +22,7 @@ std::vector<Pinpoint> read_pinpoints(const Section& root, int64_t tile) {
     const Json& list = root.at("image_grid_pinpoints");
     for (const Json& entry : list.is_array() ? list : Json::array({list})) {
       if (!entry.is_array() || entry.size() != 2 || !entry[0].is_number_integer() || !entry[1].is_number_integer())
-        throw Error(root.field("image_grid_pinpoints") + ": pairs [height, width] were expected, got " + entry.dump());
+        root.fail("image_grid_pinpoints", "pairs [height, width]");
       pinpoints.push_back({entry[0].get<int64_t>(), entry[1].get<int64_t>()});
     }
     if (pinpoints.empty()) throw Error(root.field("image_grid_pinpoints") + ": the list is empty");

@@ -14,8 +14,7 @@ using Json = nlohmann::json;
 
 PatchVitConfig read_vision(const Section& s) {
   const std::string type = s.text("model_type", "qwen2_5_vl");
-  if (type != "qwen2_5_vl" && type != "qwen2_5_vl_vision")
-    throw Error(s.field("model_type") + ": qwen2_5_vl was expected, got \"" + type + "\"");
+  if (type != "qwen2_5_vl" && type != "qwen2_5_vl_vision") s.fail("model_type", "qwen2_5_vl");
   PatchVitConfig v;
   v.norm = PatchVitConfig::Norm::kRms;
   v.mlp = PatchVitConfig::Mlp::kGated;
@@ -23,14 +22,13 @@ PatchVitConfig read_vision(const Section& s) {
   v.hidden_size = s.integer("hidden_size", int64_t{3584}, 1, kLarge);
   v.intermediate_size = s.integer("intermediate_size", int64_t{3420}, 1, kLarge);
   v.window_size = s.integer("window_size", int64_t{112}, v.merge_size * v.patch_size, kLarge);
-  if (read_activation(s, "hidden_act", "silu") != Activation::kSilu)
-    throw Error(s.field("hidden_act") + ": silu was expected, got \"" + s.text("hidden_act", "") + "\"");
+  if (read_activation(s, "hidden_act", "silu") != Activation::kSilu) s.fail("hidden_act", "silu");
   check_heads(s, v, "hidden_size");
   v.full_attention_layers = {7, 15, 23, 31};
   if (s.has("fullatt_block_indexes")) {
     const Json& layers = s.at("fullatt_block_indexes");
     if (!layers.is_array() || !std::ranges::all_of(layers, [](const Json& l) { return l.is_number_integer(); }))
-      throw Error(s.field("fullatt_block_indexes") + ": a list of layers was expected, got " + layers.dump());
+      s.fail("fullatt_block_indexes", "a list of layers");
     v.full_attention_layers = layers.get<std::vector<int>>();
   }
   return v;

@@ -11,8 +11,7 @@ namespace {
 // The tower's width is `embed_dim`; `hidden_size` is the decoder's, which the merger gives.
 PatchVitConfig read_vision(const Section& s) {
   const std::string type = s.text("model_type", "qwen2_vl");
-  if (type != "qwen2_vl" && type != "qwen2_vl_vision")
-    throw Error(s.field("model_type") + ": qwen2_vl was expected, got \"" + type + "\"");
+  if (type != "qwen2_vl" && type != "qwen2_vl_vision") s.fail("model_type", "qwen2_vl");
   PatchVitConfig v;
   v.norm = PatchVitConfig::Norm::kLayer;
   v.mlp = PatchVitConfig::Mlp::kPlain;

@@ -20,13 +20,12 @@ void read_mrope(const Section& s, DecoderConfig& d) {
   const Section r = s.section(key);
   d.rope_theta = r.number("rope_theta", d.rope_theta, 0);
   const std::string kind = r.text("rope_type", r.text("type", "default"));
-  if (kind != "default" && kind != "mrope")
-    throw Error(r.field("rope_type") + ": default or mrope was expected, got \"" + kind + "\"");
+  if (kind != "default" && kind != "mrope") r.fail(r.has("rope_type") ? "rope_type" : "type", "default or mrope");
   if (r.has("mrope_section")) {
     const Json& section = r.at("mrope_section");
     if (!section.is_array() || section.size() != 3 ||
         !std::ranges::all_of(section, [](const Json& part) { return part.is_number_integer() && part >= 0; }))
-      throw Error(r.field("mrope_section") + ": three numbers of frequencies were expected, got " + section.dump());
+      r.fail("mrope_section", "three numbers of frequencies");
     d.mrope_section = section.get<std::vector<int64_t>>();
   }
   if (std::reduce(d.mrope_section.begin(), d.mrope_section.end()) != d.head_dim / 2)
