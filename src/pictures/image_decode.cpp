@@ -30,11 +30,11 @@ class TiffReader {
   bool big_endian_;
 };
 
-DecodedImage decode(Bytes bytes, const std::string& name) {
+DecodedImage decode(Bytes bytes, const std::string& name, int64_t max_pixels) {
   if (bytes.empty()) throw Error(name + ": empty file");
-  if (is_jpeg(bytes)) return decode_jpeg(bytes, name);
-  if (is_png(bytes)) return decode_png(bytes, name);
-  if (is_webp(bytes)) return decode_webp(bytes, name);
+  if (is_jpeg(bytes)) return decode_jpeg(bytes, name, max_pixels);
+  if (is_png(bytes)) return decode_png(bytes, name, max_pixels);
+  if (is_webp(bytes)) return decode_webp(bytes, name, max_pixels);
   throw Error(name + ": not a JPEG, PNG or WebP image");
 }
 
@@ -72,12 +72,12 @@ Traversal traversal_of(int orientation, int64_t w, int64_t h) {
 
 }  // namespace
 
-void check_image_size(int64_t width, int64_t height, const std::string& name) {
+void check_image_size(int64_t width, int64_t height, const std::string& name, int64_t max_pixels) {
   const std::string size = std::to_string(width) + "x" + std::to_string(height);
   if (width <= 0 || height <= 0) throw Error(name + ": image of " + size + " pixels");
-  if (width > kMaxImagePixels / height) {
-    throw Error(name + ": image of " + size + " pixels, at most " + std::to_string(kMaxImagePixels) + " are decoded");
-  }
+  if (width > max_pixels / height)
+    throw ImageTooLarge(name + ": image of " + size + " pixels, at most " + std::to_string(max_pixels) +
+                        " are decoded");
 }
 
 int exif_orientation(Bytes exif) {
@@ -100,8 +100,8 @@ int exif_orientation(Bytes exif) {
   return 1;
 }
 
-Image decode_image(Bytes bytes, const std::string& name) {
-  DecodedImage stored = decode(bytes, name);
+Image decode_image(Bytes bytes, const std::string& name, int64_t max_pixels) {
+  DecodedImage stored = decode(bytes, name, max_pixels);
   const Traversal from = traversal_of(stored.orientation, stored.width, stored.height);
   Image out{from.swaps_sides ? stored.height : stored.width, from.swaps_sides ? stored.width : stored.height, {}};
   if (stored.orientation == 1 && stored.channels == 3) {

@@ -28,9 +28,9 @@ class PngDecoder {
   PngDecoder(const PngDecoder&) = delete;
   PngDecoder& operator=(const PngDecoder&) = delete;
 
-  DecodedImage decode() {
+  DecodedImage decode(int64_t max_pixels) {
     if (!read_header()) fail();
-    check_image_size(png_get_image_width(png_, info_), png_get_image_height(png_, info_), name_);
+    check_image_size(png_get_image_width(png_, info_), png_get_image_height(png_, info_), name_, max_pixels);
     if (png_get_bit_depth(png_, info_) == 16 && png_get_color_type(png_, info_) == PNG_COLOR_TYPE_GRAY) {
       // Pillow clips all above 255, which leaves a white picture; nobody means that.
       throw Error(name_ + ": 16-bit grey PNG is not supported, convert it to 8 bits");
@@ -111,8 +111,8 @@ bool is_png(Bytes bytes) {
   return bytes.size() >= 8 && std::memcmp(bytes.data(), "\x89PNG\r\n\x1a\n", 8) == 0;
 }
 
-DecodedImage decode_png(Bytes bytes, const std::string& name) {
-  return PngDecoder(bytes, name).decode();
+DecodedImage decode_png(Bytes bytes, const std::string& name, int64_t max_pixels) {
+  return PngDecoder(bytes, name).decode(max_pixels);
 }
 
 }  // namespace espalier

@@ -7,6 +7,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "espalier/generation.h"
 #include "runtime/answer.h"
@@ -53,6 +55,8 @@ struct RequestRun {
   RequestRun& operator=(const RequestRun&) = delete;
 
   int64_t new_tokens_left() const { return request.options.max_new_tokens - std::ssize(answer.ids()); }
+  // The next token, from the model's logits, float32 [vocab]; changed in place.
+  void sample(std::span<float> logits);
   Result take_result();
 
   const Request request;
@@ -64,6 +68,7 @@ struct RequestRun {
   Sequence sequence;
   Sampler sampler;
   Answer answer;
+  std::vector<TokenLogprobs> logprobs;  // where they were asked for
   std::optional<Encoding> encoding;
   int64_t kv_bytes = 0;  // that prompt and answer may take
   // One of the two, when it has ended.

@@ -27,11 +27,14 @@ struct Ticket::State {
     return Continue::kGo;
   }
   void end(RequestRun& run) {
-    const std::scoped_lock lock(mutex);
-    if (run.result) result = std::move(*run.result);
-    error = run.error;
-    is_done = true;
-    changed.notify_all();
+    {
+      const std::scoped_lock lock(mutex);
+      if (run.result) result = std::move(*run.result);
+      error = run.error;
+      is_done = true;
+      changed.notify_all();
+    }
+    if (run.call->callbacks.on_end) run.call->callbacks.on_end(run.index);
   }
 };
 
@@ -63,10 +66,12 @@ const Result& Ticket::result() const {
 }
 
 struct Scheduler::Impl {
-  Impl(const LoadedModel& loaded, ImageCache* images, const SchedulerOptions& options, ComputeThread* compute)
+  Impl(const LoadedModel& loaded, ImageCache* pictures, const SchedulerOptions& options, ComputeThread* compute)
       : model(loaded),
+        images(pictures),
+        max_waiting(options.max_waiting),
         schedule(loaded,
-                 {.images = images,
+                 {.images = pictures,
                   .kv_bytes = options.kv_bytes,
                   .prefix_cache_bytes = options.prefix_cache_bytes,
                   .on_done = [this](std::unique_ptr<RequestRun> run) { end(*run); }},
@@ -84,6 +89,8 @@ struct Scheduler::Impl {
   }
 
   const LoadedModel& model;
+  const ImageCache* images;
+  const int64_t max_waiting;
   std::mutex mutex;
   std::unordered_map<const Call*, std::shared_ptr<Ticket::State>> tickets;  // of those that have not ended
   SharedSchedule schedule;                                                  // first to go
@@ -108,14 +115,13 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
   SharedSchedule::Runs runs;
   runs.push_back(std::make_unique<RequestRun>(impl_->model, request, 0, state->call,
                                               RunExtras{.uses_prefixes = impl_->schedule.caches_prefixes()}));
-  {
-    const std::scoped_lock lock(impl_->mutex);
-    impl_->tickets[state->call.get()] = state;
-  }
+  const std::scoped_lock lock(impl_->mutex);
+  if (impl_->max_waiting > 0 && impl_->schedule.load().waiting >= impl_->max_waiting)
+    throw QueueFull("scheduler: " + std::to_string(impl_->max_waiting) + " requests wait already");
+  impl_->tickets[state->call.get()] = state;
   try {
     impl_->schedule.admit(std::move(runs));
   } catch (...) {
-    const std::scoped_lock lock(impl_->mutex);
     impl_->tickets.erase(state->call.get());
     throw;
   }
@@ -128,6 +134,7 @@ bool Scheduler::step() {
 
 SchedulerLoad Scheduler::load() const {
   const Schedule::Load load = impl_->schedule.load();
+  const ImageCache::Counts images = impl_->images ? impl_->images->counts() : ImageCache::Counts();
   return {.waiting = load.waiting,
           .running = load.running,
           .kv_bytes_promised = load.kv_bytes_promised,
@@ -135,7 +142,10 @@ SchedulerLoad Scheduler::load() const {
           .prefix_hits = load.prefixes.hits,
           .prefix_misses = load.prefixes.misses,
           .reused_tokens = load.prefixes.reused_tokens,
-          .prefix_bytes = load.prefixes.bytes};
+          .prefix_bytes = load.prefixes.bytes,
+          .image_hits = images.hits,
+          .image_misses = images.misses,
+          .image_bytes = images.bytes};
 }
 
 }  // namespace espalier
