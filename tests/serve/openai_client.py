@@ -17,7 +17,7 @@ try:
 except ImportError as missing:
     skip(missing)
 
-espalier, model, picture = sys.argv[1:4]
+espalier, model, picture = (str(pathlib.Path(path).resolve()) for path in sys.argv[1:4])
 uri = "data:image/png;base64," + base64.b64encode(pathlib.Path(picture).read_bytes()).decode()
 port = None
 

@@ -101,7 +101,9 @@ with served(espalier, *more) as (first, first_port), served(espalier, *more) as 
         # Under load, one is killed.
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             jobs = [pool.submit(ask, front, (beginnings[i % 12], "Why?"), known[beginnings[i % 12]][2], 24) for i in range(120)]
-            time.sleep(0.3)
+            while sum(job.done() for job in jobs) < 20:
+                time.sleep(0.01)
+            expect(sum(job.done() for job in jobs) < 100, "the load was over before a replica could be killed")
             second.send_signal(signal.SIGKILL)
             second.wait()
             statuses = [job.result()[0] for job in jobs]

@@ -63,7 +63,7 @@ with served(espalier, "--allow-images", str(folder / "examples/demo")) as (_, po
                 ["bash", "-c", command.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("curl ", "curl -sS ", 1)],
                 capture_output=True, text=True, cwd=folder,
             )
-            said = ran.stdout if ran.stdout.endswith("\n") or not ran.stdout else ran.stdout + "\n"
+            said = ran.stdout.rstrip("\n") + "\n"
             while expected and not expected[-1]:
                 expected = expected[:-1]
             if ran.returncode != 0 or not pattern_of(expected).fullmatch(said.replace("\r", "")):
