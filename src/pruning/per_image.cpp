@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "espalier/policies/per_image.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/isin.h>
+#include <ATen/ops/zeros_like.h>
+
 #include <algorithm>
 #include <string>
 
@@ -12,6 +16,46 @@ namespace espalier {
 namespace {
 
 using Images = std::vector<int64_t>;
+
+at::Tensor rows_of(const at::Tensor& values, const at::Tensor& mask) {
+  return values.index_select(0, mask.nonzero().squeeze(1));
+}
+
+// A choice is made in the pools of all images, as its policy expects them: those that are not judged stay whole, and
+// what the choice says of them is left out.
+Choice choose_among(const std::function<Choice(const Pools&)>& choose, const TokenLayout& layout, const Pools& judged,
+                    const at::Tensor& is_judged) {
+  Pools all = pools_of(layout, Budget::Pool::kImage);
+  for (size_t i = 0; i + 1 < all.begin.size(); ++i)
+    all.num_kept.push_back(judged.size(i) > 0 ? judged.num_kept[i] : all.size(i));
+  all.always = at::zeros_like(is_judged).index_copy(0, judged.tokens, judged.always);
+  Choice choice = choose(all);
+  choice.kept = rows_of(choice.kept, is_judged.index_select(0, choice.kept));
+  for (NewTokens& added : choice.added) {
+    const at::Tensor stays = is_judged.index_select(0, added.position_from);
+    added.vectors = rows_of(added.vectors, stays);
+    added.stands_at = rows_of(added.stands_at, stays);
+    added.position_from = rows_of(added.position_from, stays);
+  }
+  return choice;
+}
+
+// A verdict about all images, of which only `images` are cut.
+Verdict judged_only(Verdict verdict, const TokenLayout& layout, const Images& images) {
+  const at::Tensor image = layout.image.index_select(0, layout.image_tokens);
+  const at::Tensor is_judged = at::isin(image, int64_tensor(images).to(image.device()));
+  if (verdict.choose) {
+    verdict.choose = [choose = verdict.choose, layout, is_judged](const Pools& pools) {
+      return pools.begin.size() == 2 ? choose(pools) : choose_among(choose, layout, pools, is_judged);
+    };
+  } else if (verdict.kept.defined()) {
+    verdict.kept = is_judged.logical_not()
+                       .index_fill(0, rows_of(verdict.kept, is_judged.index_select(0, verdict.kept)), true)
+                       .nonzero()
+                       .squeeze(1);
+  }
+  return verdict;
+}
 
 class PerImage final : public PruningPolicy {
  public:
@@ -86,8 +130,13 @@ class PerImage final : public PruningPolicy {
         if (std::ranges::any_of(prompt.images, [](const ImageShape& image) { return image.tiling.has_value(); }))
           refuse("decides crop by crop, and these pictures have tiles");
         step.budget.pool = Budget::Pool::kImage;  // each is one crop
+        step.scope = std::max(step.scope, Scope::kImage);
       }
       step.budget.images = images;
+      if (step.decide)
+        step.decide = [decide = step.decide, images](const TokenLayout& layout, std::span<const at::Tensor> signals) {
+          return judged_only(decide(layout, signals), layout, images);
+        };
       step.policy = spec();  // of all steps: amounts of different images are not compared with each other
       all.push_back(std::move(step));
     }

@@ -8,6 +8,7 @@
 
 #include "espalier/engine.h"
 #include "espalier/error.h"
+#include "espalier/policies/table.h"
 #include "espalier/pruning.h"
 #include "tests/runtime/scratch_folder.h"
 #include "tests/support/tiny_llava.h"
@@ -64,6 +65,26 @@ TEST(PerImage, KeepsWhatThePolicyKeeps) {
     EXPECT_EQ(kept(of_images("none", spec, {1}), 1), everywhere);
     EXPECT_EQ(kept(of_images("none", spec, {1}), 0).size(), 16U);
   }
+}
+
+// Every policy, for the middle picture: refused before anything runs, or the others stay whole.
+TEST(PerImage, LeavesTheOthersAlone) {
+  int served = 0;
+  for (const PolicyEntry& entry : policy_table())
+    for (const PolicyExample& example : entry.examples) {
+      if (example.spec.find(".json") != std::string_view::npos) continue;
+      SCOPED_TRACE(std::string(example.spec));
+      try {
+        const std::vector<int64_t> tokens = left(of_images("none", std::string(example.spec).c_str(), {1}));
+        EXPECT_EQ(tokens[0], 16);
+        EXPECT_EQ(tokens[2], 16);
+        EXPECT_LE(tokens[1], 16);
+        ++served;
+      } catch (const Error& error) {
+        EXPECT_NE(std::string(error.what()).find("policy of one image"), std::string::npos) << error.what();
+      }
+    }
+  EXPECT_GE(served, 10);
 }
 
 TEST(PerImage, RefusesWhatItCannotDivide) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is refused, with which status, code and field, and that nothing of an answer has gone out before.
+#include "serve/server.h"
 #include "tests/serve/running_server.h"
 
 namespace espalier::test {
@@ -202,6 +203,18 @@ TEST(Refused, ByTheCommandLine) {
   const RunningServer other;
   refused({"--port", std::to_string(other.port())}, "cannot listen");
   EXPECT_EQ(RunningServer({"--host", "0.0.0.0", "--no-auth"}).chat(ask("Hello")).status, 200);
+}
+
+TEST(Refused, WhileTheModelLoads) {
+  serve::ServeOptions options;
+  options.port = 0;
+  const serve::Server server(options);
+  EXPECT_EQ(get(server.port(), "/health").status, 200);
+  expect_refused(get(server.port(), "/ready"), 503, "loading");
+  const Reply reply = post(server.port(), kChat, ask("Hello"));
+  expect_refused(reply, 503, "loading");
+  EXPECT_EQ(reply.headers.at("retry-after"), "1");
+  EXPECT_NE(get(server.port(), "/metrics").body.find("espalier_ready 0\n"), std::string::npos);
 }
 
 TEST(Log, HasNothingUnescaped) {

@@ -99,7 +99,9 @@ TEST(Soak, MemoryAndAnswersStay) {
   std::printf(
       "%d asked again and answered the same; resident %.1f MB behind request %d, %.1f MB behind %d (%+.2f %%)\n",
       repeated, double(early) / 1e6, count / 10, double(late) / 1e6, count, 100 * (double(late) / double(early) - 1));
-  if (count >= 2000) EXPECT_LT(double(late), 1.01 * double(early));
+  if (count >= 2000) {
+    EXPECT_LT(double(late), 1.01 * double(early));
+  }
 }
 
 }  // namespace
