@@ -57,7 +57,7 @@ TEST(Leaving, EndsTheWorkInEveryPhase) {
 }
 
 TEST(Leaving, WhoWaitsLeavesTheQueue) {
-  const RunningServer server({"--kv", "4000000"});
+  const RunningServer server({"--kv", "8000000"});
   RawSocket first(server.port()), second(server.port());
   first.send(raw_post(kChat, long_decode(900).dump()));
   for (int i = 0; i < 1000 && server.metric("espalier_running") == 0; ++i) RunningServer::wait(1);

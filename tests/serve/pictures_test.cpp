@@ -76,7 +76,7 @@ TEST(Pictures, ThatAreNone) {
   const std::string good = data_uri("rgb.png");
   refused("data:image/png;base64,", "invalid_image");
   refused("data:image/png;base64,!!!!", "invalid_base64");
-  refused(good.substr(0, good.size() - 1), "invalid_base64");
+  refused("data:image/png;base64,AAAAA", "invalid_base64");
   refused(good.substr(0, good.size() / 2 / 4 * 4 + 22), "invalid_image");
   refused("data:text/plain;base64,aGVsbG8=", "invalid_image_url");
   refused("data:image/png,aGVsbG8=", "invalid_image_url");
@@ -94,7 +94,7 @@ Json left(const Json& first, const Json& of_request) {
 }
 
 TEST(Pictures, HavePoliciesOfTheirOwn) {
-  EXPECT_EQ(left({}, {{"pruning", "none"}}), (Json{16, 16}));
+  EXPECT_EQ(left(Json::object(), {{"pruning", "none"}}), (Json{16, 16}));
   EXPECT_EQ(left({{"pruning", "divprune:keep_ratio=1/4"}}, {{"pruning", "none"}}), (Json{4, 16}));
   EXPECT_EQ(left({{"pruning", "divprune:keep_ratio=1/4"}}, {{"pruning", "fastv:keep_ratio=1/2,layer=2"}}),
             (Json{4, 8}));

@@ -133,7 +133,7 @@ TEST(Refused, WhatIsTooLarge) {
 }
 
 TEST(Refused, MoreThanMayWait) {
-  const RunningServer server({"--max-queue", "1", "--kv", "400000"});
+  const RunningServer server({"--max-queue", "1", "--kv", "2000000"});
   const Json slow = ask("Hello", {{"max_tokens", 180}, {"stream", true}});
   std::vector<RawSocket> clients;
   for (int i = 0; i < 12; ++i) {
@@ -151,7 +151,7 @@ TEST(Refused, MoreThanMayWait) {
   EXPECT_EQ(answered + refused, 12);
   EXPECT_GE(answered, 1);
   EXPECT_GE(refused, 1);
-  expect_refused(server.chat(ask("Hello", {{"max_tokens", 3000}})), 400, "invalid_request", "", "400000");
+  expect_refused(server.chat(ask("Hello", {{"max_tokens", 3000}})), 400, "invalid_request", "", "2000000");
 }
 
 TEST(Refused, WithoutAKey) {
@@ -182,7 +182,7 @@ TEST(Refused, PagesOfOtherOrigins) {
 }
 
 TEST(Refused, ByTheCommandLine) {
-  const Arguments serve = {"serve", "--model", kModel.string(), "--port", "0"};
+  const Arguments serve = {"serve", "--model", kModel.string()};
   const TemporaryFolder folder;
   const auto refused = [&](const Arguments& more, const std::string& says) {
     const Outcome outcome = run_espalier(serve + more);
@@ -197,7 +197,7 @@ TEST(Refused, ByTheCommandLine) {
   refused({"--api-key-file", folder.write("short", "abc\n").string()}, "at least 16");
   refused({"--api-key-file", folder.write("empty", "# nothing\n").string()}, "no API key");
   refused({"--allow-images", (folder / "none").string()}, "not a folder");
-  refused({"--policy", "magic"}, "magic");
+  refused({"--policy", "magic", "--port", "0"}, "magic");
   refused({"--max-queue", "0"}, "--max-queue");
   refused({"--port", "65536"}, "--port");
   const RunningServer other;

@@ -138,7 +138,8 @@ inline Json with_files(const Json& messages, const std::vector<std::string>& fil
 inline void expect_refused(const Reply& reply, int status, const std::string& code, const std::string& param = {},
                            const std::string& says = {}) {
   EXPECT_EQ(reply.status, status) << reply.body;
-  const Json error = reply.json()["error"];
+  const Json json = reply.json();
+  const Json error = json.contains("error") ? json["error"] : Json::object();
   EXPECT_EQ(error.value("code", ""), code) << reply.body;
   EXPECT_FALSE(error.value("message", "").empty());
   EXPECT_TRUE(error.contains("type"));
