@@ -21,6 +21,16 @@ at::Tensor rows_of(const at::Tensor& values, const at::Tensor& mask) {
   return values.index_select(0, mask.nonzero().squeeze(1));
 }
 
+// New tokens in pictures that are not judged.
+void leave_out(std::vector<NewTokens>& all, const at::Tensor& is_judged) {
+  for (NewTokens& added : all) {
+    const at::Tensor stays = is_judged.index_select(0, added.position_from);
+    added.vectors = rows_of(added.vectors, stays);
+    added.stands_at = rows_of(added.stands_at, stays);
+    added.position_from = rows_of(added.position_from, stays);
+  }
+}
+
 // A choice is made in the pools of all images, as its policy expects them: those that are not judged stay whole, and
 // what the choice says of them is left out.
 Choice choose_among(const std::function<Choice(const Pools&)>& choose, const TokenLayout& layout, const Pools& judged,
@@ -31,12 +41,7 @@ Choice choose_among(const std::function<Choice(const Pools&)>& choose, const Tok
   all.always = at::zeros_like(is_judged).index_copy(0, judged.tokens, judged.always);
   Choice choice = choose(all);
   choice.kept = rows_of(choice.kept, is_judged.index_select(0, choice.kept));
-  for (NewTokens& added : choice.added) {
-    const at::Tensor stays = is_judged.index_select(0, added.position_from);
-    added.vectors = rows_of(added.vectors, stays);
-    added.stands_at = rows_of(added.stands_at, stays);
-    added.position_from = rows_of(added.position_from, stays);
-  }
+  leave_out(choice.added, is_judged);
   return choice;
 }
 
@@ -53,6 +58,7 @@ Verdict judged_only(Verdict verdict, const TokenLayout& layout, const Images& im
                        .index_fill(0, rows_of(verdict.kept, is_judged.index_select(0, verdict.kept)), true)
                        .nonzero()
                        .squeeze(1);
+    leave_out(verdict.added, is_judged);
   }
   return verdict;
 }
