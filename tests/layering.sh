@@ -49,6 +49,7 @@ mapfile -t recording < <(files src/recording)
 mapfile -t synth < <(files src/synth)
 mapfile -t evaluation < <(files src/eval)
 mapfile -t conformance < <(files src/conformance)
+mapfile -t serve < <(files src/serve)
 mapfile -t inspect < <(files src/inspect)
 mapfile -t cli < <(files src/cli)
 mapfile -t training < <(files src/training)
@@ -57,6 +58,7 @@ mapfile -t examples < <(files examples tests/consumer)
 mapfile -t library < <(files include src kernels)
 mapfile -t not_training < <(files include src kernels | grep -vE '^src/training/|^include/espalier/training\.h$')
 mapfile -t not_base < <(files include src kernels | grep -v '^src/base/')
+mapfile -t not_http < <(files include src kernels | grep -v '^src/serve/http\.cpp$')
 mapfile -t all < <(files include src kernels bench examples tests)
 mapfile -t source_folders < <(ls -d bench cmake examples include kernels models src tests 2>/dev/null)
 
@@ -77,9 +79,10 @@ own_includes 'recording stands on runtime' '(recording|runtime|layout|pruning|fa
 own_includes 'synth draws and words: synth/, base/ and pictures/ for its files' '(synth|base|pictures|text|model)/|espalier/' "${synth[@]}"
 own_includes 'conformance plays a runtime to policies' '(conformance|layout|recording)/|espalier/' "${conformance[@]}"
 own_includes 'inspect draws what runtime tells' '(inspect|runtime|layout|pictures|base)/|espalier/' "${inspect[@]}"
+own_includes 'serve shows what the public headers can do' 'serve/|espalier/' "${serve[@]}"
 own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layout|pruning|base)/|espalier/' "${evaluation[@]}"
 own_includes 'cli asks runtime and recording; base, text and pictures for its files' \
-  '(eval|cli|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|espalier/' "${cli[@]}"
+  '(eval|cli|serve|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|espalier/' "${cli[@]}"
 own_includes 'training stands beside runtime' \
   '(training|synth|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/, ops.h and op_choices.h' 'kernels/|espalier/(ops|op_choices)\.h' "${kernels[@]}"
@@ -91,6 +94,7 @@ forbid 'base, jinja, text, pictures and synth have no tensors' "$torch" "${base[
 forbid 'torch/torch.h only in training and tests' '#include <torch/(torch|all)\.h>' "${not_training[@]}"
 forbid 'per-operator headers, not ATen/ATen.h' '#include <ATen/(ATen|Functions)\.h>' "${library[@]}"
 forbid 'users need libtorch alone' '#include <(nlohmann|spdlog|CLI|fmt|pcre2|Eigen)' "${public[@]}"
+forbid 'Beast in one unit of serve, and in its tests' '#include <boost/' "${not_http[@]}"
 forbid 'spdlog only in base' '#include <(spdlog|fmt)/' "${not_base[@]}"
 forbid 'pruning: the standard library and libtorch' '#include <(nlohmann|spdlog|CLI|fmt|pcre2|Eigen)' "${pruning[@]}"
 

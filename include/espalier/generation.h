@@ -30,6 +30,8 @@ struct GenerationOptions {
   uint64_t seed = 0;                              // same seed, same tokens, whatever else is in the batch
   std::vector<std::string> stop = {};  // generation ends before the first of these; it is not part of the text
   bool ignore_eos = false;
+  // Set: the result says how likely each new token was, and so many alternatives, 0 to 20.
+  std::optional<int64_t> top_logprobs = {};
 };
 
 struct Request {
@@ -39,6 +41,19 @@ struct Request {
   GenerationOptions options = {};
   std::string salt = {};  // beginnings are used again only among requests of equal salt
   bool trace = false;     // fill all of Result::points (costs copies from the device)
+};
+
+// Natural logarithms of softmax(logits), before penalty, temperature and the cuts of sampling.
+struct TokenLogprobs {
+  struct Alternative {
+    int32_t id = 0;
+    float logprob = 0;
+    bool operator==(const Alternative&) const = default;
+  };
+  int32_t id = 0;  // the token that was taken
+  float logprob = 0;
+  std::vector<Alternative> top;  // the likeliest first, ties to the lower id; the token itself may be among them
+  bool operator==(const TokenLogprobs&) const = default;
 };
 
 // Why an answer ends: its end token, max_new_tokens, one of `stop`, a callback that said kStop, or one that cancelled.
@@ -74,6 +89,7 @@ struct Result {
   std::string text;
   std::vector<int32_t> token_ids;         // new tokens; the end token, if one came, is the last
   std::vector<int32_t> prompt_token_ids;  // each image placeholder expanded to its tokens
+  std::vector<TokenLogprobs> logprobs;    // one for each of token_ids, with GenerationOptions::top_logprobs
   std::string prompt;                     // before expansion
   FinishReason finish_reason = FinishReason::kLength;
   std::vector<PointTrace> points;  // trace.h; what is kept, and with Request::trace the rest
@@ -87,6 +103,9 @@ enum class Continue : uint8_t { kGo, kStop, kCancel };
 // Called with each piece of text as it becomes certain, on the thread that generates; what it answers concerns this one
 // request. `request` is its index in the batch.
 using TextCallback = std::function<Continue(size_t request, std::string_view piece)>;
+// Called with each new token, before the text that it makes certain. `logprobs`: with GenerationOptions::top_logprobs,
+// else null.
+using TokenCallback = std::function<void(size_t request, int32_t id, const TokenLogprobs* logprobs)>;
 // Asked at least once per layer in prefill and once per image in encode; true cancels every request of the call, each
 // with FinishReason::kCancelled and what it has so far.
 using CancelCheck = std::function<bool()>;
@@ -104,6 +123,9 @@ struct Callbacks {
   Progress on_progress = {};
   PromptTraceCallback on_prompt = {};
   PointTraceCallback on_point = {};
+  TokenCallback on_token = {};
+  // Of a Scheduler: the request has ended, and its ticket's result() does not wait. It must not throw.
+  std::function<void(size_t request)> on_end = {};
 };
 
 }  // namespace espalier

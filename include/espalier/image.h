@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "espalier/error.h"
+
 namespace espalier {
 
 // How a pixel of foreign memory is stored, one byte per channel in this order. Alpha is composited onto white, grey is
@@ -38,14 +40,22 @@ struct PixelBox {
 // cannot ask for a huge picture.
 inline constexpr int64_t kMaxImagePixels = 100'000'000;
 
+class ImageTooLarge : public Error {
+ public:
+  using Error::Error;
+};
 // Throws Error, with `name` in front, for a picture without pixels, of more than kMaxImagePixels, or with another
 // number of bytes than its size asks for.
 void check(const Image& image, const std::string& name = "image");
 
 // JPEG, PNG or WebP, told apart by content and not by name. EXIF orientation is applied, grey is repeated to
 // three channels, anything with alpha is composited onto white. `name` stands in error messages.
-// Throws Error for an empty, truncated, foreign or too large file.
-Image decode_image(std::span<const std::byte> bytes, const std::string& name = "image");
+// Throws Error for an empty, truncated or foreign file, ImageTooLarge for more than `max_pixels`.
+Image decode_image(std::span<const std::byte> bytes, const std::string& name = "image",
+                   int64_t max_pixels = kMaxImagePixels);
 Image read_image(const std::filesystem::path& file);
+// As many pixels at most, in the same proportion, at least one a side: bicubic, as Pillow does it. A picture that has
+// no more comes back as it is. Throws Error for max_pixels below 1.
+Image shrunk(const Image& image, int64_t max_pixels);
 
 }  // namespace espalier

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "espalier/engine.h"
+#include "espalier/error.h"
 #include "espalier/generation.h"
 
 namespace espalier {
@@ -19,9 +20,17 @@ struct SchedulerOptions {
   // that never fits is refused when it is submitted. 0: no limit.
   int64_t kv_bytes = 0;
   int64_t prefix_cache_bytes = 0;  // as EngineOptions::prefix_cache_bytes, of this scheduler
+  // Requests that may wait for their turn; one more is refused with QueueFull. 0: no limit.
+  int64_t max_waiting = 0;
   // True: the engine's own thread computes, in turn with whatever else it has to do. False: nothing happens but in
   // step(), for programs that have a loop of their own.
   bool own_thread = true;
+};
+
+// As many requests wait as may; a later try may succeed.
+class QueueFull : public Error {
+ public:
+  using Error::Error;
 };
 
 // One submitted request. Thread-safe; copies are the same request. One that nobody holds any more runs to its end.
@@ -53,6 +62,8 @@ struct SchedulerLoad {
   int64_t kv_bytes_in_use = 0;                                    // the prefix cache's among them
   int64_t prefix_hits = 0, prefix_misses = 0, reused_tokens = 0;  // since the start
   int64_t prefix_bytes = 0;
+  int64_t image_hits = 0, image_misses = 0;  // of EngineOptions::image_cache_bytes, since the engine's start
+  int64_t image_bytes = 0;
 };
 
 // Everything is thread-safe but step(), which one thread at a time may call. It must not outlive its engine. Dropped,

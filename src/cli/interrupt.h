@@ -7,6 +7,8 @@ namespace espalier::cli {
 struct Interrupted {};  // thrown where work has no other way to end early
 
 void catch_interrupts();  // from now on
+void catch_stops();       // the same, and what service managers send: SIGTERM
 bool interrupted();
+bool stopped_by_manager();  // by SIGTERM
 
 }  // namespace espalier::cli

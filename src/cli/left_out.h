@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands for a command that a build leaves out (ESPALIER_EVALUATION, ESPALIER_TRAINING): it is listed, and
+// What stands for a command that a build leaves out (ESPALIER_EVALUATION, ESPALIER_TRAINING, ESPALIER_SERVE): it is listed, and
 // refuses.
 #pragma once
 

@@ -67,6 +67,7 @@ Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
   engine_options.threads = options.threads;
   engine_options.chat_template = options.chat_template;
   engine_options.prefix_cache_bytes = options.prefix_cache_bytes;
+  engine_options.image_cache_bytes = options.image_cache_bytes;
   engine_options.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {
     if (interrupted()) throw Interrupted();
     progress.show(stage, done, total);

@@ -28,6 +28,7 @@ struct ModelOptions {
   std::string device = "cpu";
   int threads = 0;  // 0: as many as the library chooses
   int64_t prefix_cache_bytes = 0;
+  int64_t image_cache_bytes = 0;
 };
 void add_model_options(CLI::App& app, ModelOptions& options);
 

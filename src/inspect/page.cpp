@@ -56,7 +56,11 @@ Json layout_json(const PromptTrace& prompt) {
 
 Json run_json(const InspectedRun& run, size_t layout) {
   Json points = Json::array();
-  for (const PointTrace& point : run.points) points.push_back(to_json(point));
+  for (const PointTrace& point : run.points) {
+    points.push_back(to_json(point));
+    points.back()["tokens_per_image"] = point.tokens_per_image;
+    points.back()["merges"] = std::ranges::count(point.source, -1) > 0;  // new tokens are among them
+  }
   return {{"policy", run.policy},    {"layout", layout}, {"text", run.result.text},
           {"kept", run.result.kept}, {"points", points}, {"stats", to_json(run.result.stats)}};
 }

@@ -148,8 +148,19 @@ Numbers counts_of_amount(const Step& step, const PromptLayout& prompt, bool row_
     sizes = {sum_of(of_judged)};
     pinned = {sum_of(pinned_of_judged)};
   }
+  // Pools of images that are not judged stay whole.
+  const Numbers judged = judged_images(budget, prompt);
+  const std::vector<CropFacts> crops = budget.pool == Pool::kCrop ? crops_of(prompt) : std::vector<CropFacts>();
+  const auto is_judged = [&](size_t pool) {
+    if (budget.pool == Pool::kRequest) return true;
+    return std::ranges::count(judged, crops.empty() ? static_cast<int64_t>(pool) : crops[pool].image) > 0;
+  };
   Numbers counts;
   for (size_t i = 0; i < sizes.size(); ++i) {
+    if (!is_judged(i)) {
+      counts.push_back(sizes[i]);
+      continue;
+    }
     int64_t kept = kept_of(budget.amount, sizes[i], budget.rounding);
     if (budget.at_least_one && budget.amount.keep_ratio) kept = std::max(kept, std::min<int64_t>(1, sizes[i]));
     if (pinned[i] > kept)

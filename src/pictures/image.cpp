@@ -34,15 +34,15 @@ Channels channels_of(PixelFormat format) {
 
 }  // namespace
 
-void check_image_size(int64_t width, int64_t height, const std::string& name) {
+void check_image_size(int64_t width, int64_t height, const std::string& name, int64_t max_pixels) {
   const std::string size = text_of(width, "x", height);
   if (width <= 0 || height <= 0) throw Error(text_of(name, ": an image of ", size, " has no pixels"));
-  if (width > kMaxImagePixels / height)
-    throw Error(text_of(name, ": an image of ", size, " pixels, at most ", kMaxImagePixels, " are taken"));
+  if (width > max_pixels / height)
+    throw ImageTooLarge(text_of(name, ": an image of ", size, " pixels, at most ", max_pixels, " are taken"));
 }
 
 void check(const Image& image, const std::string& name) {
-  check_image_size(image.width, image.height, name);
+  check_image_size(image.width, image.height, name, kMaxImagePixels);
   const int64_t expected = int64_t{3} * image.width * image.height;
   if (std::ssize(image.rgb) != expected)
     throw Error(text_of(name, ": an image of ", image.width, "x", image.height, " pixels has ", expected,
@@ -50,7 +50,7 @@ void check(const Image& image, const std::string& name) {
 }
 
 Image Image::from(std::span<const uint8_t> pixels, int width, int height, int64_t stride, PixelFormat format) {
-  check_image_size(width, height, "image");
+  check_image_size(width, height, "image", kMaxImagePixels);
   const Channels from = channels_of(format);
   const int64_t row = from.bytes * width, step = stride == 0 ? row : stride;
   if (step < row) throw Error(text_of("image: a stride of ", stride, " bytes, a row of ", width, " pixels has ", row));

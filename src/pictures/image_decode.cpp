@@ -31,11 +31,11 @@ class TiffReader {
   bool big_endian_;
 };
 
-DecodedImage decode(Bytes bytes, const std::string& name) {
+DecodedImage decode(Bytes bytes, const std::string& name, int64_t max_pixels) {
   if (bytes.empty()) throw Error(name + ": empty file");
-  if (is_jpeg(bytes)) return decode_jpeg(bytes, name);
-  if (is_png(bytes)) return decode_png(bytes, name);
-  if (is_webp(bytes)) return decode_webp(bytes, name);
+  if (is_jpeg(bytes)) return decode_jpeg(bytes, name, max_pixels);
+  if (is_png(bytes)) return decode_png(bytes, name, max_pixels);
+  if (is_webp(bytes)) return decode_webp(bytes, name, max_pixels);
   throw Error(name + ": not a JPEG, PNG or WebP image");
 }
 
@@ -88,8 +88,8 @@ int exif_orientation(Bytes exif) {
   return 1;
 }
 
-Image decode_image(Bytes bytes, const std::string& name) {
-  DecodedImage stored = decode(bytes, name);
+Image decode_image(Bytes bytes, const std::string& name, int64_t max_pixels) {
+  DecodedImage stored = decode(bytes, name, max_pixels);
   const Traversal from = traversal_of(stored.orientation, stored.width, stored.height);
   Image out{from.swaps_sides ? stored.height : stored.width, from.swaps_sides ? stored.width : stored.height, {}};
   if (stored.orientation == 1 && stored.channels == 3) {

@@ -94,7 +94,7 @@ bool is_jpeg(Bytes bytes) {
   return bytes.size() >= 3 && std::memcmp(bytes.data(), "\xff\xd8\xff", 3) == 0;
 }
 
-DecodedImage decode_jpeg(Bytes bytes, const std::string& name) {
+DecodedImage decode_jpeg(Bytes bytes, const std::string& name, int64_t max_pixels) {
   const auto handle = std::unique_ptr<void, int (*)(tjhandle)>(tjInitDecompress(), tjDestroy);
   const auto fail = [&] { throw Error(name + ": broken JPEG: " + tjGetErrorStr2(handle.get())); };
   if (!handle) throw Error(name + ": cannot start the JPEG decoder");
@@ -108,7 +108,7 @@ DecodedImage decode_jpeg(Bytes bytes, const std::string& name) {
       tjGetErrorCode(handle.get()) == TJERR_FATAL) {
     fail();
   }
-  check_image_size(image.width, image.height, name);
+  check_image_size(image.width, image.height, name, max_pixels);
   check_scans(layout.scans, int64_t{image.width} * image.height, name);
   const bool inks = colorspace == TJCS_CMYK || colorspace == TJCS_YCCK;
   const int format = inks ? TJPF_CMYK : TJPF_RGB;

@@ -28,9 +28,9 @@ class PngDecoder {
   PngDecoder(const PngDecoder&) = delete;
   PngDecoder& operator=(const PngDecoder&) = delete;
 
-  DecodedImage decode() {
+  DecodedImage decode(int64_t max_pixels) {
     if (!read_header()) fail();
-    check_image_size(png_get_image_width(png_, info_), png_get_image_height(png_, info_), name_);
+    check_image_size(png_get_image_width(png_, info_), png_get_image_height(png_, info_), name_, max_pixels);
     image_.width = static_cast<int>(png_get_image_width(png_, info_));
     image_.height = static_cast<int>(png_get_image_height(png_, info_));
     if (!choose_output()) fail();
@@ -151,8 +151,8 @@ bool is_png(Bytes bytes) {
   return bytes.size() >= 8 && std::memcmp(bytes.data(), "\x89PNG\r\n\x1a\n", 8) == 0;
 }
 
-DecodedImage decode_png(Bytes bytes, const std::string& name) {
-  return PngDecoder(bytes, name).decode();
+DecodedImage decode_png(Bytes bytes, const std::string& name, int64_t max_pixels) {
+  return PngDecoder(bytes, name).decode(max_pixels);
 }
 
 }  // namespace espalier

@@ -29,7 +29,7 @@ bool is_webp(Bytes bytes) {
          std::memcmp(bytes.data() + 8, "WEBP", 4) == 0;
 }
 
-DecodedImage decode_webp(Bytes bytes, const std::string& name) {
+DecodedImage decode_webp(Bytes bytes, const std::string& name, int64_t max_pixels) {
   const auto* data = reinterpret_cast<const uint8_t*>(bytes.data());
   const auto check = [&](VP8StatusCode status) {
     if (status == VP8_STATUS_NOT_ENOUGH_DATA || status == VP8_STATUS_SUSPENDED) throw Error(name + ": truncated WebP");
@@ -38,7 +38,7 @@ DecodedImage decode_webp(Bytes bytes, const std::string& name) {
   WebPDecoderConfig config;
   if (!WebPInitDecoderConfig(&config)) throw Error(name + ": cannot start the WebP decoder");
   check(WebPGetFeatures(data, bytes.size(), &config.input));
-  check_image_size(config.input.width, config.input.height, name);
+  check_image_size(config.input.width, config.input.height, name, max_pixels);
   if (config.input.has_animation) throw Error(name + ": animated WebP is not supported");
   DecodedImage image{config.input.width, config.input.height, config.input.has_alpha ? 4 : 3, {}};
   const size_t stride = static_cast<size_t>(image.width) * image.channels;

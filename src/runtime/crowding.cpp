@@ -69,7 +69,7 @@ void SpinGuard::look() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   const std::chrono::duration<double> now = std::chrono::steady_clock::now() - began_;
-  const bool is_crowded = crowding_.update(now.count(), usage.ru_nivcsw);
+  const bool is_crowded = crowding_.update(now.count(), usage.ru_nivcsw) && at::get_num_threads() > 1;
   if (is_crowded == (team_ != nullptr)) return;
   // Both teams together: one more than there are processors.
   const int threads = std::max(2, omp_get_num_procs() - at::get_num_threads() + 2);

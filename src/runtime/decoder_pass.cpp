@@ -353,12 +353,13 @@ void DecoderPass::act(Site site, int layer) {
         const std::vector<at::Tensor> signals = signals_for(sequence, sequence.stream.hidden, own[s]);
         const Applied cut = sequence.walk.act(signals).applied;
         sequence.traces.clear();
-        acted(sequence);
-        if (cut.unchanged) continue;
-        is_changed = true;
-        sequence.stream.take(cut);
-        sequence.prefix.rows.clear();
-        if (sequence.walk.is_next(site, layer))
+        if (!cut.unchanged) {
+          is_changed = true;
+          sequence.stream.take(cut);
+          sequence.prefix.rows.clear();
+        }
+        acted(sequence);  // last: one that throws leaves rows and layout of one length, until its sequence is removed
+        if (!cut.unchanged && sequence.walk.is_next(site, layer))
           own[s] = rotary(config_, sequence.walk.layout().position_id, model_.dtype);
       }
     });

@@ -15,6 +15,7 @@ ImageCache::Key ImageCache::key_of(const Image& image, const ImagePlan& plan) {
 std::optional<VisionFeatures> ImageCache::find(const Key& key) {
   const std::scoped_lock lock(mutex_);
   const auto place = places_.find(key);
+  ++(place == places_.end() ? counts_.misses : counts_.hits);
   if (place == places_.end()) return std::nullopt;
   entries_.splice(entries_.begin(), entries_, place->second);
   return place->second->features;
@@ -25,26 +26,26 @@ void ImageCache::keep(const Key& key, const VisionFeatures& features) {
   if (features.classes.defined()) bytes += static_cast<int64_t>(features.classes.nbytes());
   const std::scoped_lock lock(mutex_);
   if (bytes > max_bytes_ || places_.contains(key)) return;  // another request may have been faster
-  while (bytes_ + bytes > max_bytes_) drop_last();
+  while (counts_.bytes + bytes > max_bytes_) drop_last();
   entries_.push_front({key, features, bytes});
   places_[key] = entries_.begin();
-  bytes_ += bytes;
+  counts_.bytes += bytes;
 }
 
 void ImageCache::clear() {
   const std::scoped_lock lock(mutex_);
   places_.clear();
   entries_.clear();
-  bytes_ = 0;
+  counts_.bytes = 0;
 }
 
-int64_t ImageCache::bytes() const {
+ImageCache::Counts ImageCache::counts() const {
   const std::scoped_lock lock(mutex_);
-  return bytes_;
+  return counts_;
 }
 
 void ImageCache::drop_last() {
-  bytes_ -= entries_.back().bytes;
+  counts_.bytes -= entries_.back().bytes;
   places_.erase(entries_.back().key);
   entries_.pop_back();
 }

@@ -58,7 +58,12 @@ class ImageCache {
   // A picture larger than the whole cache is not kept.
   void keep(const Key& key, const VisionFeatures& features);
   void clear();
-  int64_t bytes() const;  // of all that is kept
+  struct Counts {
+    int64_t hits = 0, misses = 0;
+    int64_t bytes = 0;  // of all that is kept
+  };
+  Counts counts() const;
+  int64_t bytes() const { return counts().bytes; }
 
  private:
   struct Entry {
@@ -70,7 +75,7 @@ class ImageCache {
 
   mutable std::mutex mutex_;
   int64_t max_bytes_;
-  int64_t bytes_ = 0;
+  Counts counts_;
   std::list<Entry> entries_;  // last used first
   std::map<Key, std::list<Entry>::iterator> places_;
 };

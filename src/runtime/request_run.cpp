@@ -110,11 +110,21 @@ bool RequestRun::should_cancel() {
   return is_cancelled();
 }
 
+void RequestRun::sample(std::span<float> logits) {
+  const std::optional<int64_t> top = request.options.top_logprobs;
+  const std::vector<float> own = top ? std::vector(logits.begin(), logits.end()) : std::vector<float>();
+  const int32_t id = sampler.next(logits);
+  if (top) logprobs.push_back(logprobs_of(own, id, *top));
+  if (call->callbacks.on_token) call->callbacks.on_token(index, id, top ? &logprobs.back() : nullptr);
+  answer.add(id);
+}
+
 Result RequestRun::take_result() {
   if (encoding) encoding->record_times();
   Result r;
   r.text = answer.text();
   r.token_ids = answer.ids();
+  r.logprobs = std::move(logprobs);
   r.prompt_token_ids = sequence.prompt.ids;
   r.prompt = sequence.prompt.text;
   r.finish_reason = answer.finish_reason();

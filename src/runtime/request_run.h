@@ -7,6 +7,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "espalier/generation.h"
 #include "runtime/answer.h"
@@ -63,6 +65,8 @@ struct RequestRun {
   // callers.
   bool is_cancelled() const;
   bool should_cancel();
+  // The next token, from the model's logits, float32 [vocab]; changed in place.
+  void sample(std::span<float> logits);
   Result take_result();
 
   const Request request;
@@ -74,6 +78,7 @@ struct RequestRun {
   Sequence sequence;
   Sampler sampler;
   Answer answer;
+  std::vector<TokenLogprobs> logprobs;  // where they were asked for
   std::optional<Encoding> encoding;
   int64_t kv_bytes = 0;                              // that prompt and answer may take
   std::vector<std::unique_ptr<RequestRun>> samples;  // until the end of prefill: others that answer the same prompt

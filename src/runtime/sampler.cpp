@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "espalier/error.h"
 
@@ -24,6 +25,9 @@ int32_t argmax(std::span<const float> logits) {
 }  // namespace
 
 SamplingRules sampling_rules(const GenerationOptions& options, const GenerationConfig& defaults) {
+  constexpr int64_t kMostAlternatives = 20;
+  if (options.top_logprobs && (*options.top_logprobs < 0 || *options.top_logprobs > kMostAlternatives))
+    refuse("top_logprobs", "a number from 0 up to 20", static_cast<double>(*options.top_logprobs));
   SamplingRules rules;
   if (options.greedy) return rules;
   const bool asks_for_sampling = options.temperature || options.top_k || options.top_p;
@@ -37,6 +41,23 @@ SamplingRules sampling_rules(const GenerationOptions& options, const GenerationC
   if (!(rules.top_p > 0 && rules.top_p <= 1)) refuse("top_p", "a number above 0 and up to 1", rules.top_p);
   if (!(rules.repetition_penalty > 0)) refuse("repetition_penalty", "a number above 0", rules.repetition_penalty);
   return rules;
+}
+
+TokenLogprobs logprobs_of(std::span<const float> logits, int32_t id, int64_t top) {
+  const double largest = std::ranges::max(logits);
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  const double log_sum = largest + std::log(sum);
+  const auto of = [&](int32_t token) { return static_cast<float>(logits[static_cast<size_t>(token)] - log_sum); };
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto num_top = static_cast<std::ptrdiff_t>(std::min<int64_t>(top, std::ssize(order)));
+  std::ranges::partial_sort(order, order.begin() + num_top,
+                            [&](int32_t a, int32_t b) { return std::pair(-logits[a], a) < std::pair(-logits[b], b); });
+  TokenLogprobs result{.id = id, .logprob = of(id), .top = {}};
+  for (auto token = order.begin(); token != order.begin() + num_top; ++token)
+    result.top.push_back({*token, of(*token)});
+  return result;
 }
 
 Sampler::Sampler(const SamplingRules& rules, uint64_t seed, std::span<const int32_t> prompt_ids)

@@ -24,6 +24,9 @@ struct SamplingRules {
 };
 SamplingRules sampling_rules(const GenerationOptions& options, const GenerationConfig& defaults);
 
+// Of the model's own logits, float32 [vocab]; `top` alternatives, or as many as there are.
+TokenLogprobs logprobs_of(std::span<const float> logits, int32_t id, int64_t top);
+
 class Sampler {
  public:
   // `prompt_ids` count for the penalty, image placeholders included.

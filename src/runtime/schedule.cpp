@@ -355,9 +355,7 @@ void Schedule::sample(const Runs& runs, const at::Tensor& logits) {
   for (size_t i = 0; i < runs.size(); ++i) {
     if (runs[i]->answer.is_finished()) continue;  // asked for no tokens
     const at::Tensor row = rows.select(0, static_cast<int64_t>(i));
-    guarded(*runs[i], [&] {
-      runs[i]->answer.add(runs[i]->sampler.next({row.data_ptr<float>(), static_cast<size_t>(row.numel())}));
-    });
+    guarded(*runs[i], [&] { runs[i]->sample({row.data_ptr<float>(), static_cast<size_t>(row.numel())}); });
   }
 }
 

@@ -29,11 +29,14 @@ struct Ticket::State {
     return Continue::kGo;
   }
   void end(RequestRun& run) {
-    const std::scoped_lock lock(mutex);
-    if (run.result) result = std::move(*run.result);
-    error = run.error;
-    is_done = true;
-    changed.notify_all();
+    {
+      const std::scoped_lock lock(mutex);
+      if (run.result) result = std::move(*run.result);
+      error = run.error;
+      is_done = true;
+      changed.notify_all();
+    }
+    if (run.call->callbacks.on_end) run.call->callbacks.on_end(run.index);
   }
 };
 
@@ -65,10 +68,12 @@ const Result& Ticket::result() const {
 }
 
 struct Scheduler::Impl {
-  Impl(const LoadedModel& loaded, ImageCache* images, const SchedulerOptions& options, ComputeThread* compute)
+  Impl(const LoadedModel& loaded, ImageCache* pictures, const SchedulerOptions& options, ComputeThread* compute)
       : model(loaded),
+        images(pictures),
+        max_waiting(options.max_waiting),
         schedule(loaded,
-                 {.images = images,
+                 {.images = pictures,
                   .kv_bytes = options.kv_bytes,
                   .prefix_cache_bytes = options.prefix_cache_bytes,
                   .on_done = [this](std::unique_ptr<RequestRun> run) { end(*run); }},
@@ -86,6 +91,8 @@ struct Scheduler::Impl {
   }
 
   const LoadedModel& model;
+  const ImageCache* images;
+  const int64_t max_waiting;
   std::mutex mutex;
   std::unordered_map<const Call*, std::shared_ptr<Ticket::State>> tickets;  // of those that have not ended
   SharedSchedule schedule;                                                  // first to go
@@ -125,16 +132,15 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
     });
     states.push_back(std::move(state));
   }
-  {
-    const std::scoped_lock lock(impl_->mutex);
-    for (const auto& state : states) impl_->tickets[state->call.get()] = state;
-  }
+  const std::scoped_lock lock(impl_->mutex);
+  if (impl_->max_waiting > 0 && impl_->schedule.load().waiting + static_cast<int64_t>(samples) > impl_->max_waiting)
+    throw QueueFull("scheduler: " + std::to_string(impl_->max_waiting) + " requests wait already");
+  for (const auto& state : states) impl_->tickets[state->call.get()] = state;
   try {
     SharedSchedule::Runs runs;
     runs.push_back(std::move(first));
     impl_->schedule.admit(std::move(runs));
   } catch (...) {
-    const std::scoped_lock lock(impl_->mutex);
     for (const auto& state : states) impl_->tickets.erase(state->call.get());
     throw;
   }
@@ -149,6 +155,7 @@ bool Scheduler::step() {
 
 SchedulerLoad Scheduler::load() const {
   const Schedule::Load load = impl_->schedule.load();
+  const ImageCache::Counts images = impl_->images ? impl_->images->counts() : ImageCache::Counts();
   return {.waiting = load.waiting,
           .running = load.running,
           .kv_bytes_promised = load.kv_bytes_promised,
@@ -156,7 +163,10 @@ SchedulerLoad Scheduler::load() const {
           .prefix_hits = load.prefixes.hits,
           .prefix_misses = load.prefixes.misses,
           .reused_tokens = load.prefixes.reused_tokens,
-          .prefix_bytes = load.prefixes.bytes};
+          .prefix_bytes = load.prefixes.bytes,
+          .image_hits = images.hits,
+          .image_misses = images.misses,
+          .image_bytes = images.bytes};
 }
 
 }  // namespace espalier

@@ -61,6 +61,10 @@ class EspalierProcess {
   EspalierProcess& operator=(const EspalierProcess&) = delete;
 
   void interrupt() const { ::kill(pid_, SIGINT); }
+  void terminate() const { ::kill(pid_, SIGTERM); }
+  pid_t pid() const { return pid_; }
+  std::string output() const { return read_whole(folder_ / "out"); }  // so far
+  std::string errors() const { return read_whole(folder_ / "err"); }
 
   // Returns false when the process ends, or 60 seconds pass, before it has written to stdout.
   bool wait_for_output() {

@@ -106,6 +106,38 @@ TEST(Generate, SeedDecidesTheSampleAlone) {
   EXPECT_NE(engine().generate(r).token_ids, first.token_ids);
 }
 
+// Whatever sampling makes of it, a token's probability is the model's own: log_softmax in float64 of the logits behind
+// the prompt.
+TEST(Generate, LogprobsAreOfTheModelsOwnLogits) {
+  const test::ScratchFolder folder;
+  Request r = request_of(test::in_context_prompt(1), "fastv:keep_ratio=1/2", 3);
+  dump(test::tiny_llava(), r, folder.path() / "run", {}, {});
+  const at::Tensor logits = test::read_arrays(folder.path() / "run.safetensors").at("logits").to(at::kDouble);
+  const at::Tensor last = logits[logits.size(0) - 1];
+  const at::Tensor expected = last - last.logsumexp(0);
+  r.options.do_sample = true;
+  r.options.temperature = 3.0;
+  r.options.top_k = 50;
+  r.options.repetition_penalty = 1.8;
+  r.options.top_logprobs = 20;
+  for (uint64_t seed = 0; seed < 5; ++seed) {
+    r.options.seed = seed;
+    const Result result = engine().generate(r);
+    ASSERT_EQ(result.logprobs.size(), result.token_ids.size());
+    const TokenLogprobs& first = result.logprobs[0];
+    EXPECT_EQ(first.id, result.token_ids[0]);
+    EXPECT_NEAR(first.logprob, expected[first.id].item<double>(), 1e-4);
+    const at::Tensor sorted = std::get<0>(expected.sort(-1, /*descending=*/true));
+    ASSERT_EQ(first.top.size(), 20U);
+    for (int64_t i = 0; i < 20; ++i) {
+      EXPECT_NEAR(first.top[i].logprob, expected[first.top[i].id].item<double>(), 1e-4);
+      EXPECT_NEAR(first.top[i].logprob, sorted[i].item<double>(), 1e-4);
+    }
+  }
+  r.options.top_logprobs.reset();
+  EXPECT_TRUE(engine().generate(r).logprobs.empty());
+}
+
 TEST(Generate, CallbackEndsOnlyItsOwnRequest) {
   std::vector<Request> batch = mixed_batch();
   const std::vector<Result> whole = engine().generate(batch);

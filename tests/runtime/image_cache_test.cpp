@@ -38,6 +38,8 @@ TEST(ImageCache, KnowsPicturesByPixelsAndByWhatIsMadeOfThem) {
   EXPECT_FALSE(cache.find(ImageCache::key_of(*picture, plan_of({3, 4, 4}))));
   EXPECT_FALSE(cache.find(ImageCache::key_of(*noise(8, 8, 2), plan_of({3, 8, 8}))));
   EXPECT_FALSE(cache.find(ImageCache::key_of(*noise(4, 16, 1), plan_of({3, 8, 8}))));  // the same bytes, another shape
+  EXPECT_EQ(cache.counts().hits, 1);
+  EXPECT_EQ(cache.counts().misses, 3);
 }
 
 TEST(ImageCache, StaysWithinItsBytesAndDropsWhatWasUsedLongestAgo) {

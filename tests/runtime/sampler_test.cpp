@@ -146,6 +146,30 @@ TEST(Sampler, ImpossibleTokensAreNeverDrawn) {
   for (int i = 0; i < 1000; ++i) EXPECT_EQ(next(sampler, {-INFINITY, 0, -INFINITY}), 1);
 }
 
+// ---- log-probabilities ----
+
+// Against log_softmax in float64, written out.
+TEST(Logprobs, AreLogSoftmaxOfTheLogits) {
+  const std::vector<float> logits = {3.f, -40.f, 3.f, 80.5f, 80.25f, 0.f, -INFINITY};
+  const auto expected = [&](size_t token) {
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - 80.5);
+    return static_cast<double>(logits[token]) - 80.5 - std::log(sum);
+  };
+  const TokenLogprobs some = logprobs_of(logits, 5, 4);
+  EXPECT_EQ(some.id, 5);
+  EXPECT_NEAR(some.logprob, expected(5), 1e-5);
+  ASSERT_EQ(some.top.size(), 4U);
+  const std::vector<int32_t> order = {3, 4, 0, 2};  // ties to the lower id
+  for (size_t i = 0; i < order.size(); ++i) {
+    EXPECT_EQ(some.top[i].id, order[i]);
+    EXPECT_NEAR(some.top[i].logprob, expected(static_cast<size_t>(order[i])), 1e-5);
+  }
+  EXPECT_TRUE(logprobs_of(logits, 0, 0).top.empty());
+  EXPECT_EQ(logprobs_of(logits, 0, 20).top.size(), logits.size());
+  EXPECT_EQ(logprobs_of(logits, 6, 0).logprob, -INFINITY);
+}
+
 // ---- rules ----
 
 TEST(SamplingRules, UnsetOptionsComeFromTheCheckpoint) {

@@ -77,6 +77,43 @@ TEST(Scheduler, AnswersAsTheEngineDoes) {
   EXPECT_EQ(scheduler.load().kv_bytes_promised, 0);
 }
 
+// What is told of each new token as it comes is what the result holds, and the end is told once.
+TEST(Scheduler, TellsTokensAndTheEnd) {
+  Scheduler scheduler(engine());
+  Request request = request_of(1, "fastv:keep_ratio=1/2", 6);
+  request.options.top_logprobs = 3;
+  std::vector<TokenLogprobs> told;
+  std::vector<int32_t> ids;
+  std::atomic<int> ends = 0;
+  Callbacks callbacks;
+  callbacks.on_token = [&](size_t, int32_t id, const TokenLogprobs* logprobs) {
+    ids.push_back(id);
+    if (logprobs) told.push_back(*logprobs);
+  };
+  callbacks.on_end = [&](size_t) { ++ends; };
+  const Ticket ticket = scheduler.submit(request, callbacks);
+  const Result result = ticket.result();
+  for (int i = 0; i < 1000 && ends == 0; ++i) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(ends, 1);
+  EXPECT_EQ(ids, result.token_ids);
+  EXPECT_EQ(told, result.logprobs);
+  ASSERT_EQ(told.size(), 6U);
+  EXPECT_EQ(told[5].id, result.token_ids[5]);
+  EXPECT_EQ(told[5].top.size(), 3U);
+  request.options.top_logprobs = 21;
+  test::expect_says(test::message_of<Error>([&] { scheduler.submit(request); }), {"top_logprobs", "20", "21"});
+}
+
+TEST(Scheduler, RefusesMoreThanMayWait) {
+  Scheduler scheduler(engine(), {.max_waiting = 2, .own_thread = false});
+  scheduler.submit(request_of(0, "none", 2));
+  scheduler.submit(request_of(0, "none", 2));
+  EXPECT_THROW(scheduler.submit(request_of(0, "none", 2)), QueueFull);
+  while (scheduler.step()) {
+  }
+  EXPECT_NO_THROW(scheduler.submit(request_of(0, "none", 2)));
+}
+
 TEST(Scheduler, StepsInALoopOfTheCallers) {
   Scheduler scheduler(engine(), {.own_thread = false});
   EXPECT_FALSE(scheduler.step());
@@ -263,6 +300,24 @@ TEST(Scheduler, CallbacksFailAlone) {
   const Ticket goes_on = scheduler.submit(request_of(0, "none", 12));
   EXPECT_EQ(test::message_of<Error>([&] { fails.result(); }), "no more");
   EXPECT_EQ(goes_on.result().token_ids, engine().generate(request_of(0, "none", 12)).token_ids);
+}
+
+// What throws in the middle of a layer, between the cut and the rows of the others behind it.
+TEST(Scheduler, TracesFailAlone) {
+  Scheduler scheduler(engine(), {.own_thread = false});
+  Callbacks bad;
+  bad.on_point = [](size_t, const PointTrace&) { throw Error("no more points"); };
+  const std::vector<Request> requests = {request_of(1, "fastv:keep_ratio=1/2,layer=3", 5),
+                                         request_of(2, "fastv:keep_ratio=1/4,layer=3", 5),
+                                         request_of(0, "fastv:keep_ratio=1/3,layer=3", 5)};
+  std::vector<Ticket> tickets;
+  for (size_t i = 0; i < requests.size(); ++i)
+    tickets.push_back(scheduler.submit(requests[i], i == 1 ? bad : Callbacks()));
+  while (scheduler.step()) {
+  }
+  EXPECT_EQ(test::message_of<Error>([&] { tickets[1].result(); }), "no more points");
+  for (const size_t i : {size_t{0}, size_t{2}})
+    EXPECT_EQ(tickets[i].result().token_ids, engine().generate(requests[i]).token_ids);
 }
 
 TEST(Scheduler, DroppedItCancels) {
