@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands for a command that a build leaves out (ESPALIER_EVALUATION, ESPALIER_TRAINING, ESPALIER_SERVE): it is listed, and
-// refuses.
+// What stands for a command that a build leaves out (ESPALIER_EVALUATION, ESPALIER_TRAINING, ESPALIER_SERVE): it is
+// listed, and refuses.
 #pragma once
 
 #include <CLI/App.hpp>

@@ -151,6 +151,8 @@ TEST(Refused, MoreThanMayWait) {
   EXPECT_EQ(answered + refused, 12);
   EXPECT_GE(answered, 1);
   EXPECT_GE(refused, 1);
+  clients.clear();
+  EXPECT_TRUE(server.is_idle_within(5));
   expect_refused(server.chat(ask("Hello", {{"max_tokens", 3000}})), 400, "invalid_request", "", "2000000");
 }
 
