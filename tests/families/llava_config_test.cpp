@@ -9,6 +9,7 @@
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <sstream>
 
 #include "espalier/error.h"
@@ -24,12 +25,14 @@ namespace {
 
 using Json = nlohmann::json;
 
+const std::string kFile = "folder/config.json";  // sections only refer to it
+
 LlavaConfig parse(const Json& json) {
-  return read_llava_config(Section(json, "folder/config.json"));
+  return read_llava_config(Section(json, kFile));
 }
 
 LlavaNextConfig parse_next(const Json& json) {
-  return read_llava_next_config(Section(json, "folder/config.json"));
+  return read_llava_next_config(Section(json, kFile));
 }
 
 // What the hub has for llava-hf/llava-1.5-7b-hf (docs/specs/models.md, 1.1): everything that equals a class default is

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "espalier/error.h"
 #include "families/families.h"
@@ -21,8 +22,10 @@ namespace {
 
 using Json = nlohmann::json;
 
+const std::string kFile = "folder/config.json";  // sections only refer to it
+
 QwenVlConfig parse(const Json& json) {
-  return read_qwen25_vl_config(Section(json, "folder/config.json"));
+  return read_qwen25_vl_config(Section(json, kFile));
 }
 
 // What the hub has for Qwen/Qwen2.5-VL-3B-Instruct (docs/specs/models.md, 1.1).

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "espalier/error.h"
 #include "families/families.h"
@@ -18,8 +19,10 @@ namespace {
 
 using Json = nlohmann::json;
 
+const std::string kFile = "folder/config.json";  // sections only refer to it
+
 QwenVlConfig parse(const Json& json) {
-  return read_qwen2_vl_config(Section(json, "folder/config.json"));
+  return read_qwen2_vl_config(Section(json, kFile));
 }
 
 // What the hub has for Qwen/Qwen2-VL-2B-Instruct.
