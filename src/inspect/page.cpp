@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string_view>
 
 #include "base/base64.h"
@@ -59,7 +60,10 @@ Json run_json(const InspectedRun& run, size_t layout) {
   for (const PointTrace& point : run.points) {
     points.push_back(to_json(point));
     points.back()["tokens_per_image"] = point.tokens_per_image;
-    points.back()["merges"] = std::ranges::count(point.source, -1) > 0;  // new tokens are among them
+    // New tokens are among them.
+    points.back()["merges"] =
+        point.kept_per_head.empty() &&
+        std::reduce(point.tokens_per_image.begin(), point.tokens_per_image.end()) > std::ssize(point.kept);
   }
   return {{"policy", run.policy},    {"layout", layout}, {"text", run.result.text},
           {"kept", run.result.kept}, {"points", points}, {"stats", to_json(run.result.stats)}};

@@ -256,7 +256,8 @@ TEST_F(ImageProcessorTest, RefusesWhatItCannotDo) {
 TEST_F(ImageProcessorTest, RefusesTilesThatCannotBe) {
   const auto error_with = [&](const std::string& fields) {
     return error_of([&] {
-      load(R"({"image_processor_type": "LlavaNextImageProcessorFast", "size": 20, "crop_size": 20)" + fields + "}");
+      load(R"({"image_processor_type": "LlavaNextImageProcessorFast", "crop_size": 20)" + fields +
+           (fields.find("\"size\"") == std::string::npos ? R"(, "size": 20})" : "}"));
     });
   };
   const std::pair<const char*, const char*> cases[] = {

@@ -53,7 +53,7 @@ TEST(PolicySpec, MistakesAreNamedInOneLine) {
             "policy \"random:keep_ratio\": expected option=value, got \"keep_ratio\"");
   EXPECT_EQ(error_of_spec("random:"), "policy \"random:\": expected option=value, got \"\"");
   EXPECT_EQ(error_of_spec("random:keep_ratio=half"), "random: keep_ratio=half is not a number (a/b, or a decimal)");
-  EXPECT_EQ(error_of_spec("random:keep_ratio=0"), "random: keep_ratio=0/1 is not above 0 and at most 1");
+  EXPECT_EQ(error_of_spec("random:keep_ratio=0"), "random: keep_ratio=0 is not above 0 and at most 1");
   EXPECT_EQ(error_of_spec("random:keep_ratio=1.5"), "random: keep_ratio=3/2 is not above 0 and at most 1");
   EXPECT_EQ(error_of_spec("random:num_kept=-1"), "random: num_kept=-1 is below 0");
   EXPECT_EQ(error_of_spec("random:num_kept=2.5"), "random: num_kept=2.5 is not an integer");
