@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 
@@ -33,6 +34,15 @@ bool Crowding::update(double seconds, int64_t preemptions) {
   if (quiet_windows_ >= kQuietWindows) is_crowded_ = false;
   return is_crowded_;
 }
+
+namespace {
+
+bool is_loaded() {
+  double average = 0.0;  // of the last minute
+  return getloadavg(&average, 1) == 1 && average > 0.5 * omp_get_num_procs();
+}
+
+}  // namespace
 
 // A thread that leads a team with nothing to do, until it goes.
 class SpinGuard::IdleTeam {
@@ -62,7 +72,10 @@ class SpinGuard::IdleTeam {
   std::thread leader_;
 };
 
-SpinGuard::SpinGuard() : began_(std::chrono::steady_clock::now()) {}
+// Believes the system's load average at first: a short command would be over before a window has passed.
+SpinGuard::SpinGuard() : crowding_(is_loaded()), began_(std::chrono::steady_clock::now()) {
+  look();
+}
 SpinGuard::~SpinGuard() = default;
 
 void SpinGuard::look() {

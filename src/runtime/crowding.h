@@ -17,6 +17,9 @@ namespace espalier {
 // Whether the machine is crowded, from how often the process was put off a processor that it had not given up.
 class Crowding {
  public:
+  // `is_crowded`: what is believed until the first windows have shown it.
+  explicit Crowding(bool is_crowded) : is_crowded_(is_crowded) {}
+
   // `preemptions`: since the start of the process; `seconds`: now. Looks at windows of a tenth of a second.
   bool update(double seconds, int64_t preemptions);
 
@@ -24,7 +27,7 @@ class Crowding {
   double window_began_ = -1.0;
   int64_t preemptions_before_ = 0;
   int quiet_windows_ = 0;
-  bool is_crowded_ = false;
+  bool is_crowded_;
 };
 
 // For the thread that computes.

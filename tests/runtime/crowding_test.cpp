@@ -7,7 +7,7 @@ namespace espalier {
 namespace {
 
 struct Watched {
-  Crowding crowding;
+  Crowding crowding{false};
   double now = 0.0;
   double preemptions = 0.0;
 
@@ -35,6 +35,13 @@ TEST(Crowding, ChangesItsMindSlowly) {
   EXPECT_FALSE(watched.after(10.0, 40.0));
   EXPECT_TRUE(watched.after(1.0, 200.0));
   EXPECT_TRUE(watched.after(10.0, 40.0));
+}
+
+TEST(Crowding, LetsGoOfWhatItBelievedAtFirst) {
+  Watched watched;
+  watched.crowding = Crowding(true);
+  EXPECT_TRUE(watched.after(1.0, 5.0));
+  EXPECT_FALSE(watched.after(3.0, 5.0));
 }
 
 // Counters that stood high before the first look are no news.
