@@ -9,8 +9,8 @@
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <string>
 #include <sstream>
+#include <string>
 
 #include "espalier/error.h"
 #include "families/families.h"
