@@ -6,8 +6,6 @@
 // So as long as the process is put off its processors again and again, a second, idle team is held open.
 #pragma once
 
-#include <sys/resource.h>
-
 #include <chrono>
 #include <cstdint>
 #include <memory>

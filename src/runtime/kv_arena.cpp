@@ -138,21 +138,16 @@ void SequenceKv::keep(KvArena& arena, int layer, const at::Tensor& rows) {
 }
 
 SequenceKv SequenceKv::share(std::span<const int64_t> lengths) {
-  SequenceKv shared(static_cast<int>(layers_.size()));
+  SequenceKv shared = front(lengths);
   for (size_t layer = 0; layer < lengths.size(); ++layer) {
-    std::vector<KvRun>& own = layers_[layer];
-    std::vector<KvRun> rest;
+    std::vector<KvRun> runs = shared.layers_[layer];
     int64_t left = lengths[layer];
-    for (KvRun& run : own) {
+    for (const KvRun& run : layers_[layer]) {
       const int64_t taken = std::min(left, run.length);
       left -= taken;
-      if (taken > 0) {
-        shared.layers_[layer].push_back({run.block, run.begin, taken, true});
-        rest.push_back(shared.layers_[layer].back());
-      }
-      if (taken < run.length) rest.push_back({run.block, run.begin + taken, run.length - taken, run.is_shared});
+      if (taken < run.length) runs.push_back({run.block, run.begin + taken, run.length - taken, run.is_shared});
     }
-    own = std::move(rest);
+    layers_[layer] = std::move(runs);
   }
   return shared;
 }

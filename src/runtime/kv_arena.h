@@ -108,7 +108,7 @@ class SequenceKv {
   // The first lengths[l] rows of layers 0 … lengths.size() - 1, from now on shared. No layer may have been cut at the
   // cache.
   SequenceKv share(std::span<const int64_t> lengths);
-  // The first lengths[l] rows of these, which are shared already.
+  // The same as they are, for a part of what is shared already.
   SequenceKv front(std::span<const int64_t> lengths) const;
 
  private:

@@ -15,6 +15,7 @@
 #include "runtime/generate.h"
 #include "runtime/schedule.h"
 #include "tests/runtime/scratch_folder.h"
+#include "tests/support/made_up_files.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"
 
@@ -130,15 +131,9 @@ void expect_same(const Answered& cached, const Answered& whole) {
 }
 
 std::vector<std::string> specs() {
-  std::vector<std::string> all;
-  for (const PolicyEntry& entry : policy_table())
-    for (const PolicyExample& example : entry.examples)
-      if (example.spec.find(".json") == std::string_view::npos) all.emplace_back(example.spec);
-  all.emplace_back("divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4");
-  all.emplace_back("uniform:keep_ratio=1/2 + vtw:layer=5");
-  all.emplace_back("fastv:keep_ratio=1/4,layer=3,positions=compact");
-  all.emplace_back("divprune:keep_ratio=1/3,positions=compact");
-  return all;
+  return test::examples_and({"divprune:keep_ratio=1/2 + fastv:keep_ratio=1/4", "uniform:keep_ratio=1/2 + vtw:layer=5",
+                             "fastv:keep_ratio=1/4,layer=3,positions=compact",
+                             "divprune:keep_ratio=1/3,positions=compact"});
 }
 
 bool can_run(const LoadedModel& model, const Request& request) {

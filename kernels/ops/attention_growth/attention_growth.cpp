@@ -48,6 +48,22 @@ DirectionPointers::DirectionPointers(const std::optional<at::Tensor>& hidden_in,
                .weight = static_cast<float>(weight)};
 }
 
+namespace {
+
+const ops::AttentionGrowthCall& checked(const ops::AttentionGrowthCall& call) {
+  check_growth(call);
+  return call;
+}
+
+}  // namespace
+
+GrowthPointers::GrowthPointers(const ops::AttentionGrowthCall& call)
+    : lower("attention_growth", call.lower),
+      upper("attention_growth", call.upper),
+      groups("attention_growth", groups_of(call)),
+      direction(checked(call).hidden, call.direction, call.cosine_weight),
+      out(at::empty({call.columns.size(0)}, call.lower.lse.options())) {}
+
 }  // namespace espalier::kernels
 
 namespace espalier::ops {

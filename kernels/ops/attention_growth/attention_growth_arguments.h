@@ -23,6 +23,16 @@ struct DirectionPointers {
   DirectionPointers(const std::optional<at::Tensor>& hidden, const std::optional<at::Tensor>& direction, double weight);
 };
 
+// Pointers to all that a call names, which is checked on the way, and room for its result, float32 [c].
+struct GrowthPointers {
+  LayerPointers lower, upper;
+  GroupPointers groups;
+  DirectionPointers direction;
+  at::Tensor out;
+
+  explicit GrowthPointers(const ops::AttentionGrowthCall& call);
+};
+
 }  // namespace espalier::kernels
 
 namespace espalier::ops {

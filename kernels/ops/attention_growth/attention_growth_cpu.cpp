@@ -55,16 +55,11 @@ namespace espalier::ops {
 namespace {
 
 Tensor attention_growth_cpu(const AttentionGrowthCall& in) {
-  const kernels::LayerPointers lower("attention_growth", in.lower);
-  const kernels::LayerPointers upper("attention_growth", in.upper);
-  const kernels::GroupPointers groups("attention_growth", kernels::groups_of(in));
-  kernels::check_growth(in);
-  const kernels::DirectionPointers pointers(in.hidden, in.direction, in.cosine_weight);
-  Tensor out = at::empty({in.columns.size(0)}, in.lower.lse.options());
-  kernels::note_kernel("attention_growth", kernels::probability_kernel_name(groups.shape, kernels::cpu_level()));
-  kernels::attention_growth_blocked(lower.layer, upper.layer, groups.shape, in.relu_per_head, pointers.direction,
-                                    kernels::cpu_level(), out.mutable_data_ptr<float>());
-  return out;
+  const kernels::GrowthPointers p(in);
+  kernels::note_kernel("attention_growth", kernels::probability_kernel_name(p.groups.shape, kernels::cpu_level()));
+  kernels::attention_growth_blocked(p.lower.layer, p.upper.layer, p.groups.shape, in.relu_per_head,
+                                    p.direction.direction, kernels::cpu_level(), p.out.mutable_data_ptr<float>());
+  return p.out;
 }
 
 }  // namespace

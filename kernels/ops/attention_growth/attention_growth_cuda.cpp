@@ -16,17 +16,12 @@ namespace {
 
 Tensor attention_growth_cuda(const AttentionGrowthCall& in) {
   const c10::cuda::CUDAGuard guard(in.lower.query.device());
-  const kernels::LayerPointers lower("attention_growth", in.lower);
-  const kernels::LayerPointers upper("attention_growth", in.upper);
-  const kernels::GroupPointers groups("attention_growth", kernels::groups_of(in));
-  kernels::check_growth(in);
-  const kernels::DirectionPointers pointers(in.hidden, in.direction, in.cosine_weight);
-  Tensor out = at::empty({in.columns.size(0)}, in.lower.lse.options());
+  const kernels::GrowthPointers p(in);
   kernels::note_kernel("attention_growth", "cuda");
-  C10_CUDA_CHECK(kernels::attention_growth_cuda(lower.layer, upper.layer, groups.shape, in.relu_per_head,
-                                                pointers.direction, out.mutable_data_ptr<float>(),
+  C10_CUDA_CHECK(kernels::attention_growth_cuda(p.lower.layer, p.upper.layer, p.groups.shape, in.relu_per_head,
+                                                p.direction.direction, p.out.mutable_data_ptr<float>(),
                                                 c10::cuda::getCurrentCUDAStream()));
-  return out;
+  return p.out;
 }
 
 }  // namespace
