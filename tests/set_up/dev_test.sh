@@ -29,6 +29,7 @@ expect "unknown verb 'biuld'" "${bare[@]}" biuld
 expect 'not root; please run as root: apt-get install g++ cmake ninja-build' "${bare[@]}" build
 expect 'not root; please run as root: apt-get install g++ cmake ninja-build' "${bare[@]}" demo
 expect 'clang-tidy clang-format git' "${bare[@]}" lint
+expect 'apt-get install doxygen python3' "${bare[@]}" docs
 rm "$folder/bin/apt-get"
 expect 'no apt-get; please install: apt-get install g++ cmake ninja-build' "${bare[@]}" test
 expect "--libtorch $folder: no include/ATen/core/Tensor.h" "$folder/copy/dev" build --libtorch "$folder"
