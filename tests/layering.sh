@@ -163,7 +163,7 @@ while read -r document; do
              "$document" | sed -E 's/^([0-9]+):[^A-Za-z.]?/\1:/')
   while IFS=: read -r line path; do
     [ -e "$folder/$path" ] || echo "$document:$line: links to $path, which is not there" >>"$violations"
-  done < <(grep -noE '\]\([^)]+\)' "$document" | sed -nE '/\]\((#|[a-z]+:)/!s/\]\(([^)#]*).*/\1/p')
+  done < <(awk '/^ *```/ { in_code = !in_code } { print in_code ? "" : $0 }' "$document" | grep -noE '\]\([^)]+\)' | sed -nE '/\]\((#|[a-z]+:)/!s/\]\(([^)#]*).*/\1/p')
 done < <(find . -type d \( -name .git -o -name .deps -o -name build \) -prune -o -name '*.md' -print)
 
 cat "$violations"
