@@ -23,8 +23,10 @@ def slug(heading):
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
-def link(path, anchor, words):
-    """A link to a page or header of the site; None for what is not there."""
+def link(page, path, anchor, words):
+    """A link to a page or header of the site; None for what is not there. Those that docs/methods.md lists are below it."""
+    if page == pathlib.Path("docs/methods.md") and path.parent.name == "specs":
+        return f'@subpage {page_id(path)} "{words}"'
     if path.suffix == ".md" and (path.parts[0] in ("docs", "include") or len(path.parts) == 1):
         return f'@ref {page_id(path)}{"-" + anchor if anchor else ""} "{words}"'
     if path.suffix == ".h" and path.parts[0] == "include":
@@ -41,13 +43,13 @@ def rewritten(text, page):
             return match.group(0)
         name, _, anchor = target.partition("#")
         path = (root / page.parent / name).resolve().relative_to(root) if name else page
-        return link(path, anchor, words.replace("`", "")) or words
+        return link(page, path, anchor, words.replace("`", "")) or words
 
     def of_code(match):
         name = match.group(1)
         path = pathlib.Path(name)
         there = path.suffix in (".md", ".h") and "*" not in name and (root / path).is_file()
-        return (there and link(path, "", name)) or match.group(0)
+        return (there and link(page, path, "", name)) or match.group(0)
 
     text = re.sub(r"<!--.*?-->", "", text)
     text = re.sub(r"!\[([^\]]*)\]\(([^)]*)\)", r'@image html \2 "\1"', text)
@@ -78,7 +80,8 @@ def for_the_site(source, page):
             name = page_id(page)
             # The main page has a name of its own.
             anchor = f"{name}-{slug(heading.group(2))}" if heading.group(1) != "#" else "" if name == "index" else name
-            line = f"{heading.group(1)} {rewritten(heading.group(2), page)}" + (f" {{#{anchor}}}" if anchor else "")
+            words = heading.group(2) if anchor != name else heading.group(2).replace("`", "")  # a title is shown where there is no code
+            line = f"{heading.group(1)} {rewritten(words, page)}" + (f" {{#{anchor}}}" if anchor else "")
         elif not line.startswith("    "):
             line = rewritten(line, page)
         out.append(line)

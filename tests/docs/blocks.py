@@ -175,7 +175,7 @@ class Page:
         if not self.fragments:
             return
         headers = [header.relative_to(root / "include") for header in sorted((root / "include").rglob("*.h"))
-                   if header.name != "policy_conformance.h" and header.name != "espalier.h"]
+                   if header.name != "policy_conformance.h"]
         standard = ["chrono", "fstream", "iostream", "memory", "string", "thread", "vector"]
         lines = [f"#include <{name}>" for name in [*headers, *standard]]
         lines += ["using namespace espalier;", "using namespace std::chrono_literals;", *self.fragments]
