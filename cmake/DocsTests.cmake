@@ -16,6 +16,8 @@ get_target_property(page_folders LibTorch::cpu INTERFACE_INCLUDE_DIRECTORIES)
 foreach(folder ${page_folders})
   list(APPEND page_include --include ${folder})
 endforeach()
+add_test(NAME docs.blocks_test COMMAND ${PROJECT_SOURCE_DIR}/tests/docs/blocks_test.sh ${ESPALIER_PYTHON})
+set_tests_properties(docs.blocks_test PROPERTIES ENVIRONMENT "CXX=${CMAKE_CXX_COMPILER}")
 foreach(page ${pages})
   get_filename_component(name ${page} NAME_WE)
   add_test(NAME docs.${name} COMMAND ${ESPALIER_PYTHON} ${PROJECT_SOURCE_DIR}/tests/docs/blocks.py ${page}

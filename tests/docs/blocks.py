@@ -245,7 +245,8 @@ def main():
     parser.add_argument("--cc", default=["cc"], type=shlex.split)
     parser.add_argument("--include", action="append", default=[])
     options = parser.parse_args()
-    page = str(pathlib.Path(options.page).resolve().relative_to(root))
+    page = pathlib.Path(options.page).resolve()
+    page = str(page.relative_to(root) if page.is_relative_to(root) else page)
     blocks, wrong = blocks_of(page)
     counts, missing = {}, []
     with contextlib.ExitStack() as stack:
