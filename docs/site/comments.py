@@ -3,7 +3,7 @@
 """comments.py HEADER: prints the header with its plain comments as Doxygen reads them, line by line, so that warnings name the right one.
 
 A comment right above a declaration belongs to it, one behind it too, with the lines that go on below at the same column; the comment at the
-top is the file's. Titles of sections, and notes with a blank line below, belong to nothing and stay as they are.
+top is the file's, and so is what stands below the title of a section. Titles alone, and notes with a blank line below, stay as they are.
 """
 import re
 import sys
@@ -47,8 +47,12 @@ def documented(source):
             while end < len(lines) and re.match("^" + indent + "//(?!/)", lines[end]):
                 end += 1
             texts = [lines[k][len(indent) + 2:] for k in range(i, end)]
-            stands_alone = end == len(lines) or not lines[end].strip() or lines[end].strip().startswith(("}", "#", "private:"))
-            if of_file or not (stands_alone or texts[0].startswith(" ----")):
+            below = lines[end].strip() if end < len(lines) else ""
+            title = re.match(r" ---- (.*) ----$", texts[0])
+            stands_alone = not below or below.startswith(("}", "private:")) or (below.startswith("#") and not below.startswith("#define"))
+            if title and len(texts) > 1:
+                out += [r"/// \file"] + block([f" {title.group(1).capitalize()}: {texts[1].strip()}", *texts[2:]], "///", indent)
+            elif of_file or not (stands_alone or texts[0].startswith(" ----")):
                 out += block(texts, "///", indent)
             else:
                 out += lines[i:end]
