@@ -45,7 +45,7 @@ class Ticket {
   void cancel();
   bool is_done() const;
   // Waits for the end. Throws what ended the request in place of an answer: an Error of its policy, what a callback of
-  // its own threw, c10::Error (out of memory, …). May be asked again.
+  // its own threw, OutOfMemory, c10::Error. May be asked again.
   const Result& result() const;
 
  private:

@@ -39,7 +39,8 @@ breaks kernels/b.cu '#include <c10/core/Device.h>'
 breaks kernels/c_avx2.cpp '#include "kernels/c.h"'
 file kernels/c.h '#include "kernels/fine.h"'
 breaks examples/a.cpp '#include "runtime/engine_impl.h"'
-file README.md 'See `src/text/fine.cpp`, kernels/*.h, [fine](src/text), [that](#fine), [far](https://example.org/src) and http://example.org/src/nowhere.'
+file README.md 'See `src/text/fine.cpp`, kernels/*.h, [fine](src/text), [that](#fine), [far](https://example.org/src) and http://example.org/src/nowhere.' \
+  '```cpp' 'auto one = [](const Two& two) { return two; };' '```'
 file src/model/fine.h 'namespace espalier {' 'struct One;' 'struct One {};' 'enum class Two { kA };' '}  // namespace espalier'
 file src/runtime/one.cpp 'namespace espalier {' 'namespace {' 'struct One {};' '}  // namespace' '}  // namespace espalier'
 file src/jinja/one.h 'namespace espalier::jinja {' 'struct One {};' 'struct Two* two();' '}  // namespace espalier::jinja'
@@ -50,7 +51,7 @@ file docs/specs/fine.md 'Text.'
 breaks src/pruning/c.cpp '// As specs/fine.md reads it.'
 breaks tests/a.sh '# As gone.md says.'
 breaks docs.md 'See `src/text/gone.cpp`.'
-breaks links.md 'See [this](gone.md).'
+breaks links.md '```sh' 'true' '```' 'See [this](gone.md).'
 breaks src/text/d.cpp ''
 echo 'int no_licence;' >"$tree/src/text/d.cpp"
 
