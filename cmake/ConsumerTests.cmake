@@ -20,7 +20,7 @@ add_test(NAME consumer.answer
   COMMAND ${folder}/build/answer ${model} ${model}/cases/images/56x56_shapes_33.png)
 add_test(NAME consumer.own_policy
   COMMAND ${folder}/build/own_policy ${model} ${model}/cases/images/56x56_shapes_33.png)
-set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP consumer_install)
+set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP consumer_install RESOURCE_LOCK install)
 set_tests_properties(consumer.configure PROPERTIES FIXTURES_SETUP consumer_configure FIXTURES_REQUIRED consumer_install)
 set_tests_properties(consumer.build PROPERTIES FIXTURES_SETUP consumer_build FIXTURES_REQUIRED consumer_configure)
 foreach(example generate keep_norms merge_pairs)

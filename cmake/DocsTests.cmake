@@ -23,4 +23,8 @@ foreach(page ${pages})
   add_test(NAME docs.${name} COMMAND ${ESPALIER_PYTHON} ${PROJECT_SOURCE_DIR}/tests/docs/blocks.py ${page}
     ${PROJECT_BINARY_DIR}/docs_blocks/${name} --build ${PROJECT_BINARY_DIR} --cxx ${compiler} ${page_include})
   set_tests_properties(docs.${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600 ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1")
+  file(STRINGS ${page} installs REGEX "^cmake --install")
+  if(installs)
+    set_tests_properties(docs.${name} PROPERTIES RESOURCE_LOCK install)  # the build folder has one manifest
+  endif()
 endforeach()
