@@ -17,6 +17,7 @@ namespace espalier {
 enum class ComputeDtype : uint8_t { kFloat32, kBFloat16, kFloat16 };
 enum class DeviceKind : uint8_t { kCpu, kCuda };
 
+// How a checkpoint is loaded and computed: fixed for the engine's life.
 struct EngineOptions {
   std::optional<ComputeDtype> dtype = {};  // unset: the checkpoint's
   // The decoder's linear layers as int8 weights with one scale per output (weight only: arithmetic stays in `dtype`).

@@ -34,6 +34,7 @@ struct GenerationOptions {
   std::optional<int64_t> top_logprobs = {};
 };
 
+// One question: what is asked, what of its pictures stays, and how the answer is made.
 struct Request {
   Prompt prompt = {};
   std::string policy = "none";                       // a spec string, or
@@ -62,6 +63,7 @@ enum class FinishReason : uint8_t { kEos, kLength, kStopString, kStopped, kCance
 // As JSON outputs write it: "eos", "length", "stop_string", "stopped", "cancelled".
 std::string_view name_of(FinishReason reason);
 
+// What a request cost. Lists by layer are of the decoder, lists by image in the order of the prompt.
 struct Stats {
   int64_t prompt_tokens = 0;                                 // with images expanded, before pruning
   std::vector<int64_t> image_tokens;                         // at entry, for each image
@@ -85,6 +87,7 @@ struct Stats {
   std::vector<std::pair<std::string, std::string>> kernels;  // op -> kernel that was chosen
 };
 
+// The answer to one request, and what became of its image tokens.
 struct Result {
   std::string text;
   std::vector<int32_t> token_ids;         // new tokens; the end token, if one came, is the last
@@ -117,6 +120,8 @@ using Progress = std::function<void(std::string_view stage, int64_t done, int64_
 using PromptTraceCallback = std::function<void(size_t request, const PromptTrace&)>;
 using PointTraceCallback = std::function<void(size_t request, const PointTrace&)>;
 
+// What a caller is told and asked while requests run; none has to be there. All of them run on the thread that
+// computes, and what one throws ends the request that it was called for.
 struct Callbacks {
   TextCallback on_text = {};
   CancelCheck should_cancel = {};

@@ -36,6 +36,7 @@ using PluginFactory = PolicyPtr (*)(std::span<const PluginOption> options);
 // What a plugin and the library that loads it must have in common: neither has a binary interface that outlives it.
 #define ESPALIER_PLUGIN_BUILT_FOR "policy interface " ESPALIER_POLICY_INTERFACE ", libtorch " TORCH_VERSION
 
+// A shared object that has a policy, loaded. Copies share it; safe to use from several threads.
 class PolicyPlugin {
  public:
   // Throws Error when the file cannot be loaded, is no plugin, or was built for another interface or libtorch: it is

@@ -15,6 +15,7 @@ namespace espalier {
 // A model of 8 layers with 4 heads over 2 KV heads, a vision tower of 4 layers with a class token, and a text tower.
 ModelFacts conformance_model();
 
+// A policy as the kit asks for it, and what it promises.
 struct ConformingPolicy {
   std::string name;  // letters, digits and underscores
   // The policy that keeps this share of the image tokens, in (0, 1].

@@ -218,6 +218,7 @@ struct Budget {
   bool is_interim = false;  // a later step of the policy comes to its amount: pipelines do not compare this one
 };
 
+// One point where a policy acts: where, how much stays, what is read, and the decision.
 struct Step {
   ActPoint at = {};
   Scope scope = Scope::kRequest;
@@ -252,6 +253,7 @@ struct CommonOptions {
   bool operator==(const CommonOptions&) const = default;
 };
 
+// What a method derives from. spec() and steps() are all that it has to answer.
 class PruningPolicy {
  public:
   virtual ~PruningPolicy() = default;

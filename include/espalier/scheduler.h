@@ -15,6 +15,7 @@
 
 namespace espalier {
 
+// Bounds of what a scheduler takes on, and who computes.
 struct SchedulerOptions {
   // Bytes that keys and values of all running requests may take. A request that does not fit now waits its turn; one
   // that never fits is refused when it is submitted. 0: no limit.
@@ -55,6 +56,7 @@ class Ticket {
   std::shared_ptr<State> state_;
 };
 
+// What a scheduler has to do and has kept, for metrics.
 struct SchedulerLoad {
   int64_t waiting = 0;                                            // submitted, not begun
   int64_t running = 0;                                            // between encode and the end of their answers

@@ -14,6 +14,7 @@
 
 namespace espalier {
 
+// The same for all turns of a session.
 struct SessionOptions {
   std::string policy = "none";                       // a spec string, or
   std::shared_ptr<const PruningPolicy> custom = {};  // a policy of the caller's own, which then wins

@@ -37,6 +37,7 @@ struct Segment {
   GridSize origin = {};
 };
 
+// How many patches a picture has, and how they lie on it.
 struct ImageShape {
   GridSize grid = {};                   // of one whole crop
   std::optional<GridSize> tiling = {};  // tiles of an any-resolution image
