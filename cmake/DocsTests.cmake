@@ -23,6 +23,12 @@ foreach(page ${pages})
   add_test(NAME docs.${name} COMMAND ${ESPALIER_PYTHON} ${PROJECT_SOURCE_DIR}/tests/docs/blocks.py ${page}
     ${PROJECT_BINARY_DIR}/docs_blocks/${name} --build ${PROJECT_BINARY_DIR} --cxx ${compiler} ${page_include})
   set_tests_properties(docs.${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600 ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1")
+  # Python's blocks want the package, where it is built; else they are only parsed.
+  file(STRINGS ${page} python REGEX "^```python")
+  if(python)
+    set_tests_properties(docs.${name} PROPERTIES FIXTURES_REQUIRED python_package
+      ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/python/site:${site};PYTHONDONTWRITEBYTECODE=1")
+  endif()
   file(STRINGS ${page} installs REGEX "^cmake --install")
   if(installs)
     set_tests_properties(docs.${name} PROPERTIES RESOURCE_LOCK install)  # the build folder has one manifest

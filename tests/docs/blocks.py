@@ -3,14 +3,15 @@
 """blocks.py PAGE FOLDER --build DIR --cxx COMPILER [--include DIR]...: does what the blocks of code on a page say.
 
 A block has a language. `sh` is run, `console` is run and must print what stands there (`…` is anything within a line, a line of it alone
-any lines), `cpp` and `c` are compiled, `python` is run, `json` is read; `text` is no code. All commands of a page run in FOLDER, one after
-the other, where the sources' top and the build lie as links. Commands that ask 127.0.0.1:8080 ask a server of the bundled model.
+any lines), `cpp` and `c` are compiled, `json` is read; `text` is no code. All commands of a page run in FOLDER, one after the other, where
+the sources' top and the build lie as links; then its `python`, all blocks as one program. Commands that ask 127.0.0.1:8080 ask a server of
+the bundled model.
 
 Comments on the lines above a block, which readers do not see, say more:
   <!-- file: NAME -->     it is written to that file of FOLDER, for commands below it; C++ and Python in it is not looked at otherwise
-  <!-- with: … -->        sh, console: `NAME = PATH, …`, what a name on the page stands for here; cpp: variables that are there already
+  <!-- with: … -->        `NAME = PATH, …`, what a name on the page stands for here; cpp: variables that are there already
   <!-- ends with: N -->   console: the status of its commands
-  <!-- needs: NAME -->    python: a module without which it is only parsed; sh, console: a program without which it is not run
+  <!-- needs: NAME, … --> python: modules without which it and what follows is only parsed; sh, console: programs without which it is not run
   <!-- not run: WHY -->   nothing is done
 
 Ends with 1 for a block that fails, has no such language, or is set in by four spaces; with 77 where a program was missing.
@@ -78,6 +79,10 @@ class Missing(Exception):
     """A program that is not here."""
 
 
+def names_in(text):
+    return [name for name in text.split(", ") if name]
+
+
 def pattern_of(lines):
     parts = []
     for line in lines:
@@ -118,7 +123,7 @@ def commands_of(block):
 class Page:
     def __init__(self, page, options, stack):
         self.folder, self.options, self.stack, self.port = pathlib.Path(options.folder).resolve(), options, stack, None
-        self.page, self.fragments = page, []
+        self.page, self.fragments, self.program, self.program_lacks = page, [], [], None
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "build").mkdir(parents=True)
         for entry in root.iterdir():
@@ -142,7 +147,7 @@ class Page:
         return said
 
     def stand_ins(self, text):
-        for pair in filter(None, text.split(", ")):
+        for pair in names_in(text):
             name, path = pair.split(" = ")
             link = self.folder / name
             link.unlink(missing_ok=True)
@@ -186,19 +191,27 @@ class Page:
             ast.parse(block.text)
         except SyntaxError as error:
             raise Failure(f"line {error.lineno}: {error.msg}") from error
-        needed = block.directives.get("needs")
-        if needed and not importlib.util.find_spec(needed):
-            raise Missing(f"the Python module {needed}")
-        (self.folder / "block.py").write_text(block.text, encoding="utf-8")
-        self.run(f"{shlex.quote(sys.executable)} block.py")
+        for module in names_in(block.directives.get("needs", "")):
+            if not importlib.util.find_spec(module):
+                self.program_lacks = self.program_lacks or f"the Python module {module}"
+        if self.program_lacks:
+            raise Missing(self.program_lacks)
+        text = "\n" * (block.line - 1) + block.text  # so that what is raised has the page's lines
+        self.program.append(f"exec(compile({text!r}, {self.page!r}, 'exec'), names)\n")
+
+    def run_program(self):
+        if self.program:
+            (self.folder / "program.py").write_text("names = {'__name__': '__main__'}\n" + "".join(self.program), encoding="utf-8")
+            self.run(f"{shlex.quote(sys.executable)} program.py")
 
     def do(self, block):
         """One word for what was done."""
         if "not run" in block.directives:
             return "not run"
-        if block.language in ("sh", "console"):
+        if block.language in ("sh", "console", "python"):
             self.stand_ins(block.directives.get("with", ""))
-            for program in filter(None, block.directives.get("needs", "").split(", ")):
+        if block.language in ("sh", "console"):
+            for program in names_in(block.directives.get("needs", "")):
                 if not shutil.which(program):
                     raise Missing(program)
         if "file" in block.directives:
@@ -261,10 +274,11 @@ def main():
                 missing.append(f"{block.place}: not run, {program} is not there")
                 done = "left out"
             counts[done] = counts.get(done, 0) + 1
-        try:
-            there.compile_fragments()
-        except Failure as failure:
-            wrong.append(f"{page}: {failure}")
+        for rest in (there.compile_fragments, there.run_program):
+            try:
+                rest()
+            except Failure as failure:
+                wrong.append(f"{page}: {failure}")
     print(*wrong, *missing, sep="\n")
     print(f"{page}: {len(blocks)} blocks:", ", ".join(f"{count} {done}" for done, count in counts.items()))
     return 1 if wrong else 77 if missing else 0

@@ -35,10 +35,10 @@ expect 1 'not JSON' <<<$'\'\'\'jsonl\n{"a": 1}\n{"a": }\n\'\'\''
 expect 1 'page.md:4:' <<<$'\'\'\'cpp\n#include <vector>\n\nstd::vector<int> v = nothing;\n\'\'\''
 expect 1 'page.md:3:' <<<$'\'\'\'c\n#include <stddef.h>\nsize_t n = "text";\n\'\'\''
 expect 1 'line 2:' <<<$'\'\'\'python\nx = 1\nif x\n\'\'\''
-expect 1 'ended with 1' <<<$'\'\'\'python\nassert 1 == 2\n\'\'\''
+expect 1 'page.md", line 6' <<<$'\'\'\'python\nx = 1\n\'\'\'\n\'\'\'python\n\nassert x == 2\n\'\'\''
 expect 77 'no_such_program is not there' <<<$'<!-- needs: no_such_program -->\n\'\'\'sh\nno_such_program\n\'\'\''
 expect 77 'the Python module no_such_module is not there' <<<$'<!-- needs: no_such_module -->\n\'\'\'python\nimport no_such_module\n\'\'\''
-expect 0 '9 blocks: 1 not run, 1 written, 3 run, 1 read, 2 compiled, 1 text' <<'PAGE'
+expect 0 '10 blocks: 1 not run, 1 written, 4 run, 1 read, 2 compiled, 1 text' <<'PAGE'
 <!-- not run: nobody has it -->
 '''sh
 no_such_program
@@ -78,7 +78,11 @@ std::vector<int> v = {1};
 size_t n = 1;
 '''
 '''python
-assert 1 + 1 == 2
+one = 1
+'''
+<!-- with: somewhere = LICENSE -->
+'''python
+assert one + one == 2 and "Apache" in open("somewhere").read()
 '''
 '''text
 anything
