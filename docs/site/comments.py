@@ -13,32 +13,43 @@ LITERAL = re.compile(r"(`[^`]*`)")
 
 def escaped(text):
     """Plain words: no HTML, no commands, no links by `#`. What stands in backticks is left alone."""
-    parts = LITERAL.split(re.sub(r" \.\.$", " …", text))  # two dots at a line's end would end a list
+    parts = LITERAL.split(re.sub(r" \.\.(?= |$)", " …", text))  # two dots would end a sentence, or a list
     return "".join(part if i % 2 else re.sub(r"([\\@<>&#%])", r"\\\1", part) for i, part in enumerate(parts))
+
+
+def is_set_in(text):
+    return re.match(r" {3,}\S", text) is not None
 
 
 def block(lines, mark, indent):
     """Comment lines, without their slashes, as documentation; lines that are set in further keep their form."""
-    out, literal = [], False
+    if not any(map(is_set_in, lines)):
+        return [indent + mark + escaped(text) for text in lines]
+    out = []
     for i, text in enumerate(lines):
-        set_in = re.match(r" {3,}\S", text) is not None
-        ends = set_in and not (i + 1 < len(lines) and re.match(r" {3,}\S", lines[i + 1]))
-        if set_in:
-            text = (" " if literal else r" \verbatim ") + text.strip(" ") + (r" \endverbatim" if ends else "")
-            literal = not ends
-        else:
-            text = escaped(text)
-        out.append(indent + mark + text)
-    return out
+        if not is_set_in(text):
+            out.append(escaped(text.removeprefix(" ")))
+            continue
+        begins = i == 0 or not is_set_in(lines[i - 1])
+        ends = i + 1 == len(lines) or not is_set_in(lines[i + 1])
+        out.append(("\\verbatim " if begins else "") + text[3:] + (" \\endverbatim" if ends else ""))
+    # In this form nothing of the comment's own stands between the lines.
+    return [indent + mark.replace("///", "/*!") + " " + out[0], *out[1:-1], out[-1] + " */"]
+
+
+def of_the_file(lines):
+    """A block, with one line more in front, which says that it is the file's."""
+    marked = block(lines, "///", "")
+    if marked[0].startswith("///"):
+        return [r"/// \file", *marked]
+    return [r"/*! \file", marked[0].removeprefix("/*! "), *marked[1:]]
 
 
 def documented(source):
     lines = source.split("\n")
-    out, i = [], 0
-    if lines and lines[0].startswith("// SPDX"):
-        out.append(r"/// \file")
+    out, i, of_file = [], 0, lines[0].startswith("// SPDX")
+    if of_file:  # whose line goes to \file
         i = 1
-    of_file = i == 1
     while i < len(lines):
         line = lines[i]
         full = re.match(r"^( *)//(?!/)(.*)$", line)
@@ -51,8 +62,10 @@ def documented(source):
             title = re.match(r" ---- (.*) ----$", texts[0])
             stands_alone = not below or below.startswith(("}", "private:")) or (below.startswith("#") and not below.startswith("#define"))
             if title and len(texts) > 1:
-                out += [r"/// \file"] + block([f" {title.group(1).capitalize()}: {texts[1].strip()}", *texts[2:]], "///", indent)
-            elif of_file or not (stands_alone or texts[0].startswith(" ----")):
+                out += of_the_file([f" {title.group(1).capitalize()}: {texts[1].strip()}", *texts[2:]])
+            elif of_file:
+                out += of_the_file(texts)
+            elif not (stands_alone or texts[0].startswith(" ----")):
                 out += block(texts, "///", indent)
             else:
                 out += lines[i:end]

@@ -17,6 +17,7 @@ expect structespalier_1_1GenerationOptions.html 'plain argmax: no sampling'     
 expect structespalier_1_1AttentionProbe.html 'the class row of each crop; columns: the crop'  # behind an enumerator
 expect structespalier_1_1AttentionProbe.html 'sequence order'                   # and its second line
 expect engine_8h.html 'Loads a checkpoint folder and answers requests'          # of a file
+expect policy__conformance_8h.html '>using espalier::PolicyConformance;'              # code in a comment
 expect formats.html 'formats-recipes">Recipes</a>'                        # a link within a page
 expect index.html 'href="serve.html"'                                           # a page that a text names
 
