@@ -15,7 +15,7 @@ arithmetic. How to make what it compares with:
     # llama-server, for this processor, from llama-cpp-python's sources
     pip download --no-deps --no-binary llama-cpp-python llama-cpp-python && tar xf llama_cpp_python-*.tar.gz
     cmake -S llama_cpp_python-*/vendor/llama.cpp -B /tmp/llama -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \\
-        -DLLAMA_CURL=OFF && ninja -C /tmp/llama llama-server
+        -DLLAMA_USE_PREBUILT_UI=OFF && ninja -C /tmp/llama llama-server
     PYTHONPATH=llama_cpp_python-*/vendor/llama.cpp/gguf-py python bench/llava_to_gguf.py --model /tmp/150m --out /tmp/150m_gguf
 
     # OpenVINO GenAI: the newest versions that optimum-intel takes together
@@ -23,7 +23,7 @@ arithmetic. How to make what it compares with:
     /tmp/openvino/bin/optimum-cli export openvino --model /tmp/150m --task image-text-to-text --weight-format fp32 /tmp/150m_openvino
 
 One JSON line of serve_load.py per measurement, labelled with the server. `--under COMMAND` (numactl, a queue for a quiet
-machine) is put before all that is counted, as one command.
+machine) is put before all measurements, as one command.
 """
 import argparse
 import contextlib
@@ -105,11 +105,10 @@ def main():
             ports[label] = port
         contenders = [(label, port, "none") for label, port in ports.items()]
         contenders += [("espalier", ports["espalier"], policy) for policy in PRUNED]
-        first = [command_of(*contender, 1, 1, "/dev/null") for contender in contenders]
-        counted = [command_of(*contender, clients, args.requests, args.out) for clients in args.clients for contender in contenders]
-        subprocess.run(["sh", "-c", " && ".join(first)], check=True)
-        subprocess.run([*args.under, "sh", "-c", " && ".join(counted)], check=True)
+        commands = [command_of(*contender, 1, 1, "/dev/null") for contender in contenders]  # first touches
+        commands += [command_of(*contender, clients, args.requests, args.out) for clients in args.clients for contender in contenders]
+        return subprocess.run([*args.under, "sh", "-c", " && ".join(commands)], check=False).returncode
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
