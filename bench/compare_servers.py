@@ -7,8 +7,8 @@
 
 All servers are started, each is asked once, and then each number of clients is measured on one after the other with
 serve_load.py's closed loop (what its lines say stands there), while the others wait. All get the same prompts (demonstrations
-of their own, nothing seen before, so that no cache of prompts helps anybody) and the same threads; all use bfloat16
-arithmetic. How to make what it compares with:
+of their own, nothing seen before, so that no cache of prompts helps anybody) and the same threads; weights are bfloat16 in
+all, cached keys and values too, but float16 in llama-server, its default. How to make what it compares with:
 
     build/release/bin/make_checkpoint --size 150m --out /tmp/150m
 
@@ -44,7 +44,7 @@ def servers(args):
     threads, slots = str(args.threads), max(args.clients)
     found = {"espalier": (8101, [args.espalier, "serve", "--model", args.model, "--port", "8101", "--threads", threads])}
     if args.llama_server:
-        # -c is shared by the slots; --cache-ram 0: no store of earlier prompts.
+        # -c is divided among the slots; --cache-ram 0: no store of earlier prompts.
         found["llama-server"] = (8102, [args.llama_server, "-m", f"{args.gguf}/decoder.gguf", "--mmproj", f"{args.gguf}/mmproj.gguf",
                                         "--port", "8102", "-t", threads, "-tb", threads, "-np", str(slots),
                                         "-c", str(4096 * slots), "--cache-ram", "0", "--jinja"])
