@@ -5,7 +5,8 @@
 //   make_checkpoint --out DIR [--size demo|150m|500m|1b|7b] [--dtype bf16|f16|f32] [--seed N]
 //
 // A weight depends only on the seed and its name. Scales are such that every block moves the hidden state and logits
-// have clear winners.
+// have clear winners. At sizes other than `demo` whatever id is sampled is text that a server's client sees arrive, but
+// for the five special ones and halves of characters.
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>

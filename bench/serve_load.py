@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Load on a server that speaks OpenAI's chat completions: throughput, time to the first token and time per token.
+"""Load on a server that speaks OpenAI's chat completions: throughput, time to the first token and between tokens.
 
     python bench/serve_load.py --url http://127.0.0.1:8080 --policy none --policy catp:keep_ratio=2/9 \\
         --clients 1,2,4,8 --open-loop 0.5,0.8,1.1 --out load.jsonl
 
 Closed loop: each of N clients asks again as soon as it was answered. Open loop: requests arrive at random (Poisson), at a
-part of the capacity that the closed loop with the most clients showed for the policy. Pictures are drawn here from a seed
-and sent as data URIs. `--demonstrations shared`: all requests begin with the same demonstrations; `own`: each has its own.
-The policy goes into the field `pruning`; `none` sends none, so that any server can be asked. One JSON line per
-measurement; a table at the end. Only the standard library is used.
+part of the policy's capacity, which is the best that its closed loops did, here or in the lines of `--capacity-from`.
+Pictures are drawn here from the seed and sent as data URIs; another `--seed`, and no request is one that a server has seen
+before. `--demonstrations shared`: all requests begin with the same demonstrations, whatever the seed; `own`: each has its
+own. The policy goes into the field `pruning`; `none` sends none, so that any server can be asked, and `--fields` adds what
+another server wants (for llama-server: '{"ignore_eos": true, "cache_prompt": false}').
+
+One JSON line per measurement; a table at the end. `first_token_ms`: from the request to its first text. `between_tokens_ms`:
+from each event with text to the next, over all requests. `per_token_ms`: of each request, first text to last over the
+tokens behind the first. A server that sends an event per token, of a model whose every token is text (make_checkpoint),
+has all tokens in them; `samples` says how many. Percentiles are interpolated. Only the standard library is used.
 """
 
 import argparse
@@ -18,10 +24,12 @@ import http.client
 import json
 import queue
 import random
+import statistics
 import struct
 import sys
 import threading
 import time
+import typing
 import urllib.parse
 import zlib
 
@@ -55,19 +63,19 @@ class Prompts:
 
     def __init__(self, args):
         self.args = args
-        self.shared = [image_part(1000 + shot, args.size) for shot in range(args.shots)]
+        self.shared = [image_part(f"shared {shot}", args.size) for shot in range(args.shots)]
 
     def body(self, number, policy):
         a = self.args
         shots = self.shared
         if a.demonstrations == "own":
-            shots = [image_part(2000 + 100 * number + shot, a.size) for shot in range(a.shots)]
+            shots = [image_part(f"own {a.seed} {number} {shot}", a.size) for shot in range(a.shots)]
         messages = []
         for shot, image in enumerate(shots):
             messages.append({"role": "user", "content": [image, {"type": "text", "text": f"What is shown in picture {shot}?"}]})
             messages.append({"role": "assistant", "content": f"A pattern of kind {shot}."})
-        query = image_part(5000 + number, a.size)
-        messages.append({"role": "user", "content": [query, {"type": "text", "text": f"What is shown here, number {number}?"}]})
+        query = image_part(f"query {a.seed} {number}", a.size)
+        messages.append({"role": "user", "content": [query, {"type": "text", "text": f"What is shown here, number {number:06}?"}]})
         body = {"messages": messages, "max_tokens": a.new_tokens, "temperature": a.temperature, "seed": number, "stream": True,
                 "stream_options": {"include_usage": True}}
         if a.model:
@@ -76,11 +84,11 @@ class Prompts:
             body["ignore_eos"] = True
         if policy != "none":
             body["pruning"] = policy
-        return json.dumps(body)
+        return json.dumps({**body, **a.fields})
 
 
 def ask(url, body, timeout):
-    """-> (seconds to the first token, seconds between the first and the last, tokens)."""
+    """One request, as an Answer."""
     began = time.perf_counter()
     connection = http.client.HTTPConnection(url.hostname, url.port, timeout=timeout)
     try:
@@ -88,52 +96,60 @@ def ask(url, body, timeout):
         response = connection.getresponse()
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {response.read(300).decode(errors='replace')}")
-        first = last = None
-        pieces, tokens = 0, None
+        times, usage = [], {}
         for line in response:
             if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                 continue
             event = json.loads(line[6:])
-            if event.get("usage"):
-                tokens = event["usage"]["completion_tokens"]
+            usage = event.get("usage") or usage
             if any(choice.get("delta", {}).get("content") for choice in event.get("choices", [])):
-                last = time.perf_counter()
-                first = first or last
-                pieces += 1
-        if first is None:  # tokens that make no text
-            first = last = time.perf_counter()
-        return first - began, last - first, tokens if tokens is not None else pieces
+                times.append(time.perf_counter())
+        if not times:
+            raise RuntimeError("an answer without text: no time to a first token")
+        return Answer(times[0] - began, [b - a for a, b in zip(times, times[1:])],
+                      usage.get("completion_tokens", len(times)), usage.get("prompt_tokens"))
     finally:
         connection.close()
 
 
-def percentile(values, share):
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+class Answer(typing.NamedTuple):
+    first: float  # seconds to the first text
+    gaps: list  # seconds from each event with text to the next
+    tokens: int
+    prompt_tokens: int | None  # where the server says
+
+
+def percentiles(seconds, digits):
+    """p50, p95 and p99 in milliseconds; None where there is nothing."""
+    if not seconds:
+        return dict.fromkeys(("p50", "p95", "p99"))
+    cuts = statistics.quantiles(seconds * 2 if len(seconds) == 1 else seconds, n=100, method="inclusive")
+    return {f"p{p}": round(1e3 * cuts[p - 1], digits) for p in (50, 95, 99)}
 
 
 class Measurement:
     def __init__(self):
         self.lock = threading.Lock()
-        self.first, self.each, self.tokens, self.errors = [], [], 0, []
+        self.answers, self.errors = [], []
 
     def add(self, answer):
-        to_first, rest, tokens = answer
         with self.lock:
-            self.first.append(to_first)
-            self.tokens += tokens
-            if tokens > 1:
-                self.each.append(rest / (tokens - 1))
+            self.answers.append(answer)
 
     def fail(self, error):
         with self.lock:
             self.errors.append(str(error))
 
     def row(self, seconds):
-        return {"requests": len(self.first), "errors": len(self.errors), "seconds": round(seconds, 3),
-                "requests_per_s": round(len(self.first) / seconds, 4), "tokens_per_s": round(self.tokens / seconds, 2),
-                "first_token_ms": {f"p{round(100 * p)}": round(1e3 * percentile(self.first, p), 1) for p in (0.5, 0.95, 0.99)},
-                "per_token_ms": {f"p{round(100 * p)}": round(1e3 * percentile(self.each, p), 2) for p in (0.5, 0.95, 0.99)}}
+        first = [a.first for a in self.answers]
+        gaps = [gap for a in self.answers for gap in a.gaps]
+        each = [sum(a.gaps) / (a.tokens - 1) for a in self.answers if a.tokens > 1]
+        return {"requests": len(first), "errors": len(self.errors), "seconds": round(seconds, 3),
+                "requests_per_s": round(len(first) / seconds, 4),
+                "tokens_per_s": round(sum(a.tokens for a in self.answers) / seconds, 2),
+                "prompt_tokens": sorted({a.prompt_tokens for a in self.answers if a.prompt_tokens}),
+                "first_token_ms": percentiles(first, 1), "between_tokens_ms": percentiles(gaps, 2), "per_token_ms": percentiles(each, 2),
+                "samples": {"first_token": len(first), "between_tokens": len(gaps), "per_token": len(each)}}
 
 
 def run(url, bodies, num_clients, timeout, arrivals=None):
@@ -163,8 +179,37 @@ def run(url, bodies, num_clients, timeout, arrivals=None):
     return measured, time.perf_counter() - began
 
 
+def print_table(rows):
+    print("p50, p95, p99 in ms")
+    print("| policy | loop | clients | requests | requests/s | first token | between tokens | per token | errors |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    for r in rows:
+        times = [", ".join("" if v is None else f"{v:.{digits}f}" for v in r[key].values())
+                 for key, digits in (("first_token_ms", 0), ("between_tokens_ms", 1), ("per_token_ms", 1))]
+        print(f"| `{r['policy']}` | {r['loop']} | {r['clients'] or ''} | {r['requests']} | {r['requests_per_s']:.3f} | "
+              f"{' | '.join(times)} | {r['errors']} |")
+
+
 def numbers(text):
     return [float(n) if "." in n else int(n) for n in text.split(",") if n]
+
+
+def poisson(rng, per_s, count):
+    """When each of `count` requests arrives, in seconds; the first at once."""
+    at = [0.0]
+    while len(at) < count:
+        at.append(at[-1] + rng.expovariate(per_s))
+    return at
+
+
+def capacities(path, alike):
+    """policy -> the most requests per second of the closed loops in a file of lines that agree with `alike`."""
+    best = {}
+    with open(path, encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            if row["loop"] == "closed" and all(row.get(key) == value for key, value in alike.items()):
+                best[row["policy"]] = max(best.get(row["policy"], 0.0), row["requests_per_s"])
+    return best
 
 
 def main():
@@ -174,6 +219,7 @@ def main():
     parser.add_argument("--policy", action="append", help="a spec, or none; may be given several times")
     parser.add_argument("--clients", type=numbers, default=[1, 2, 4, 8], help="closed loop, for example 1,2,4")
     parser.add_argument("--open-loop", type=numbers, default=[], help="parts of the capacity, for example 0.5,0.8")
+    parser.add_argument("--capacity-from", metavar="FILE", help="earlier lines of this program, of the same kind of request")
     parser.add_argument("--requests", type=int, default=8, help="per measurement, and at least one per client")
     parser.add_argument("--demonstrations", choices=["shared", "own"], default="own")
     parser.add_argument("--shots", type=int, default=4)
@@ -181,32 +227,39 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--temperature", type=float, default=0.0,
                         help="0: greedy; weights that are random say nothing without sampling")
-    parser.add_argument("--plain", action="store_true", help="send no field of Espalier's own")
+    parser.add_argument("--plain", action="store_true", help="send no field that OpenAI's protocol has not")
+    parser.add_argument("--fields", type=json.loads, default={}, metavar="JSON", help="added to each request")
+    parser.add_argument("--warm-up", type=int, default=1, help="requests of each policy that are not counted")
     parser.add_argument("--rounds", type=int, default=1, help="policies take turns in each")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of pictures and arrivals")
     parser.add_argument("--timeout", type=float, default=600.0)
     parser.add_argument("--label", default="", help="kept in each line")
     parser.add_argument("--out", help="JSON lines are added to this file")
     args = parser.parse_args()
     url, prompts, rng = urllib.parse.urlparse(args.url), Prompts(args), random.Random(args.seed)
     policies = args.policy or ["none"]
+    request = {"demonstrations": args.demonstrations, "shots": args.shots, "size": args.size, "new_tokens": args.new_tokens}
     capacity, rows, number = {}, [], 0
+    if args.capacity_from:
+        capacity = capacities(args.capacity_from, {"label": args.label, **request})
+    unknown = [] if args.clients or not args.open_loop else [policy for policy in policies if not capacity.get(policy)]
+    if unknown:
+        parser.error(f"--open-loop: the capacity of {unknown[0]} is not known: give --clients, or --capacity-from a file that has it")
+
+    def bodies_of(policy, count):
+        nonlocal number
+        number += count
+        return [prompts.body(i, policy) for i in range(number - count, number)]
 
     def measure(policy, loop, clients, arrivals_per_s=None):
-        nonlocal number
-        count = max(args.requests, clients)
-        bodies = [prompts.body(number + i, policy) for i in range(count)]
-        number += count
-        arrivals, threads = None, clients
+        count = max(args.requests, clients or 1)
+        bodies = bodies_of(policy, count)
         if arrivals_per_s:
-            at, arrivals = 0.0, []
-            for _ in bodies:
-                arrivals.append(at)
-                at += rng.expovariate(arrivals_per_s)
-            threads = count
-        measured, seconds = run(url, bodies, threads, args.timeout, arrivals)
+            measured, seconds = run(url, bodies, count, args.timeout, poisson(rng, arrivals_per_s, count))
+        else:
+            measured, seconds = run(url, bodies, clients, args.timeout)
         row = {"label": args.label, "policy": policy, "loop": loop, "clients": clients, "arrivals_per_s": arrivals_per_s,
-               "demonstrations": args.demonstrations, "shots": args.shots, "new_tokens": args.new_tokens, **measured.row(seconds)}
+               **request, "seed": args.seed, **measured.row(seconds)}
         for error in sorted(set(measured.errors))[:3]:
             print(f"{policy}: {error}", file=sys.stderr)
         rows.append(row)
@@ -216,7 +269,8 @@ def main():
         return row
 
     for policy in policies:  # first touches: memory, caches of the shared demonstrations
-        ask(url, prompts.body(99_000, policy), args.timeout)
+        for body in bodies_of(policy, args.warm_up):
+            ask(url, body, args.timeout)
     for _ in range(args.rounds):
         for clients in args.clients:
             for policy in policies:
@@ -224,13 +278,8 @@ def main():
                 capacity[policy] = max(capacity.get(policy, 0.0), row["requests_per_s"])
         for share in args.open_loop:
             for policy in policies:
-                measure(policy, f"open {share}", int(max(args.clients)), round(share * capacity[policy], 4))
-    print("| policy | loop | clients | requests/s | tokens/s | first token p50, p95, p99 ms | per token p50, p95, p99 ms | errors |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|")
-    for r in rows:
-        first = ", ".join(f"{v:.0f}" for v in r["first_token_ms"].values())
-        each = ", ".join(f"{v:.1f}" for v in r["per_token_ms"].values())
-        print(f"| `{r['policy']}` | {r['loop']} | {r['clients']} | {r['requests_per_s']:.3f} | {r['tokens_per_s']:.1f} | {first} | {each} | {r['errors']} |")
+                measure(policy, f"open {share}", None, round(share * capacity[policy], 4))
+    print_table(rows)
     return 1 if any(r["errors"] for r in rows) else 0
 
 

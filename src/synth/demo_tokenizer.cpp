@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "synth/demo_tokenizer.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -43,6 +44,11 @@ class Vocabulary {
 
   void merge(const std::string& left, const std::string& right) {
     if (add(left + right)) merges_.push_back({left, right});
+  }
+
+  // Pieces without a merge, up to `size` of them.
+  void fill(size_t size) {
+    while (pieces_.size() < size) add(std::string(kSpace) + std::to_string(pieces_.size()));
   }
 
   const std::vector<std::string>& pieces() const { return pieces_; }
@@ -166,12 +172,14 @@ Json tokenizer_config_json(const Json& tokenizer) {
 
 }  // namespace
 
-DemoTokenizer demo_tokenizer() {
-  const Vocabulary vocabulary = make_vocabulary();
+DemoTokenizer demo_tokenizer(int64_t size) {
+  constexpr int32_t kBehind = 2;  // <image> and <pad>
+  Vocabulary vocabulary = make_vocabulary();
+  vocabulary.fill(static_cast<size_t>(std::max<int64_t>(0, size - kBehind)));
   DemoTokenizer result;
   result.image = static_cast<int32_t>(vocabulary.pieces().size());
   result.padding = result.image + 1;
-  result.size = result.image + 2;
+  result.size = result.image + kBehind;
   const Json tokenizer = tokenizer_json(vocabulary, result);
   const auto add = [&](const char* name, const Json& json, int indent) {
     result.files.push_back({name, json.dump(indent) + "\n"});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The demo model's tokenizer and chat template as the text of the files of a checkpoint folder: Llama's BPE with byte
 // fallback, with merges that make every word of wording.h one token. Other text falls apart into letters and bytes.
+// For random models with a larger vocabulary, further ids that only decode.
 // Not here: the folder's config, image settings and weights.
 #pragma once
 
@@ -24,6 +25,8 @@ struct DemoTokenizer {
   std::vector<FolderFile> files;
 };
 
-DemoTokenizer demo_tokenizer();
+// `size`: so many ids at least. Those that no word takes decode to a space and the number of the id, so that whatever a
+// random model samples is text that a client sees arrive; no text encodes to them.
+DemoTokenizer demo_tokenizer(int64_t size = 0);
 
 }  // namespace espalier::synth

@@ -136,6 +136,21 @@ TEST_F(DemoTokenizerTest, NamesItsOwnIds) {
   EXPECT_EQ(tokenizer().size(), made_.size);
 }
 
+// What a benchmark's client sees of a random model: whatever id is sampled, a text comes with it.
+TEST_F(DemoTokenizerTest, FurtherIdsDecodeAndDoNotEncode) {
+  const DemoTokenizer larger = demo_tokenizer(2000);
+  EXPECT_EQ(larger.size, 2000);
+  TemporaryFolder folder;
+  for (const FolderFile& file : larger.files) folder.write(file.name, file.text);
+  const Tokenizer filled = Tokenizer::load(folder.path());
+  EXPECT_EQ(filled.size(), 2000);
+  const int32_t word = answer_id("red");
+  for (int32_t id = made_.image; id < larger.image; ++id)
+    ASSERT_EQ(filled.decode(std::vector<int32_t>{word, id}, true), "red " + std::to_string(id));
+  for (const char* text : {"USER: 1234 and 999 are red", "what is shown here, number 1700?"})
+    EXPECT_EQ(filled.encode(text), ids(text)) << text;
+}
+
 TEST_F(DemoTokenizerTest, OtherTextSurvives) {
   const std::string text = "Zebra, 42 \u00e9! \xF0\x9F\x98\x80";
   EXPECT_EQ(tokenizer().decode(ids(text, false)), text);

@@ -8,6 +8,9 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "tests/support/folders.h"
 
@@ -22,6 +25,25 @@ TEST(LlavaFiles, TheBundledModelHasThem) {
     std::ifstream stored(folder / file.name, std::ios::binary);
     EXPECT_EQ(std::string(std::istreambuf_iterator<char>(stored), {}), file.text) << file.name;
   }
+}
+
+TEST(LlavaFiles, EveryRowOfALargerVocabularyIsAToken) {
+  LlavaSize size;
+  size.vocab = 1024;
+  std::map<std::string, nlohmann::json> json;
+  for (const FolderFile& file : llava_files(size, "bfloat16")) json[file.name] = nlohmann::json::parse(file.text);
+  std::set<int64_t> ids;
+  int64_t image = -1;
+  for (const auto& [piece, id] : json["tokenizer.json"]["model"]["vocab"].items()) ids.insert(id.get<int64_t>());
+  for (const nlohmann::json& token : json["tokenizer.json"]["added_tokens"]) {
+    ids.insert(token["id"].get<int64_t>());
+    if (token["content"] == "<image>") image = token["id"];
+  }
+  EXPECT_EQ(ids.size(), 1024U);
+  EXPECT_EQ(*ids.rbegin(), 1023);
+  EXPECT_EQ(json["config.json"]["vocab_size"], 1024);
+  EXPECT_EQ(json["config.json"]["image_token_index"], image);
+  EXPECT_EQ(nlohmann::json::parse(llava_config(size, "bfloat16")), json["config.json"]);
 }
 
 TEST(LlavaFiles, WeightsHaveTheirPublishedNames) {
