@@ -43,7 +43,7 @@ TEST(TrainedCheckpoint, ReplacesWeightsAndCopiesAllElse) {
 
   write_floats(folder / "expected.safetensors", "language_model.model.norm.weight", {3, 4});
   EXPECT_EQ(bytes_of(to / "model.safetensors"), bytes_of(folder / "expected.safetensors"));
-  EXPECT_EQ(bytes_of(to / "atp.safetensors"), bytes_of(from / "atp.safetensors"));
+  EXPECT_TRUE(bytes_of(to / "atp.safetensors") == bytes_of(from / "atp.safetensors"));
   EXPECT_EQ(bytes_of(to / "config.json"), "{}");
 }
 
