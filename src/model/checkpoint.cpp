@@ -64,6 +64,7 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
   const fs::path single = folder / "model.safetensors";
   const fs::path index = folder / "model.safetensors.index.json";
   if (is_there(single)) {
+    out.files_.insert(single.filename().string());
     const SafetensorsFile file = SafetensorsFile::open(single);
     for (const auto& [name, view] : file.tensors()) out.add(name, view);
   } else if (is_there(index)) {
@@ -98,6 +99,7 @@ void Checkpoint::add_shards(const fs::path& index_file) {
       const fs::path path = shard_path(folder_, shard_name, index_name);
       if (!is_there(path)) throw Error(index_name + ": shard " + in_quotes(shard_name) + " is missing");
       it = shards.emplace(shard_name, SafetensorsFile::open(path)).first;
+      files_.insert(shard_name);
     }
     const auto& tensors = it->second.tensors();
     const auto tensor = tensors.find(name);

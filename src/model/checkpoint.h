@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,9 @@ class Checkpoint {
   const std::filesystem::path& folder() const { return folder_; }
   const TensorView* find(std::string_view canonical_name) const;  // nullptr when there is none
   std::vector<std::string> names() const;                         // canonical, sorted
+  // Names of the files that hold them, in the folder. Other safetensors files may lie beside them (modules of
+  // policies).
+  const std::set<std::string>& files() const { return files_; }
 
  private:
   struct Entry {
@@ -38,6 +42,7 @@ class Checkpoint {
   void add_shards(const std::filesystem::path& index_file);
 
   std::filesystem::path folder_;
+  std::set<std::string> files_;
   std::map<std::string, Entry, std::less<>> entries_;
 };
 

@@ -12,13 +12,19 @@
 
 namespace espalier {
 
+using namespace std::string_view_literals;
+
 bool is_out_of_memory(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error) || dynamic_cast<const c10::OutOfMemoryError*>(&error)) return true;
   if (const auto* system = dynamic_cast<const std::system_error*>(&error))  // of a thread that cannot be made
     return system->code().value() == EAGAIN || system->code().value() == ENOMEM;
   // libtorch has no type of its own for the host's memory, only these words.
   const auto* torch = dynamic_cast<const c10::Error*>(&error);
-  if (!torch) return false;
+  // oneDNN's exception passes through libtorch as it is. What it cannot compute it refuses before, with the primitive's
+  // descriptor: making or running the primitive itself fails where it gets no memory.
+  if (!torch)
+    return error.what() == "could not create a primitive"sv || error.what() == "could not execute a primitive"sv ||
+           error.what() == "could not create a memory object"sv;
   const std::string_view words = torch->what_without_backtrace();
   return words.find("alloc_cpu.cpp") != std::string_view::npos ||
          words.find("allocate memory") != std::string_view::npos ||

@@ -90,7 +90,7 @@ void read_special_tokens(const json& file, std::vector<std::pair<std::string, st
   for (const auto& [key, value] : file.items()) {
     const json* content = value.is_object() && value.contains("content") ? &value["content"] : &value;
     if (!key.ends_with("_token") || !content->is_string()) continue;
-    const bool known = std::any_of(tokens.begin(), tokens.end(), [&](const auto& token) { return token.first == key; });
+    const bool known = std::ranges::find(tokens, key, &std::pair<std::string, std::string>::first) != tokens.end();
     if (!known) tokens.emplace_back(key, content->get<std::string>());
   }
 }

@@ -56,10 +56,12 @@ void write_trained_checkpoint(const fs::path& from, const fs::path& to, const Pa
   fs::create_directories(partial, failure);
   if (failure) throw Error(partial.string() + ": cannot make this folder: " + failure.message());
   try {
+    // What else is there is copied: tensors of a policy's modules may be called as parameters that are trained here.
+    const Checkpoint weights = Checkpoint::open(from);
     for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
       if (!entry.is_regular_file()) continue;
       const fs::path target = partial / entry.path().filename();
-      if (entry.path().extension() == ".safetensors")
+      if (weights.files().contains(target.filename().string()))
         write_weights(entry.path(), target, parameters);
       else
         fs::copy_file(entry.path(), target);

@@ -92,6 +92,9 @@ TEST(OutOfMemory, IsRecognisedWhoeverSaysIt) {
   EXPECT_TRUE(is_out_of_memory(std::bad_alloc()));
   EXPECT_TRUE(is_out_of_memory(OutOfMemory()));
   EXPECT_TRUE(is_out_of_memory(std::system_error(EAGAIN, std::generic_category())));
+  EXPECT_TRUE(is_out_of_memory(std::runtime_error("could not create a primitive")));  // oneDNN
+  EXPECT_FALSE(
+      is_out_of_memory(std::runtime_error("could not create a primitive descriptor for the matmul primitive")));
   EXPECT_FALSE(is_out_of_memory(std::runtime_error("x")));
   EXPECT_FALSE(is_out_of_memory(Error("out of range")));
   try {

@@ -36,6 +36,8 @@ expect "--libtorch $folder: no include/ATen/core/Tensor.h" "$folder/copy/dev" bu
 expect 'nvidia-smi finds no GPU here' "${bare[@]}" gpu
 expect 'this system has no dpkg' "${bare[@]}" gpu --pack
 expect "unknown option '--fast'" "${bare[@]}" gpu --fast
+expect "no fuzz target 'jpg'" "$top/dev" fuzz jpg
+expect 'no tests/everything' "$top/dev" sanitize everything
 "${bare[@]}" gpu --help | grep -q '^usage: ./dev gpu'
 "${bare[@]}" record --help | grep -q '^usage: ./dev record'
 expect 'no programs in' env "PATH=$PATH" "$folder/copy/bench/record.sh" --build "$folder/nothing" ops
