@@ -53,6 +53,7 @@ mapfile -t serve < <(files src/serve)
 mapfile -t inspect < <(files src/inspect)
 mapfile -t c_api < <(files src/c_api)
 mapfile -t cli < <(files src/cli)
+mapfile -t program < <(files src/program)
 mapfile -t training < <(files src/training)
 mapfile -t kernels < <(files kernels)
 mapfile -t examples < <(files examples tests/consumer)
@@ -84,7 +85,9 @@ own_includes 'serve shows what the public headers can do' 'serve/|espalier/' "${
 own_includes 'c_api says the public headers in C' 'c_api/|espalier/' "${c_api[@]}"
 own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layout|pruning|base)/|espalier/' "${evaluation[@]}"
 own_includes 'cli asks runtime and recording; base, text and pictures for its files' \
-  '(eval|cli|serve|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|espalier/' "${cli[@]}"
+  '(eval|cli|serve|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|kernels/support/cpu_level\.h|espalier/' "${cli[@]}"
+own_includes 'the program starts the command line' 'cli/' "${program[@]}"
+forbid 'the program loads libtorch only when it has to' '#include <(ATen|c10|torch)/' "${program[@]}"
 own_includes 'training stands beside runtime' \
   '(training|synth|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/, ops.h and op_choices.h' 'kernels/|espalier/(ops|op_choices)\.h' "${kernels[@]}"

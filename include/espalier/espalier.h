@@ -305,6 +305,12 @@ ESPALIER_API espalier_code espalier_session_ask(espalier_session* session, const
                                                 espalier_error** error);
 ESPALIER_API void espalier_session_free(espalier_session* session);
 
+// ---- the command line ----
+
+// What the program `espalier` does with these arguments, printing included; returns its exit status. One at a time in a
+// process: Ctrl-C is caught while it runs, and frees of large blocks are kept for the next (memory.h).
+ESPALIER_API int espalier_command_line(int argc, char** argv);
+
 #ifdef __cplusplus
 }
 #endif
