@@ -41,7 +41,6 @@ GenerationOptions generation_of(const espalier_generation_options* given) {
   if (sampling == ESPALIER_SAMPLING_OFF) options.do_sample = false;
   options.ignore_eos = from.ignore_eos != 0;
   options.temperature = unless_zero(from.temperature);
-  if (from.top_k < -1) throw Error("generation_options.top_k: expected -1 or more, got " + std::to_string(from.top_k));
   options.top_k = from.top_k == -1 ? std::optional<int64_t>(0) : unless_zero(from.top_k);
   options.top_p = unless_zero(from.top_p);
   options.repetition_penalty = unless_zero(from.repetition_penalty);

@@ -310,12 +310,25 @@ static void test_generate(const espalier_engine* engine, const espalier_image* i
   CHECK(strcmp(espalier_result_finish_reason(result), "length") == 0);
   espalier_result_free(result);
 
+  // Greedy knows no penalty; without sampling there is one.
+  espalier_generation_options generation = greedy;
+  generation.repetition_penalty = 5;
+  request.generation = &generation;
+  OK(espalier_engine_generate(engine, &request, NULL, &result, &error));
+  ids = espalier_result_tokens(result, &count);
+  CHECK(is_list(ids, count, greedy_tokens));
+  espalier_result_free(result);
+  generation.sampling = ESPALIER_SAMPLING_OFF;
+  OK(espalier_engine_generate(engine, &request, NULL, &result, &error));
+  ids = espalier_result_tokens(result, &count);
+  CHECK(!is_list(ids, count, greedy_tokens));
+  espalier_result_free(result);
+  generation = greedy;
+
   // A stop string, an answer that is stopped, one that is cancelled.
   const char* stop[] = {"lef"};
-  espalier_generation_options generation = greedy;
   generation.stop = stop;
   generation.num_stop = 1;
-  request.generation = &generation;
   OK(espalier_engine_generate(engine, &request, NULL, &result, &error));
   CHECK(strcmp(espalier_result_finish_reason(result), "stop_string") == 0);
   CHECK(!strstr(espalier_result_text(result, NULL), "lef"));
