@@ -27,6 +27,22 @@ foreach(example generate keep_norms merge_pairs)
   add_test(NAME consumer.${example}
     COMMAND ${folder}/build/${example} ${model} ${model}/cases/images/56x56_shapes_33.png "What is it?")
 endforeach()
+# The same from C: a project in C alone, and pkg-config.
+add_test(NAME consumer.c_configure COMMAND ${CMAKE_COMMAND} -S ${source}/c -B ${folder}/c -G ${CMAKE_GENERATOR}
+  -DCMAKE_PREFIX_PATH=${folder}/prefix -DESPALIER_EXAMPLES=${folder}/prefix/${CMAKE_INSTALL_DATADIR}/espalier/examples
+  -DCMAKE_C_COMPILER=${CMAKE_C_COMPILER})
+add_test(NAME consumer.c_build COMMAND ${CMAKE_COMMAND} --build ${folder}/c)
+set_tests_properties(consumer.c_configure PROPERTIES FIXTURES_SETUP consumer_c_configure FIXTURES_REQUIRED consumer_install)
+set_tests_properties(consumer.c_build PROPERTIES FIXTURES_SETUP consumer_c_build FIXTURES_REQUIRED consumer_c_configure)
+foreach(example generate chat two_tickets)
+  add_test(NAME consumer.c_${example}
+    COMMAND ${folder}/c/${example} ${model} ${model}/cases/images/56x56_shapes_33.png "What is it?")
+  set_tests_properties(consumer.c_${example} PROPERTIES FIXTURES_REQUIRED consumer_c_build)
+endforeach()
+add_test(NAME consumer.pkg_config COMMAND ${source}/pkg_config.sh ${folder}/prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig
+  ${PROJECT_SOURCE_DIR}/examples ${folder}/pkg_config ${model} ${model}/cases/images/56x56_shapes_33.png)
+set_tests_properties(consumer.pkg_config PROPERTIES FIXTURES_REQUIRED consumer_install
+  PASS_REGULAR_EXPRESSION "8 image tokens reached.*8 of 16 image tokens reached")
 add_test(NAME consumer.conformance COMMAND ${folder}/build/keep_centre_test --gtest_brief=1)
 add_test(NAME consumer.own_conformance COMMAND ${folder}/build/own_policy_test --gtest_brief=1)
 set_tests_properties(consumer.answer consumer.own_policy consumer.generate consumer.keep_norms consumer.merge_pairs
@@ -41,9 +57,9 @@ if(TARGET espalier_cli)
   set(ask ${folder}/prefix/${CMAKE_INSTALL_BINDIR}/espalier generate --model ${model} --max-new-tokens 2 --prompt Hello
           --image ${model}/cases/images/56x56_shapes_33.png --json)
   add_test(NAME consumer.plugin COMMAND ${ask}
-    --policy-plugin ${folder}/build/libkeep_centre_policy.so --policy keep_centre:share=0.5)
+    --policy-plugin ${folder}/build/keep_centre_policy.so --policy keep_centre:share=0.5)
   add_test(NAME consumer.outdated_plugin COMMAND ${ask}
-    --policy-plugin ${folder}/build/liboutdated_policy.so --policy outdated)
+    --policy-plugin ${folder}/build/outdated_policy.so --policy outdated)
   set_tests_properties(consumer.plugin consumer.outdated_plugin PROPERTIES FIXTURES_REQUIRED consumer_build)
   set_tests_properties(consumer.plugin PROPERTIES PASS_REGULAR_EXPRESSION "projector_output")
   set_tests_properties(consumer.outdated_plugin PROPERTIES

@@ -16,7 +16,7 @@ files() {
     if [ -e "$folder" ]; then there+=("$folder"); fi
   done
   [ ${#there[@]} -eq 0 ] ||
-    find "${there[@]}" -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) | LC_ALL=C sort
+    find "${there[@]}" -type f \( -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) | LC_ALL=C sort
 }
 
 # forbid RULE PATTERN FILE... : no line of the files may match.
@@ -51,7 +51,9 @@ mapfile -t evaluation < <(files src/eval)
 mapfile -t conformance < <(files src/conformance)
 mapfile -t serve < <(files src/serve)
 mapfile -t inspect < <(files src/inspect)
+mapfile -t c_api < <(files src/c_api)
 mapfile -t cli < <(files src/cli)
+mapfile -t program < <(files src/program)
 mapfile -t training < <(files src/training)
 mapfile -t kernels < <(files kernels)
 mapfile -t examples < <(files examples tests/consumer)
@@ -80,9 +82,12 @@ own_includes 'synth draws and words: synth/, base/ and pictures/ for its files' 
 own_includes 'conformance plays a runtime to policies' '(conformance|layout|recording)/|espalier/' "${conformance[@]}"
 own_includes 'inspect draws what runtime tells' '(inspect|runtime|layout|pictures|base)/|espalier/' "${inspect[@]}"
 own_includes 'serve shows what the public headers can do' 'serve/|espalier/' "${serve[@]}"
+own_includes 'c_api says the public headers in C' 'c_api/|espalier/' "${c_api[@]}"
 own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layout|pruning|base)/|espalier/' "${evaluation[@]}"
 own_includes 'cli asks runtime and recording; base, text and pictures for its files' \
-  '(eval|cli|serve|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|espalier/' "${cli[@]}"
+  '(eval|cli|serve|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|kernels/support/cpu_level\.h|espalier/' "${cli[@]}"
+own_includes 'the program starts the command line' 'cli/' "${program[@]}"
+forbid 'the program loads libtorch only when it has to' '#include <(ATen|c10|torch)/' "${program[@]}"
 own_includes 'training stands beside runtime' \
   '(training|synth|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/, ops.h and op_choices.h' 'kernels/|espalier/(ops|op_choices)\.h' "${kernels[@]}"
@@ -143,7 +148,7 @@ awk '
 # In a source: a page, wherever a comment names it; by its path from here or from the file, or alone, beside the file or here.
 while IFS=: read -r file line path; do
   [ -e "$path" ] || [ -e "$(dirname "$file")/$path" ] || echo "$file:$line: names $path, which is not there" >>"$violations"
-done < <({ grep -nroE --include='*.cpp' --include='*.h' --include='*.cu' --include='*.cuh' '(^| )// .*' "${source_folders[@]}"
+done < <({ grep -nroE --include='*.c' --include='*.cpp' --include='*.h' --include='*.cu' --include='*.cuh' '(^| )// .*' "${source_folders[@]}"
            grep -nroE --include='*.py' --include='*.sh' --include='*.cmake' --include='*.txt' '(^| )# .*' "${source_folders[@]}"
          } | awk -F: '{ comment = $0; sub(/^[^:]*:[^:]*:/, "", comment)
                         while (match(comment, /[A-Za-z0-9_.\/*-]*[A-Za-z0-9_*]\.md/)) {

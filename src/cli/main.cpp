@@ -10,7 +10,9 @@
 #include "base/error_text.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/version.h"
 #include "espalier/error.h"
+#include "espalier/espalier.h"
 #include "espalier/memory.h"
 #include "runtime/encode.h"
 #include "runtime/out_of_memory.h"
@@ -49,7 +51,7 @@ void complain(std::string_view message) {
 
 ExitStatus run(int argc, char** argv) {
   CLI::App app("Espalier runs LLaVA-style vision-language models with visual-token pruning.", "espalier");
-  app.set_version_flag("--version", "espalier " ESPALIER_VERSION);
+  app.set_version_flag("--version", version_text());
   app.require_subcommand(0, 1);
   app.footer("Each command explains itself: espalier COMMAND --help");
   Run chosen;
@@ -96,7 +98,7 @@ ExitStatus run_and_report(int argc, char** argv) {
 
 }  // namespace espalier::cli
 
-int main(int argc, char** argv) {
+int espalier_command_line(int argc, char** argv) {
   espalier::keep_freed_memory();
   return espalier::cli::run_and_report(argc, argv);
 }

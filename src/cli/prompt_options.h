@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/output_folder.h"
 #include "cli/policy_options.h"
 #include "espalier/engine.h"
 #include "espalier/generation.h"
@@ -56,10 +57,8 @@ Request read_request(const PromptOptions& options);
 // Cancels on Ctrl-C and draws progress.
 Callbacks watch(TerminalProgress& progress);
 
-// Throws Error when a file could not be written at `file`: better before a long run than behind it.
-void check_output_folder(const std::filesystem::path& file);
-// The same for each of them (empty: none), and when it would replace another of them, or a file that the model or the
-// prompt is read from.
+// check_output_folder of each of them (empty: none); throws Error, too, when one would replace another of them, or a
+// file that the model or the prompt is read from.
 void check_outputs(const ModelOptions& model, const PromptOptions& prompt,
                    const std::vector<std::filesystem::path>& outputs);
 

@@ -10,7 +10,7 @@
 #include "base/output_file.h"
 #include "cli/bundled_model.h"
 #include "cli/commands.h"
-#include "cli/prompt_options.h"
+#include "cli/output_folder.h"
 #include "espalier/error.h"
 #include "espalier/tokenizer.h"
 

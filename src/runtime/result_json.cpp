@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "espalier/json.h"
 #include "layout/points_json.h"
 
 namespace espalier {
@@ -10,6 +11,81 @@ namespace espalier {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// All of a point: what a replay result has of it, and what is there in a trace only.
+Json whole(const PointTrace& point) {
+  Json json = to_json(point);
+  const auto put = [&json](const char* name, const auto& list) {
+    if (!list.empty()) json[name] = list;
+  };
+  put("candidates", point.candidates);
+  put("dropped", point.dropped);
+  put("tokens_per_image", point.tokens_per_image);
+  put("source", point.source);
+  put("position_id", point.position_id);
+  return json;
+}
+
+const char* name_of(TokenTrace::Kind kind) {
+  switch (kind) {
+    case TokenTrace::Kind::kText:
+      return "text";
+    case TokenTrace::Kind::kPatch:
+      return "patch";
+    case TokenTrace::Kind::kRowBreak:
+      return "row_break";
+  }
+  return "";
+}
+
+Json to_json(const TokenTrace& token) {
+  Json json = {{"kind", name_of(token.kind)}, {"example", token.example}};
+  if (token.image >= 0) json["image"] = token.image;
+  if (token.kind != TokenTrace::Kind::kPatch) return json;
+  json["crop"] = token.crop;
+  json["row"] = token.row;
+  json["column"] = token.column;
+  if (token.box) json["box"] = {token.box->x0, token.box->y0, token.box->x1, token.box->y1};
+  return json;
+}
+
+Json to_json(const PromptTrace& prompt) {
+  Json pictures = Json::array(), tokens = Json::array();
+  for (const PromptTrace::Picture& picture : prompt.pictures) {
+    Json& json = pictures.emplace_back(Json{{"grid", {picture.rows, picture.columns}}});
+    if (picture.tile_rows > 0) json["tiling"] = {picture.tile_rows, picture.tile_columns};
+  }
+  for (const TokenTrace& token : prompt.tokens) tokens.push_back(to_json(token));
+  return {{"query_example", prompt.query_example},
+          {"images", pictures},
+          {"tokens", tokens},
+          {"position_id", prompt.position_id}};
+}
+
+Json to_json(const SchedulerLoad& load) {
+  return {{"waiting", load.waiting},
+          {"running", load.running},
+          {"kv_bytes_promised", load.kv_bytes_promised},
+          {"kv_bytes_in_use", load.kv_bytes_in_use},
+          {"prefix_hits", load.prefix_hits},
+          {"prefix_misses", load.prefix_misses},
+          {"reused_tokens", load.reused_tokens},
+          {"prefix_bytes", load.prefix_bytes},
+          {"image_hits", load.image_hits},
+          {"image_misses", load.image_misses},
+          {"image_bytes", load.image_bytes}};
+}
+
+Json to_json(const std::vector<TokenLogprobs>& logprobs) {
+  Json list = Json::array();
+  for (const TokenLogprobs& token : logprobs) {
+    Json top = Json::array();
+    for (const TokenLogprobs::Alternative& other : token.top)
+      top.push_back({{"id", other.id}, {"logprob", other.logprob}});
+    list.push_back({{"id", token.id}, {"logprob", token.logprob}, {"top", top}});
+  }
+  return list;
+}
 
 }  // namespace
 
@@ -58,18 +134,46 @@ Json to_json(const Stats& stats) {
 Json to_json(const Result& result) {
   Json points = Json::array();
   for (const PointTrace& point : result.points) points.push_back(to_json(point));
-  return {{"text", result.text},
-          {"token_ids", result.token_ids},
-          {"finish_reason", name_of(result.finish_reason)},
-          {"prompt_token_ids", result.prompt_token_ids},
-          {"prompt", result.prompt},
-          {"points", points},
-          {"kept", result.kept},
-          {"stats", to_json(result.stats)}};
+  Json json = {{"text", result.text},
+               {"token_ids", result.token_ids},
+               {"finish_reason", name_of(result.finish_reason)},
+               {"prompt_token_ids", result.prompt_token_ids},
+               {"prompt", result.prompt},
+               {"points", points},
+               {"kept", result.kept},
+               {"stats", to_json(result.stats)}};
+  if (!result.logprobs.empty()) json["logprobs"] = to_json(result.logprobs);
+  return json;
 }
 
 std::string to_line(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string json_of(const Result& result) {
+  return to_line(to_json(result));
+}
+
+std::string json_of(const Stats& stats) {
+  return to_line(to_json(stats));
+}
+
+std::string json_of(const SchedulerLoad& load) {
+  return to_line(to_json(load));
+}
+
+std::string json_of(const PromptTrace& prompt) {
+  return to_line(to_json(prompt));
+}
+
+std::string json_of(const PointTrace& point) {
+  return to_line(whole(point));
+}
+
+std::string json_of(std::span<const PointTrace> points) {
+  Json list = Json::array();
+  for (const PointTrace& point : points) list.push_back(whole(point));
+  return to_line(list);
 }
 
 }  // namespace espalier

@@ -13,6 +13,7 @@
 #include "base/json_fields.h"
 #include "base/json_file.h"
 #include "espalier/error.h"
+#include "espalier/json.h"
 
 namespace espalier {
 namespace {
@@ -26,7 +27,8 @@ std::string indexed(const std::string& list, size_t i) {
 // Walks messages.json. A place in it is written as in JavaScript: [2].content[0].path.
 class ChatReader {
  public:
-  explicit ChatReader(const std::filesystem::path& file) : file_(file.string()), folder_(file.parent_path()) {}
+  // `name` opens the message of every Error.
+  ChatReader(std::string name, std::filesystem::path folder) : file_(std::move(name)), folder_(std::move(folder)) {}
 
   Chat read(const json& messages) {
     if (!messages.is_array() || messages.empty()) throw Error(file_ + ": expected a list of messages");
@@ -147,7 +149,11 @@ Chat in_context_chat(std::span<const Example> examples, ImagePart query_image, s
 }
 
 Chat read_chat(const std::filesystem::path& messages_json) {
-  return ChatReader(messages_json).read(read_json_file(messages_json));
+  return ChatReader(messages_json.string(), messages_json.parent_path()).read(read_json_file(messages_json));
+}
+
+Chat parse_chat(std::string_view messages_json, const std::filesystem::path& folder, const std::string& name) {
+  return ChatReader(name, folder).read(parse_json(messages_json, name));
 }
 
 }  // namespace espalier

@@ -40,7 +40,8 @@ void check(const TrainAtpOptions& o) {
   expect(o.learning_rate > 0 && o.decoder_learning_rate > 0, "learning rates must be above 0");
   expect(o.warm_up >= 0 && o.max_gradient_norm >= 0 && o.max_steps >= 0,
          "warm-up, gradient norm and pause must be 0 or above");
-  expect(o.dtype != ComputeDtype::kFloat16, "--dtype is f32 or bf16: float16 overflows without loss scaling");
+  expect(o.dtype != ComputeDtype::kFloat16,
+         "the dtype must be float32 or bfloat16: float16 overflows without loss scaling");
   expect(!o.out.empty(), "a folder to write to is needed");
 }
 

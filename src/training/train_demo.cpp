@@ -31,7 +31,7 @@ at::ScalarType scalar_type(ComputeDtype dtype) {
     case ComputeDtype::kFloat16:
       break;
   }
-  throw Error("train-demo: --dtype is f32 or bf16: float16 overflows without loss scaling");
+  throw Error("train-demo: the dtype must be float32 or bfloat16: float16 overflows without loss scaling");
 }
 
 TrainingHooks hooks_of(const TrainingCallbacks& callbacks) {
