@@ -23,7 +23,8 @@ endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/espalier DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h" ${left_out})
 # Where the binary looks for the bundled model.
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/models DESTINATION ${CMAKE_INSTALL_DATADIR}/espalier)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/models DESTINATION ${CMAKE_INSTALL_DATADIR}/espalier
+        PATTERN espalier-costs.json EXCLUDE)  # of the machine that built it
 
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/EspalierConfig.cmake.in
   ${PROJECT_BINARY_DIR}/EspalierConfig.cmake INSTALL_DESTINATION ${package_folder}
