@@ -36,11 +36,11 @@ TEST(FitCosts, FindsWhatPassesWereMadeOf) {
 
 // Three passes that the machine interrupted.
 TEST(FitCosts, InterruptedPassesDoNotCount) {
-  std::vector<TimedPass> all = passes(0.02);
+  std::vector<TimedPass> all = passes(0.002);
   for (const size_t i : {5, 17, 40}) all[i].milliseconds = all[i].of_milliseconds *= 6;
   const std::vector<double> costs = fit_costs(all);
-  EXPECT_NEAR(costs[1], 0.02, 0.001);
-  EXPECT_NEAR(costs[2], 0.5, 0.04);
+  EXPECT_NEAR(costs[1], 0.02, 0.0001);
+  EXPECT_NEAR(costs[2], 0.5, 0.004);
 }
 
 // A term that makes passes quicker is none; one that always stands for another adds nothing.
