@@ -128,7 +128,13 @@ std::vector<std::string> policies_of(const Engine& engine, const CalibrateOption
   if (!policies.empty()) return policies;
   for (const PolicyEntry& entry : policy_table()) {
     const bool takes_ratio = std::ranges::any_of(entry.options, [](const auto& o) { return o.name == "ttft"; });
-    if (takes_ratio && entry.refusal(engine.impl().model.facts).empty()) policies.emplace_back(entry.name);
+    if (!takes_ratio || !entry.refusal(engine.impl().model.facts).empty()) continue;
+    try {
+      make_policy(std::string(entry.name) + ":keep_ratio=1");
+    } catch (const Error&) {  // it has an option without a default, which whoever wants it measured names
+      continue;
+    }
+    policies.emplace_back(entry.name);
   }
   return policies;
 }
