@@ -76,8 +76,8 @@ Chat fitting_chat(const Engine& engine, Draws& draws) {
 
 struct Pass {
   std::string asked;  // the policy without amount
-  CheckedPass seen;
-  Work work;
+  CheckedPass seen = {};
+  Work work = {};
   double encode_ms = 0, select_ms = 0, prefill_ms = 0;
 };
 
