@@ -19,8 +19,9 @@ if(NOT ESPALIER_TRAINING)
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/espalier DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h" PATTERN policy_needs.md ${left_out})
-# Where the binary looks for the bundled model. How it was trained stays behind.
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/models DESTINATION ${CMAKE_INSTALL_DATADIR}/espalier PATTERN training EXCLUDE)
+# Where the binary looks for the bundled model. How it was trained stays behind, and so do costs of the machine that built it.
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/models DESTINATION ${CMAKE_INSTALL_DATADIR}/espalier
+        PATTERN training EXCLUDE PATTERN espalier-costs.json EXCLUDE)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/examples DESTINATION ${CMAKE_INSTALL_DATADIR}/espalier PATTERN CMakeLists.txt EXCLUDE)
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 

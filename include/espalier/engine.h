@@ -31,6 +31,10 @@ struct EngineOptions {
   int threads = 0;  // 1 to 1024; 0: as many as the library chooses
   // A file with the chat template to use in place of the checkpoint's own: Jinja, or JSON with "chat_template".
   std::filesystem::path chat_template = {};
+  // What `espalier calibrate` measured, for policies with a target of time; empty: where it leaves that, beside the
+  // model or in the user's cache folder. Read when the model is loaded; what is wrong with it is an error of the
+  // requests that need it.
+  std::filesystem::path costs = {};
   // Bytes for what the vision tower made of recent pictures, known by their pixels: asked about again, under any policy
   // or prompt, they are not sent through it again. 0: nothing is kept.
   int64_t image_cache_bytes = 0;

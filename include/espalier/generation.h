@@ -63,6 +63,17 @@ enum class FinishReason : uint8_t { kEos, kLength, kStopString, kStopped, kCance
 // As JSON outputs write it: "eos", "length", "stop_string", "stopped", "cancelled".
 std::string_view name_of(FinishReason reason);
 
+// How much stayed where the policy has a target (target.h), and what that was expected to cost.
+struct SolvedAmount {
+  std::string policy;  // that ran: with its amount, or "none" where nothing had to leave or leaving
+                       // would not have paid
+  bool fits = true;    // false: the least amount, or none, is expected to take longer than allowed
+  std::optional<double> predicted_ms = {};  // encode, select and prefill; with a target of time
+  std::optional<double> allowed_ms = {};    // for the same: what is left of the target, shared with those that wait
+  double waited_ms = 0;                     // from submission to its start
+  int64_t kv_bytes = 0;                     // of the prompt and the longest answer, at most
+};
+
 // What a request cost. Lists by layer are of the decoder, lists by image in the order of the prompt.
 struct Stats {
   int64_t prompt_tokens = 0;                                 // with images expanded, before pruning
@@ -84,6 +95,7 @@ struct Stats {
   int64_t kv_bytes_unpruned = 0;
   int64_t peak_memory_bytes = 0;  // of the process (CPU) or the device allocator (CUDA)
   int threads = 0;
+  std::optional<SolvedAmount> solved = {};
   std::vector<std::pair<std::string, std::string>> kernels;  // op -> kernel that was chosen
 };
 

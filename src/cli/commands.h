@@ -26,6 +26,7 @@ Run add_inspect(CLI::App& app);
 Run add_bench(CLI::App& app);
 Run add_synth(CLI::App& app);
 Run add_eval(CLI::App& app);
+Run add_calibrate(CLI::App& app);
 Run add_fit(CLI::App& app);
 Run add_train_demo(CLI::App& app);
 Run add_train_atp(CLI::App& app);

@@ -39,6 +39,7 @@ constexpr Command kCommands[] = {
     {"bench", "Time encode, select, prefill and decode of an in-context prompt under several policies", add_bench},
     {"synth", "Draw the synthetic in-context benchmark: pictures, chats and what covers which patch", add_synth},
     {"eval", "Measure accuracy on the synthetic benchmark under several policies", add_eval},
+    {"calibrate", "Measure what passes take on this machine, for policies with a target of time", add_calibrate},
     {"fit", "Calibrate a policy on a few prompts: recipes of fitprune and vtw, thresholds of atp", add_fit},
     {"train-demo", "Train the bundled model from nothing, stage by stage", add_train_demo},
     {"train-atp", "Train modules of atp, which choose how many visual tokens each picture keeps", add_train_atp},

@@ -42,6 +42,8 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_option("--chat-template", options.chat_template,
                  "Jinja file, or JSON with \"chat_template\", in place of the model's own")
       ->type_name("FILE");
+  app.add_option("--costs", options.costs, "What espalier calibrate --out wrote, for policies with a target of time")
+      ->type_name("FILE");
   app.add_option("--dtype", options.dtype, "Arithmetic: f32, bf16 or f16; without it what config.json says")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->type_name("TYPE");
@@ -66,6 +68,7 @@ Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
   engine_options.device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   engine_options.threads = options.threads;
   engine_options.chat_template = options.chat_template;
+  engine_options.costs = options.costs;
   engine_options.prefix_cache_bytes = options.prefix_cache_bytes;
   engine_options.image_cache_bytes = options.image_cache_bytes;
   engine_options.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {

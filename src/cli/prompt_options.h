@@ -22,6 +22,7 @@ class TerminalProgress;
 
 struct ModelOptions {
   std::filesystem::path model;          // empty: the bundled one
+  std::filesystem::path costs;          // empty: where calibrate leaves them
   std::filesystem::path chat_template;  // empty: the model's own
   std::string dtype;                    // empty: the checkpoint's
   bool int8 = false;

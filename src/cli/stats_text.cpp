@@ -87,6 +87,18 @@ std::string time_lines(const Stats& s) {
          line("time to first token", fixed(s.encode_ms + s.select_ms + s.prefill_ms, 1) + " ms");
 }
 
+std::string solved_line(const Stats& s) {
+  const SolvedAmount& solved = *s.solved;
+  std::string text = solved.policy == "none" ? "all stays" : solved.policy;
+  if (solved.predicted_ms) {
+    text += ": " + fixed(*solved.predicted_ms, 1) + " ms expected of " + fixed(*solved.allowed_ms, 1) +
+            " ms allowed, " + fixed(s.encode_ms + s.select_ms + s.prefill_ms, 1) + " ms came";
+    if (solved.waited_ms >= 0.05) text += " behind " + fixed(solved.waited_ms, 1) + " ms of waiting";
+  }
+  if (!solved.fits) text += "; no amount is expected to be in time";
+  return line("target", text + "; KV cache up to " + bytes(solved.kv_bytes) + " with the answer");
+}
+
 }  // namespace
 
 std::string stats_text(const Stats& s) {
@@ -97,6 +109,7 @@ std::string stats_text(const Stats& s) {
   if (!s.image_tokens.empty()) text += line("image tokens by layer", runs_of_layers(s.image_tokens_per_layer, counts));
   text += line("cached by layer", runs_of_layers(s.kv_tokens_per_layer, count));
   text += time_lines(s);
+  if (s.solved) text += solved_line(s);
   const auto kv = static_cast<double>(s.kv_bytes), kv_unpruned = static_cast<double>(s.kv_bytes_unpruned);
   text += line("KV cache",
                bytes(s.kv_bytes) + " of " + bytes(s.kv_bytes_unpruned) + " unpruned" + part_of(kv, kv_unpruned));

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of built-in policies. A new one is a header, a file that ends with its row, and a name in this list.
 #include <algorithm>
+#include <iterator>
 #include <vector>
 
 #include "base/error_text.h"
 #include "espalier/error.h"
+#include "espalier/policies/atp.h"
+#include "espalier/policies/fitprune.h"
+#include "espalier/policies/keepmask.h"
 #include "espalier/policies/table.h"
+#include "espalier/policies/vtw.h"
 #include "espalier/policy_plugin.h"
 #include "pruning/built_in.h"
+#include "pruning/solved.h"
 
 namespace espalier {
 
@@ -50,10 +56,10 @@ const std::vector<PolicyRow>& rows() {
   return rows;
 }
 
-PolicyPtr make_one(const PolicySpec& spec, const PolicyFiles& files) {
+const PolicyRow& row_of(const PolicySpec& spec) {
   std::string known;
   for (const PolicyRow& row : rows()) {
-    if (row.entry.name == spec.name) return row.make(spec, files);
+    if (row.entry.name == spec.name) return row;
     known += (known.empty() ? "" : ", ") + std::string(row.entry.name);
   }
   throw Error("policy: there is no " + in_quotes(spec.name) + "; there are " + known);
@@ -66,12 +72,33 @@ std::string text_of(const PolicySpec& spec) {
   return text;
 }
 
+// Policies that take a ratio read none; and those that a caller reads files with may not outlive make_policy().
+class NoFiles final : public PolicyFiles {
+ public:
+  AtpWeights atp_weights(const std::string& file) const override { refuse(file); }
+  FitpruneRecipe fitprune_recipe(const std::string& file) const override { refuse(file); }
+  KeptSets kept_sets(const std::string& file) const override { refuse(file); }
+  VtwRecipe vtw_recipe(const std::string& file) const override { refuse(file); }
+
+ private:
+  [[noreturn]] static void refuse(const std::string& file) {
+    throw Error(file + ": a policy with ttft or kv reads no files");
+  }
+};
+
+bool takes_ratio(const PolicyEntry& entry) {
+  return std::ranges::any_of(entry.options, [](const PolicyOption& o) { return o.name == "keep_ratio"; });
+}
+
 }  // namespace
 
 std::span<const PolicyEntry> policy_table() {
   static const std::vector<PolicyEntry> entries = [] {
     std::vector<PolicyEntry> all;
-    for (const PolicyRow& row : rows()) all.push_back(row.entry);
+    for (const PolicyRow& row : rows()) {
+      PolicyEntry& entry = all.emplace_back(row.entry);
+      if (takes_ratio(entry)) std::ranges::copy(target_options(), std::back_inserter(entry.options));
+    }
     return all;
   }();
   return entries;
@@ -87,12 +114,34 @@ PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files) {
 }
 
 PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files, std::span<const PolicyPlugin> plugins) {
+  struct Unsolved {
+    Target target;
+    size_t place;
+    PolicySpec spec;
+  };
+  std::optional<Unsolved> unsolved;
   std::vector<PolicyPtr> policies;
-  for (const PolicySpec& one : parse_policy_spec(spec)) {
+  for (PolicySpec& one : parse_policy_spec(spec)) {
     const auto plugin = std::ranges::find(plugins, one.name, &PolicyPlugin::name);
-    policies.push_back(plugin != plugins.end() ? plugin->make(text_of(one)) : make_one(one, files));
+    if (plugin != plugins.end()) {
+      policies.push_back(plugin->make(text_of(one)));
+      continue;
+    }
+    const PolicyRow& row = row_of(one);
+    const std::optional<Target> target = takes_ratio(row.entry) ? take_target(one) : std::nullopt;
+    if (target && unsolved) throw Error("pipeline: ttft and kv are of one policy; two have them");
+    if (target) unsolved = Unsolved{*target, policies.size(), one};
+    policies.push_back(target ? nullptr : row.make(one, files));
   }
-  return chain(std::move(policies));
+  if (!unsolved) return chain(std::move(policies));
+  const auto make = [policies = std::move(policies), unsolved = *unsolved](Fraction keep_ratio) {
+    PolicySpec with_amount = unsolved.spec;
+    with_amount.options.emplace_back("keep_ratio", to_string(keep_ratio));
+    std::vector<PolicyPtr> all = policies;
+    all[unsolved.place] = row_of(with_amount).make(with_amount, NoFiles());
+    return chain(std::move(all));
+  };
+  return with_target(std::string(spec), unsolved->target, make);
 }
 
 bool acts_before(std::string_view policy, int layer, const ModelFacts& model) {

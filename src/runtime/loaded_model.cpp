@@ -66,6 +66,12 @@ at::ScalarType compute_dtype(const ModelConfig& config, const EngineOptions& opt
   throw Error(file + ": torch_dtype: float32, bfloat16 or float16 was expected, got \"" + config.dtype + "\"");
 }
 
+// As in costs (costs_file.h).
+std::string name_of(at::ScalarType dtype, bool is_int8) {
+  const std::string name = dtype == at::kFloat ? "f32" : dtype == at::kBFloat16 ? "bf16" : "f16";
+  return is_int8 ? name + "+int8" : name;
+}
+
 at::Device compute_device(DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return at::kCPU;
   if (!at::hasCUDA()) throw Error("device cuda: this build or this machine has no CUDA device");
@@ -136,7 +142,9 @@ LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions&
                                                                    : ChatTemplate::read(options.chat_template, folder),
                     .generation = read_generation_config(folder),
                     .dtype = dtype,
-                    .device = device};
+                    .device = device,
+                    .costs = find_costs(folder, options.costs, name_of(dtype, options.int8_weights),
+                                        device.is_cpu() ? "cpu" : "cuda")};
   if (model.chat_template)
     model.chat_template->set_placeholder(words_of_a_picture(model.tokenizer, config.image_token_id));
   const WeightSource source = weights_of(folder, dtype, device, std::ssize(weight_names(config)), options.on_progress);

@@ -13,6 +13,7 @@
 #include "families/vision_front_end.h"
 #include "model/generation_config.h"
 #include "model/weights.h"
+#include "runtime/known_costs.h"
 #include "text/chat_template.h"
 
 namespace espalier {
@@ -33,6 +34,7 @@ struct LoadedModel {
   GenerationConfig generation;
   at::ScalarType dtype;
   at::Device device;
+  KnownCosts costs;
 };
 
 LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions& options);

@@ -5,7 +5,8 @@
 #include <string>
 
 #include "espalier/error.h"
-#include "runtime/kv_bound.h"
+#include "espalier/target.h"
+#include "runtime/planned_rows.h"
 #include "runtime/stopwatch.h"
 
 namespace espalier {
@@ -21,16 +22,6 @@ const Request& checked(const Request& request) {
 Request with_seed(Request request, uint64_t seed) {
   request.options.seed = seed;
   return request;
-}
-
-Sequence pack(const LoadedModel& model, const Request& request) {
-  Stopwatch packing;
-  PolicyPtr policy = policy_of(request);
-  PackedPrompt packed = pack_prompt(model, request.prompt, request.options.max_new_tokens, policy.get());
-  Sequence sequence(model, std::move(packed), std::move(policy));
-  packing.stop();
-  sequence.stats.encoded(packing.milliseconds());
-  return sequence;
 }
 
 // What a prefix knows a picture by: its pixels, what is made of them, and what of it is pinned.
@@ -53,14 +44,16 @@ PolicyPtr policy_of(const Request& request) {
   return request.custom ? request.custom : make_policy(request.policy);
 }
 
-RequestRun::RequestRun(const LoadedModel& model, const Request& asked, size_t index_in_call,
+RequestRun::RequestRun(const LoadedModel& loaded, const Request& asked, size_t index_in_call,
                        std::shared_ptr<Call> shared_call, RunExtras extras)
-    : request(checked(asked)),
+    : model(loaded),
+      request(checked(asked)),
       index(index_in_call),
       call(std::move(shared_call)),
       pixel_values(std::move(extras.pixel_values)),
       uses_prefixes(extras.uses_prefixes && !sees_all(extras.watcher) && !pixel_values.defined()),
-      sequence(pack(model, request)),
+      policy(policy_of(request)),
+      sequence(packed_sequence()),
       sampler(sampling_rules(request.options, model.generation), request.options.seed, sequence.prompt.ids),
       answer(model.tokenizer, request.options, model.generation.eos_ids, index, call->callbacks.on_text) {
   constexpr int64_t kMostRoom = 256;  // made ahead, since most answers end early
@@ -73,18 +66,57 @@ RequestRun::RequestRun(const LoadedModel& model, const Request& asked, size_t in
   sequence.room = std::min(request.options.max_new_tokens, kMostRoom);
   if (call->callbacks.on_point)
     sequence.on_acted = [this] { call->callbacks.on_point(index, sequence.walk.last_point()); };
-  const int layers = model.config.decoder.num_layers;
-  kv_bytes =
-      (most_prompt_rows(sequence.walk, *sequence.prompt.layout, layers) + layers * request.options.max_new_tokens) *
-      bytes_per_kv_row(model.config.decoder, model.dtype);
+  kv_bytes = most_kv_bytes();
+  if (const auto target = target_of(*policy); target && target->ttft_ms)
+    deadline = submitted + std::chrono::round<std::chrono::steady_clock::duration>(
+                               std::chrono::duration<double, std::milli>(*target->ttft_ms));
 }
 
-RequestRun::RequestRun(const LoadedModel& model, const RequestRun& first, uint64_t seed, size_t index_in_call,
+Sequence RequestRun::packed_sequence() {
+  Stopwatch packing;
+  PackedPrompt packed = pack_prompt(model, request.prompt, request.options.max_new_tokens, policy.get());
+  PolicyPtr chosen = policy;
+  if (const std::optional<Target> target = target_of(*policy)) {
+    solved = espalier::solve_amount({model, request, packed, *policy}, target->ttft_ms);
+    chosen = solved->policy;
+    if (solved->reshapes) packed = pack_prompt(model, request.prompt, request.options.max_new_tokens, chosen.get());
+  }
+  Sequence made(model, std::move(packed), std::move(chosen));
+  packing.stop();
+  packing_ms = packing.milliseconds();
+  made.stats.encoded(packing_ms);
+  return made;
+}
+
+int64_t RequestRun::most_kv_bytes() const {
+  const int layers = model.config.decoder.num_layers;
+  const PlannedRows rows =
+      planned_rows(sequence.walk.steps(), sequence.walk.policy().row_breaks_compete(), *sequence.prompt.layout, layers);
+  return (rows.total() + layers * request.options.max_new_tokens) * bytes_per_kv_row(model.config.decoder, model.dtype);
+}
+
+void RequestRun::solve_amount(double allowed_ms) {
+  solved->amount.waited_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - submitted).count() - packing_ms;
+  if (solved->reshapes) return;  // what becomes of its pictures was decided when they were planned
+  const double waited_ms = solved->amount.waited_ms;
+  const std::string before = solved->amount.policy;
+  // Packing is behind it, and part of what is expected.
+  solved = espalier::solve_amount({model, request, sequence.prompt, *policy}, allowed_ms + packing_ms);
+  solved->amount.waited_ms = waited_ms;
+  if (solved->amount.policy == before) return;
+  sequence.follow(model, solved->policy);
+  kv_bytes = most_kv_bytes();
+}
+
+RequestRun::RequestRun(const LoadedModel& loaded, const RequestRun& first, uint64_t seed, size_t index_in_call,
                        std::shared_ptr<Call> own_call)
-    : request(with_seed(first.request, seed)),
+    : model(loaded),
+      request(with_seed(first.request, seed)),
       index(index_in_call),
       call(std::move(own_call)),
       uses_prefixes(false),
+      policy(first.policy),
       sequence(first.sequence),
       sampler(sampling_rules(request.options, model.generation), seed, sequence.prompt.ids),
       answer(model.tokenizer, request.options, model.generation.eos_ids, index, call->callbacks.on_text),
@@ -131,6 +163,7 @@ Result RequestRun::take_result() {
   r.points = sequence.walk.trace(request.trace);
   r.kept = sequence.walk.kept_sources();
   r.stats = sequence.stats.finish(*sequence.prompt.layout, std::ssize(r.token_ids));
+  if (solved) r.stats.solved = solved->amount;
   return r;
 }
 

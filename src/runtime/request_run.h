@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "runtime/encode.h"
 #include "runtime/sampler.h"
 #include "runtime/sequence.h"
+#include "runtime/solve_amount.h"
 
 namespace espalier {
 
@@ -65,26 +67,39 @@ struct RequestRun {
   // callers.
   bool is_cancelled() const;
   bool should_cancel();
+  // With a deadline: decides anew how much stays, before it begins. `allowed_ms` from now on.
+  void solve_amount(double allowed_ms);
   // The next token, from the model's logits, float32 [vocab]; changed in place.
   void sample(std::span<float> logits);
   Result take_result();
 
+  const LoadedModel& model;
   const Request request;
   const size_t index;
   const std::shared_ptr<Call> call;
   at::Tensor pixel_values;
   const bool uses_prefixes;
-  PrefixPtr held = {};  // that the caller has, and that may serve
+  const PolicyPtr policy;              // as it was asked for
+  std::optional<SolvedPolicy> solved;  // where that has a target
+  const std::chrono::steady_clock::time_point submitted = std::chrono::steady_clock::now();
+  double packing_ms = 0;  // of the time since
+  PrefixPtr held = {};    // that the caller has, and that may serve
   Sequence sequence;
   Sampler sampler;
   Answer answer;
   std::vector<TokenLogprobs> logprobs;  // where they were asked for
   std::optional<Encoding> encoding;
-  int64_t kv_bytes = 0;                              // that prompt and answer may take
+  int64_t kv_bytes = 0;  // that prompt and answer may take
+  // Where the target is one of time: when the first token is due.
+  std::optional<std::chrono::steady_clock::time_point> deadline;
   std::vector<std::unique_ptr<RequestRun>> samples;  // until the end of prefill: others that answer the same prompt
   // One of the two, when it has ended.
   std::optional<Result> result;
   std::exception_ptr error;
+
+ private:
+  Sequence packed_sequence();
+  int64_t most_kv_bytes() const;
 };
 
 }  // namespace espalier

@@ -105,30 +105,41 @@ std::string_view name_of(FinishReason reason) {
   return "";
 }
 
+Json to_json(const SolvedAmount& solved) {
+  Json json = {{"policy", solved.policy}, {"fits", solved.fits}};
+  if (solved.predicted_ms) json["predicted_ms"] = *solved.predicted_ms;
+  if (solved.allowed_ms) json["allowed_ms"] = *solved.allowed_ms;
+  json["waited_ms"] = solved.waited_ms;
+  json["kv_bytes"] = solved.kv_bytes;
+  return json;
+}
+
 Json to_json(const Stats& stats) {
   Json kernels = Json::object();
   for (const auto& [op, kernel] : stats.kernels) kernels[op] = kernel;
-  return {{"prompt_tokens", stats.prompt_tokens},
-          {"reused_tokens", stats.reused_tokens},
-          {"new_tokens", stats.new_tokens},
-          {"image_tokens", stats.image_tokens},
-          {"image_tokens_per_layer", stats.image_tokens_per_layer},
-          {"tokens_per_layer", stats.tokens_per_layer},
-          {"kv_tokens_per_layer", stats.kv_tokens_per_layer},
-          {"time_ms",
-           {{"encode", stats.encode_ms},
-            {"select", stats.select_ms},
-            {"prefill", stats.prefill_ms},
-            {"decode", stats.decode_ms}}},
-          {"flops",
-           {{"prefill", stats.prefill_flops},
-            {"prefill_unpruned", stats.prefill_flops_unpruned},
-            {"probe", stats.probe_flops}}},
-          {"kv_bytes", stats.kv_bytes},
-          {"kv_bytes_unpruned", stats.kv_bytes_unpruned},
-          {"peak_memory_bytes", stats.peak_memory_bytes},
-          {"threads", stats.threads},
-          {"kernels", kernels}};
+  Json json = {{"prompt_tokens", stats.prompt_tokens},
+               {"reused_tokens", stats.reused_tokens},
+               {"new_tokens", stats.new_tokens},
+               {"image_tokens", stats.image_tokens},
+               {"image_tokens_per_layer", stats.image_tokens_per_layer},
+               {"tokens_per_layer", stats.tokens_per_layer},
+               {"kv_tokens_per_layer", stats.kv_tokens_per_layer},
+               {"time_ms",
+                {{"encode", stats.encode_ms},
+                 {"select", stats.select_ms},
+                 {"prefill", stats.prefill_ms},
+                 {"decode", stats.decode_ms}}},
+               {"flops",
+                {{"prefill", stats.prefill_flops},
+                 {"prefill_unpruned", stats.prefill_flops_unpruned},
+                 {"probe", stats.probe_flops}}},
+               {"kv_bytes", stats.kv_bytes},
+               {"kv_bytes_unpruned", stats.kv_bytes_unpruned},
+               {"peak_memory_bytes", stats.peak_memory_bytes},
+               {"threads", stats.threads},
+               {"kernels", kernels}};
+  if (stats.solved) json["solved"] = to_json(*stats.solved);
+  return json;
 }
 
 Json to_json(const Result& result) {

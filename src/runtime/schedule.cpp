@@ -13,6 +13,7 @@
 #include "espalier/error.h"
 #include "layout/prompt_trace.h"
 #include "runtime/stopwatch.h"
+#include "runtime/time_share.h"
 
 namespace espalier {
 
@@ -189,15 +190,36 @@ void Schedule::advance_newcomers() {
   if (prefill_) return prefill_slice();
   if (is_encoding_) return encode_slice();
   if (!waiting_.empty() && may_start(*waiting_.front())) {
+    guarded(*waiting_.front(), [&] { solve_first_waiting(); });
     gathered_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
     RequestRun& run = *gathered_.back();
     count_started(run);
     is_encoding_ = true;
-    guarded(run, [&] { start(run); });
+    if (!run.error) guarded(run, [&] { start(run); });
     return encode_slice();
   }
   if (!gathered_.empty()) start_prefill();
+}
+
+// How much may stay where that depends on the time is decided when the request's turn has come: what it has waited is
+// gone, what is left it shares with those behind it.
+void Schedule::solve_first_waiting() {
+  RequestRun& first = *waiting_.front();
+  if (!first.deadline) return;
+  const auto now = std::chrono::steady_clock::now();
+  std::vector<Waiting> queue;
+  for (const auto& run : waiting_) {
+    Waiting& waiting = queue.emplace_back();
+    if (!run->deadline) continue;
+    waiting.left_ms = std::chrono::duration<double, std::milli>(*run->deadline - now).count();
+    waiting.least_ms = run->solved->least_ms;
+  }
+  // Behind each layer those that run take a step of theirs.
+  const double for_others = decoding_.empty() ? 0
+                                              : model_.config.decoder.num_layers *
+                                                    std::chrono::duration<double, std::milli>(token_time_).count();
+  first.solve_amount(time_share(queue) - for_others);
 }
 
 void Schedule::count_started(const RequestRun& run) {
@@ -234,6 +256,10 @@ bool Schedule::may_start(const RequestRun& run) const {
   int64_t tokens = run.sequence.prompt.layout->num_tokens;
   for (const auto& other : gathered_) tokens += other->sequence.prompt.layout->num_tokens;
   const bool has_room = options_.kv_bytes == 0 || kv_bytes_promised_ + run.kv_bytes_of_all() <= options_.kv_bytes;
+  // Who is to be in time waits for nobody that came later.
+  const auto has_deadline = [](const auto& other) { return other->deadline.has_value(); };
+  const bool is_alone = run.deadline || std::ranges::any_of(gathered_, has_deadline);
+  if (is_alone && !gathered_.empty()) return false;
   return has_room && (gathered_.empty() || tokens <= kTokensTogether) && !waits_for_beginning(run);
 }
 
@@ -334,7 +360,10 @@ void Schedule::spread_samples(Runs& runs, at::Tensor& logits) {
     if (runs[i]->samples.empty()) continue;
     runs[i]->encoding->record_times();  // what encode took is known to all of them
     runs[i]->encoding.reset();
-    for (auto& other : runs[i]->samples) other->sequence.go_on_from(runs[i]->sequence);
+    for (auto& other : runs[i]->samples) {
+      other->sequence.go_on_from(runs[i]->sequence);
+      other->solved = runs[i]->solved;
+    }
   }
   if (rows.size() == runs.size()) return;
   logits = logits.index_select(0, at::tensor(rows, at::kLong).to(logits.device()));

@@ -65,6 +65,7 @@ class Schedule {
   void advance_newcomers();
   bool may_start(const RequestRun& run) const;
   bool waits_for_beginning(const RequestRun& run) const;
+  void solve_first_waiting();
   void count_started(const RequestRun& run);
   void start(RequestRun& run);
   void keep_prefixes(const Runs& runs);

@@ -11,6 +11,11 @@ Sequence::Sequence(const LoadedModel& model, PackedPrompt packed, PolicyPtr poli
       stats(model.config.decoder, *prompt.layout, bytes_per_kv_row(model.config.decoder, model.dtype)),
       policy_(std::move(policy)) {}
 
+void Sequence::follow(const LoadedModel& model, PolicyPtr policy) {
+  walk = PolicyWalk(policy, model.facts, prompt.layout);
+  policy_ = std::move(policy);
+}
+
 void Sequence::start_behind(const LoadedModel& model, PrefixPtr found) {
   walk = PolicyWalk(policy_, model.facts, prompt.layout, found->walk);
   kv = found->kv;

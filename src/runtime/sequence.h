@@ -56,6 +56,8 @@ struct Sequence {
   RunWatcher* watcher = nullptr;
   std::function<void()> on_acted = {};  // behind each act of the policy; its time counts in no stage
 
+  // Before it has begun: under another policy, which leaves the pictures' shape as it is.
+  void follow(const LoadedModel& model, PolicyPtr policy);
   // Before it has begun: runs behind `found`.
   void start_behind(const LoadedModel& model, PrefixPtr found);
 

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "espalier/pruning.h"
+#include "espalier/target.h"
 #include "runtime/engine_impl.h"
 #include "runtime/waiting_call.h"
 
@@ -85,6 +85,14 @@ class Sticky final : public PruningPolicy {
   std::vector<std::vector<int64_t>> gone_;
 };
 
+PolicyPtr sticky(const PolicyPtr& policy, const std::vector<std::vector<int64_t>>& gone) {
+  const std::optional<Target> target = target_of(*policy);
+  if (!target) return std::make_shared<const Sticky>(policy, gone);
+  return with_target(policy->spec(), *target, [policy, gone](Fraction keep_ratio) -> PolicyPtr {
+    return std::make_shared<const Sticky>(at_ratio(*policy, keep_ratio), gone);
+  });
+}
+
 // Of each image, the ordinals of its tokens that did not survive. kept: source indices, ascending.
 std::vector<std::vector<int64_t>> gone_of(const PromptLayout& prompt, const std::vector<int64_t>& kept) {
   std::vector<std::vector<int64_t>> gone(prompt.images.size());
@@ -135,7 +143,7 @@ Result Session::ask(std::vector<Part> turn, const Callbacks& callbacks) {
   Request request;
   request.prompt = chat;
   request.options = self.options.generation;
-  request.custom = self.gone.empty() ? self.policy : std::make_shared<const Sticky>(self.policy, self.gone);
+  request.custom = self.gone.empty() ? self.policy : sticky(self.policy, self.gone);
   const auto call = std::make_shared<WaitingCall>(callbacks, 1);
   SharedSchedule::Runs runs;
   runs.push_back(in_our_words(

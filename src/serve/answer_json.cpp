@@ -99,22 +99,33 @@ Json usage_of(const std::vector<const Result*>& samples) {
             {"pruned_tokens", images - image_tokens_left(first)}}}};
 }
 
+Json solved_json(const SolvedAmount& solved) {
+  Json json = {{"policy", solved.policy}, {"fits", solved.fits}};
+  if (solved.predicted_ms) json["predicted_ms"] = *solved.predicted_ms;
+  if (solved.allowed_ms) json["allowed_ms"] = *solved.allowed_ms;
+  json["waited_ms"] = solved.waited_ms;
+  json["kv_bytes"] = solved.kv_bytes;
+  return json;
+}
+
 Json stats_of(const Result& result, const std::string& policy) {
   const Stats& stats = result.stats;
-  return {{"policy", policy},
-          {"image_tokens", stats.image_tokens},
-          {"image_tokens_per_layer", stats.image_tokens_per_layer},
-          {"tokens_per_layer", stats.tokens_per_layer},
-          {"kv_tokens_per_layer", stats.kv_tokens_per_layer},
-          {"kv_bytes", stats.kv_bytes},
-          {"kv_bytes_unpruned", stats.kv_bytes_unpruned},
-          {"prefill_flops", stats.prefill_flops},
-          {"prefill_flops_unpruned", stats.prefill_flops_unpruned},
-          {"time_ms",
-           {{"encode", stats.encode_ms},
-            {"select", stats.select_ms},
-            {"prefill", stats.prefill_ms},
-            {"decode", stats.decode_ms}}}};
+  Json json = {{"policy", policy},
+               {"image_tokens", stats.image_tokens},
+               {"image_tokens_per_layer", stats.image_tokens_per_layer},
+               {"tokens_per_layer", stats.tokens_per_layer},
+               {"kv_tokens_per_layer", stats.kv_tokens_per_layer},
+               {"kv_bytes", stats.kv_bytes},
+               {"kv_bytes_unpruned", stats.kv_bytes_unpruned},
+               {"prefill_flops", stats.prefill_flops},
+               {"prefill_flops_unpruned", stats.prefill_flops_unpruned},
+               {"time_ms",
+                {{"encode", stats.encode_ms},
+                 {"select", stats.select_ms},
+                 {"prefill", stats.prefill_ms},
+                 {"decode", stats.decode_ms}}}};
+  if (stats.solved) json["solved"] = solved_json(*stats.solved);
+  return json;
 }
 
 }  // namespace

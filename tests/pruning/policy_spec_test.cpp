@@ -7,6 +7,7 @@
 #include "espalier/error.h"
 #include "espalier/policies/catp.h"
 #include "espalier/policies/table.h"
+#include "espalier/target.h"
 #include "tests/support/array_signals.h"
 #include "tests/support/temporary_folder.h"
 
@@ -109,6 +110,61 @@ TEST(PolicySpec, StructsAndStringsMakeTheSamePolicy) {
   EXPECT_EQ(
       make_catp({.amount = {.keep_ratio = Fraction{2, 9}}, .k = 3, .ranking = CatpOptions::Ranking::kPerImage})->spec(),
       "catp:keep_ratio=2/9,k=3,ranking=per_image");
+}
+
+TEST(PolicySpec, TargetsStandInPlaceOfAmounts) {
+  const PolicyPtr policy = make_policy("divprune:ttft=1.5s,kv=64MiB,row_breaks=follow,min_per_image=2");
+  ASSERT_TRUE(target_of(*policy));
+  EXPECT_EQ(*target_of(*policy), (Target{.ttft_ms = 1500, .kv_bytes = 64 << 20}));
+  EXPECT_EQ(policy->common().min_per_image, 2);
+  EXPECT_FALSE(policy->row_breaks_compete());
+  EXPECT_EQ(at_ratio(*policy, {1, 4})->spec(), "divprune:keep_ratio=1/4,row_breaks=follow,min_per_image=2");
+  EXPECT_EQ(at_ratio(*make_policy("pyramiddrop:ttft=3ms"), {1, 4})->spec(), "pyramiddrop:keep_ratio=1/4");
+  EXPECT_EQ(at_ratio(*make_policy("random:keep_ratio=1/2 + fastv:kv=2GB"), {1, 4})->spec(),
+            "random:keep_ratio=1/2 + fastv:keep_ratio=1/4");
+  EXPECT_EQ(to_string(*target_of(*policy)), "ttft=1500ms,kv=64MiB");
+  EXPECT_EQ(to_string(Target{.ttft_ms = 2000, .kv_bytes = {}}), "ttft=2s");
+  EXPECT_EQ(to_string(Target{.ttft_ms = {}, .kv_bytes = 1500}), "kv=1500B");
+  EXPECT_FALSE(target_of(*make_policy("divprune:keep_ratio=1/2")));
+  EXPECT_THROW(at_ratio(*make_policy("divprune:keep_ratio=1/2"), {1, 2}), Error);
+}
+
+// Every policy of the table that takes a ratio takes them, and says so; no other does.
+TEST(PolicySpec, TargetsAreOfPoliciesWithARatio) {
+  for (const PolicyEntry& entry : policy_table()) {
+    const auto has = [&](std::string_view name) {
+      return std::ranges::count(entry.options, name, &PolicyOption::name);
+    };
+    EXPECT_EQ(has("ttft"), has("keep_ratio")) << entry.name;
+    EXPECT_EQ(has("kv"), has("keep_ratio")) << entry.name;
+    if (!has("ttft")) continue;
+    std::string spec = std::string(entry.name) + ":ttft=10ms";
+    if (entry.name == "attention") spec += ",layer=2";  // has no default
+    EXPECT_TRUE(target_of(*make_policy(spec))) << spec;
+  }
+  EXPECT_EQ(error_of_spec("vtw:ttft=3ms").find("vtw: unknown option \"ttft\""), 0U);
+}
+
+TEST(PolicySpec, MistakesInTargetsAreNamed) {
+  for (const char* text : {"250", "0ms", "-1ms", "ms", "1m", "1e300s", "nanms", "1 ms"})
+    EXPECT_EQ(error_of_spec(std::string("random:ttft=") + text),
+              "random: ttft=" + std::string(text) + " is not a time above 0 with its unit, ms or s");
+  for (const char* text : {"64", "0MB", "64Mb", "0.5B"})
+    EXPECT_EQ(
+        error_of_spec(std::string("random:kv=") + text),
+        "random: kv=" + std::string(text) + " is not 1 byte or more with the unit: B, kB, MB, GB, KiB, MiB or GiB");
+  EXPECT_EQ(error_of_spec("random:ttft=3ms,keep_ratio=1/2"), "random: give ttft=3ms or keep_ratio, not both");
+  EXPECT_EQ(error_of_spec("random:num_kept=2,kv=3kB"), "random: give kv=3kB or num_kept, not both");
+  EXPECT_EQ(error_of_spec("random:kv=3kB,kv=3kB"), "random: option kv is given twice");
+  EXPECT_EQ(error_of_spec("random:ttft=3ms,seed=x"), "random: seed=x is not an integer from 0 to 2^64 - 1");
+  EXPECT_EQ(error_of_spec("random:ttft=3ms + fastv:kv=1MB"), "pipeline: ttft and kv are of one policy; two have them");
+}
+
+// Where nothing runs there is nothing to solve an amount from.
+TEST(PolicySpec, TargetsNeedAnEngine) {
+  const auto prompt = LayoutBuilder().text(1, 0).image({2, 4}, 0).text(3, 0).build(0);
+  const std::string error = error_of([&] { make_policy("random:ttft=3ms")->steps(facts(8), *prompt); });
+  EXPECT_NE(error.find("random:ttft=3ms: only a request of an engine"), std::string::npos) << error;
 }
 
 TEST(Pipeline, CommonOptionsAgree) {

@@ -13,7 +13,6 @@
 #include "espalier/policies/table.h"
 #include "runtime/engine_impl.h"
 #include "runtime/generate.h"
-#include "runtime/kv_bound.h"
 #include "tests/runtime/scratch_folder.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tiny_llava.h"

@@ -55,6 +55,25 @@ TEST(Chat, EqualsGenerateUnderEveryPolicy) {
   }
 }
 
+// Bytes in place of an amount: the same amount, and what was made of it in the answer. A time needs what calibrate
+// measures, and says so.
+TEST(Chat, TargetsAreSolved) {
+  const Json whole = generated(with_files(kTurns, kFiles), {"--greedy"})["stats"];
+  const std::string policy = "divprune:kv=" + std::to_string(whole["kv_bytes"].get<int64_t>()) + "B";
+  const Json expected = generated(with_files(kTurns, kFiles), {"--greedy", "--policy", policy});
+  const Reply reply = shared_server().chat(few_shot({{"pruning", policy}, {"stats", true}}));
+  ASSERT_EQ(reply.status, 200) << reply.body;
+  const Json stats = reply.json()["choices"][0]["espalier"];
+  EXPECT_EQ(content_of(reply), expected["text"]);
+  EXPECT_EQ(stats["tokens_per_layer"], expected["stats"]["tokens_per_layer"]);
+  EXPECT_EQ(stats["solved"]["policy"], expected["stats"]["solved"]["policy"]);
+  EXPECT_EQ(stats["solved"]["kv_bytes"], expected["stats"]["solved"]["kv_bytes"]);
+  EXPECT_LT(stats["kv_bytes"], whole["kv_bytes"]);
+  const Reply refused = shared_server().chat(few_shot({{"pruning", "divprune:ttft=250ms"}}));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("espalier calibrate"), std::string::npos) << refused.body;
+}
+
 TEST(Chat, SamplesAsGenerateDoes) {
   const Json expected = generated(with_files(kTurns, kFiles), {"--temperature", "1.5", "--top-k", "40", "--top-p",
                                                                "0.9", "--repetition-penalty", "1.2", "--seed", "7"});
