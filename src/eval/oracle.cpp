@@ -8,6 +8,7 @@
 
 #include "espalier/error.h"
 #include "espalier/policies/options.h"
+#include "pruning/policy_spec.h"
 
 namespace espalier::eval {
 
