@@ -28,7 +28,7 @@ def run_espalier(a, new_tokens):
     """policy -> one JSON line of `espalier bench` (a warm-up and one counted run in one process)."""
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "bench.jsonl")
-        command = [a.espalier, "bench", "--model", a.model, "--repeat", "1", "--new-tokens", str(new_tokens), "--json", out,
+        command = [a.espalier, "bench", "--model", a.model, "--repeat", "1", "--max-repeat", "1", "--new-tokens", str(new_tokens), "--json", out,
                    "--threads", str(a.threads), "--dtype", a.dtype, "--device", a.device]
         for policy in ["none"] + a.policy:
             command += ["--policy", policy]
@@ -82,7 +82,7 @@ def main():
     theirs, ours = [], []
     for i in range(a.rounds):
         ours.append(run_espalier(a, a.new_tokens))
-        tokens = ours[-1]["none"]["prompt_tokens"]
+        tokens = ours[-1]["none"]["stats"]["prompt_tokens"]
         if i == 0:
             run_transformers(model, tokens, 2, a.device)          # warm-up
         theirs.append(run_transformers(model, tokens, a.new_tokens, a.device))
@@ -90,7 +90,7 @@ def main():
 
     prefill, per_token, memory = (statistics.median(x) for x in zip(*theirs))
     print(f"\n{tokens} tokens, {a.dtype}, {a.device}, {a.threads} threads, {a.rounds} rounds; torch {torch.__version__}")
-    print(f"{'':36s} {'first token ms':>15s} {'ratio':>6s} {'ms a token':>11s} {'ratio':>6s} {'8 tokens ms':>12s} {'64 tokens ms':>13s} "
+    print(f"{'':36s} {'prefill ms':>15s} {'ratio':>6s} {'ms a token':>11s} {'ratio':>6s} {'8 tokens ms':>12s} {'64 tokens ms':>13s} "
           f"{'peak GB':>8s}")
 
     def line(name, first, later, peak):
@@ -101,10 +101,10 @@ def main():
     rows = [{"side": "transformers", "prefill_ms": [t[0] for t in theirs], "decode_ms": [t[1] for t in theirs], "tokens": tokens,
              "dtype": a.dtype, "device": a.device, "threads": a.threads, "peak_memory_bytes": memory, "torch": torch.__version__}]
     for policy in ["none"] + a.policy:
-        first = [r[policy]["time_ms"]["first_token"]["median"] for r in ours]
+        first = [r[policy]["time_ms"]["select_prefill"]["median"] for r in ours]
         decode = [r[policy]["time_ms"]["decode_per_token"]["median"] for r in ours]
-        peak = max(r[policy]["peak_memory_bytes"] for r in ours)
-        rows.append({"side": "espalier", "policy": policy, "first_token_ms": first, "decode_ms": decode,
+        peak = max(r[policy]["stats"]["peak_memory_bytes"] for r in ours)
+        rows.append({"side": "espalier", "policy": policy, "select_prefill_ms": first, "decode_ms": decode,
                      "select_ms": [r[policy]["time_ms"]["select"]["median"] for r in ours], "peak_memory_bytes": peak})
         line(f"Espalier, {policy}", statistics.median(first), statistics.median(decode), peak)
     if a.json:

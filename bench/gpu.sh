@@ -194,10 +194,10 @@ part_end() {
   local model=build/gpu/model espalier=$build/bin/espalier status=0
   trap "rm -rf $model" EXIT
   "$build/bin/make_checkpoint" --size "$size" --out "$model"
-  "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 4 --repeat 5 --new-tokens 64 \
+  "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 4 --repeat 5 --max-repeat 5 --new-tokens 64 \
     --policy none --policy catp:keep_ratio=2/9 --policy fastv:keep_ratio=2/9 --policy random:keep_ratio=2/9 \
     --json "$out/end_to_end.jsonl" || status=1
-  "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 4 --repeat 3 --new-tokens 64 --no-decode-graphs \
+  "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 4 --repeat 3 --max-repeat 3 --new-tokens 64 --no-decode-graphs \
     --policy none --policy catp:keep_ratio=2/9 --json "$out/launches.jsonl" || status=1
   if python3 -c 'import transformers' 2>/dev/null; then
     python3 bench/compare_transformers.py --model "$model" --espalier "$espalier" --device "$device" --rounds 2 --new-tokens 64 \
@@ -205,7 +205,7 @@ part_end() {
   else
     echo 'no Transformers in this Python'
   fi
-  "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 1,2,4,8,16 --repeat 3 --new-tokens 8 \
+  "$espalier" bench --model "$model" --device "$device" --dtype bf16 --shots 1,2,4,8,16 --repeat 3 --max-repeat 3 --new-tokens 8 \
     --policy none --policy catp:keep_ratio=2/9 --json "$out/shots.jsonl" || status=1
   return $status
 }

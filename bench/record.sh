@@ -11,11 +11,11 @@ usage: ./dev record [ops] [shots] [--seconds S] [--size SIZE] [--repeat N] [--ou
 
   ops    every program of bench/kernels: DATE_cpu_ops.jsonl, .txt (all rows) and .html (plots)            about 15 minutes
   shots  1, 2, 4, 8 and 16 shots, unpruned and catp:keep_ratio=2/9, on a random checkpoint of a LLaVA with a decoder
-         of about 500 M parameters: DATE_cpu_SIZE_shots.jsonl, .txt, .html and .svg                       about 10 minutes
+         of about 500 M parameters: DATE_cpu_SIZE_shots.jsonl, .txt, .html and .svg                10 to 30 minutes
   Without a part, both. Nothing of an earlier recording is replaced before the new one is complete.
 
   --seconds S  what a row of ops may take (default 0.5)        --size SIZE  of the checkpoint (default 500m)
-  --repeat N   counted runs of shots (default 3)               --out DIR    instead of bench/results
+  --repeat N   runs of shots at least (default 3)             --out DIR    instead of bench/results
 HELP
 }
 fail() { printf 'dev record: %s\n' "$1" >&2; exit 2; }

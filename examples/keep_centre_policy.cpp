@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // A policy as a plugin: before the decoder, what stands near the middle of each picture stays.
-//   espalier generate --policy-plugin keep_centre_policy.so --policy keep_centre:share=0.5 --image F --prompt T
+//   espalier generate --policy-plugin keep_centre_policy.so --policy keep_centre:share=1/2 --image F --prompt T
 #include <ATen/TensorOperators.h>
 
-#include <cstdlib>
-
-#include "espalier/error.h"
 #include "espalier/policy_plugin.h"
 
 using namespace espalier;
 
+struct Options {
+  Fraction share{1, 2};
+  CommonOptions common;
+};
+const OptionSet<Options> kOptions = {{"share", &Options::share, "part of each side that stays", {0.01, 1}}};
+
 struct KeepCentre final : PruningPolicy {
-  explicit KeepCentre(double of_each_side) : share(of_each_side) {}
-  std::string spec() const override { return "keep_centre:share=" + std::to_string(share); }
+  explicit KeepCentre(const Options& asked) : options(asked), share(as_number(asked.share)) {}
+  std::string spec() const override { return spec_of("keep_centre", kOptions, options); }
+  CommonOptions common() const override { return options.common; }
   std::vector<Step> steps(const ModelFacts&, const PromptLayout& prompt) const override {
     if (share == 1.0) return {};
     const at::Tensor rows = prompt.grid_row.to(at::kDouble), cols = prompt.grid_col.to(at::kDouble);
@@ -29,12 +33,11 @@ struct KeepCentre final : PruningPolicy {
            return Verdict{.kept = indices_of(far <= share), .scores = (1 - far).to(at::kFloat)};
          }}};
   }
+  Options options;
   double share;
 };
 
-ESPALIER_POLICY_PLUGIN("keep_centre", [](std::span<const PluginOption> options) -> PolicyPtr {
-  const double share = options.empty() ? 0.5 : std::atof(options[0].value.c_str());
-  if (options.size() > 1 || (!options.empty() && options[0].name != "share") || !(share > 0 && share <= 1))
-    throw Error("keep_centre: its one option is share, above 0 and at most 1");
-  return std::make_shared<KeepCentre>(share);
+ESPALIER_POLICY_PLUGIN("keep_centre", [](std::span<const GivenOption> given) -> PolicyPtr {
+  return std::make_shared<KeepCentre>(options_of("keep_centre", given, kOptions));
 })
+ESPALIER_POLICY_OPTIONS(kOptions)

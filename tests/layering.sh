@@ -46,6 +46,7 @@ mapfile -t layout < <(files src/layout)
 mapfile -t pruning < <(files src/pruning)
 mapfile -t runtime < <(files src/runtime)
 mapfile -t recording < <(files src/recording)
+mapfile -t questions < <(files src/questions)
 mapfile -t synth < <(files src/synth)
 mapfile -t evaluation < <(files src/eval)
 mapfile -t conformance < <(files src/conformance)
@@ -78,6 +79,7 @@ own_includes 'pruning knows decisions: pruning/, base/random.h, base/error_text.
 own_includes 'runtime joins what lies below; nothing above it' \
   '(runtime|layout|pruning|families|model|pictures|text|base|kernels)/|espalier/' "${runtime[@]}"
 own_includes 'recording stands on runtime' '(recording|runtime|layout|pruning|families|model|base)/|espalier/' "${recording[@]}"
+own_includes 'questions ask through the public headers' '(questions|base)/|espalier/' "${questions[@]}"
 own_includes 'synth draws and words: synth/, base/ and pictures/ for its files' '(synth|base|pictures|text|model)/|espalier/' "${synth[@]}"
 own_includes 'conformance plays a runtime to policies' '(conformance|layout|recording)/|espalier/' "${conformance[@]}"
 own_includes 'inspect draws what runtime tells' '(inspect|runtime|layout|pictures|base)/|espalier/' "${inspect[@]}"
@@ -85,7 +87,7 @@ own_includes 'serve shows what the public headers can do' 'serve/|espalier/' "${
 own_includes 'c_api says the public headers in C' 'c_api/|espalier/' "${c_api[@]}"
 own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layout|pruning|base)/|espalier/' "${evaluation[@]}"
 own_includes 'cli asks runtime and recording; base, text and pictures for its files' \
-  '(eval|cli|serve|runtime|recording|layout|inspect|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|kernels/support/cpu_level\.h|espalier/' "${cli[@]}"
+  '(eval|cli|serve|runtime|recording|layout|inspect|questions|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|kernels/support/cpu_level\.h|espalier/' "${cli[@]}"
 own_includes 'the program starts the command line' 'cli/' "${program[@]}"
 forbid 'the program loads libtorch only when it has to' '#include <(ATen|c10|torch)/' "${program[@]}"
 own_includes 'training stands beside runtime' \

@@ -18,7 +18,7 @@ models=$(readlink -f "$here/../../models/demo")
 policies=(none catp:keep_ratio=2/9,k=3 catp+:keep_ratio=2/9,k=3 "atp:weights=$models/atp_25.safetensors" fastv:keep_ratio=2/9,layer=3 random:keep_ratio=2/9)
 
 # field NAME JSON: a string, or the last number of a list.
-text_of() { sed -E 's/^\{"text":"([^"]*)".*/\1/' <<<"$1"; }
+text_of() { sed -E 's/.*"text":"([^"]*)","token_ids".*/\1/' <<<"$1"; }
 last_of() { sed -E "s/.*\"$1\":\[([0-9]+,)*([0-9]+)\].*/\2/" <<<"$2"; }
 number_of() { sed -E "s/.*\"$1\":([0-9.e+-]+).*/\1/" <<<"$2"; }
 

@@ -5,7 +5,8 @@
 //
 // The plugin is one file:
 //   class Mine final : public espalier::PruningPolicy { … };
-//   ESPALIER_POLICY_PLUGIN("mine", [](std::span<const espalier::PluginOption> options) -> espalier::PolicyPtr { … })
+//   ESPALIER_POLICY_PLUGIN("mine", [](std::span<const espalier::GivenOption> options) -> espalier::PolicyPtr { … })
+//   ESPALIER_POLICY_OPTIONS(kOptions)   // may be left out: what `espalier policies` says of its options
 // built as a module against the same Espalier and libtorch (examples/keep_centre_policy.cpp).
 #pragma once
 
@@ -16,7 +17,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "espalier/policies/options.h"
 #include "espalier/pruning.h"
 
 // Raised whenever pruning.h or token_layout.h changes in a way that a built plugin would not survive.
@@ -24,13 +27,9 @@
 
 namespace espalier {
 
-// One `name=value` of the spec string, in the order written.
-struct PluginOption {
-  std::string name;
-  std::string value;
-};
+using PluginOption = GivenOption;
 
-// Makes the policy. Throws Error for an option that it does not know or a value out of range.
+// Makes the policy. Throws Error for an option that it does not know or a value out of range (options_of does).
 using PluginFactory = PolicyPtr (*)(std::span<const PluginOption> options);
 
 // What a plugin and the library that loads it must have in common: neither has a binary interface that outlives it.
@@ -44,6 +43,10 @@ class PolicyPlugin {
   static PolicyPlugin load(const std::filesystem::path& file);
 
   std::string_view name() const;
+  const std::filesystem::path& file() const;
+  // Its own, beside which it may take the common ones; none where the plugin says nothing of them. They point into the
+  // shared object.
+  std::vector<PolicyOption> options() const;
   // `name` or `name:option=value,…`. The shared object stays loaded as long as a policy of it lives. Throws Error for
   // another name, and what the plugin throws.
   PolicyPtr make(std::string_view spec) const;
@@ -71,4 +74,11 @@ PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files, std::span
   }                                                                                                                  \
   extern "C" __attribute__((visibility("default"))) void espalier_plugin_factory(espalier::PluginFactory* factory) { \
     *factory = __VA_ARGS__;                                                                                          \
+  }
+
+// Says what the options of the policy are, from their OptionSet.
+#define ESPALIER_POLICY_OPTIONS(SET)                                              \
+  extern "C" __attribute__((visibility("default"))) void espalier_plugin_options( \
+      std::vector<espalier::PolicyOption>* options) {                             \
+    *options = (SET).documented();                                                \
   }

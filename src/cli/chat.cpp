@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +13,7 @@
 #include "cli/interrupt.h"
 #include "cli/prompt_options.h"
 #include "cli/sampling_options.h"
+#include "cli/standard_output.h"
 #include "cli/stats_text.h"
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
@@ -33,11 +33,6 @@ struct ChatOptions {
 
 constexpr std::string_view kImage = "/image ";
 
-void say(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
-    throw std::runtime_error("cannot write to standard output");
-}
-
 // One line at a time; where it is a picture's, `turn` grows, else it is asked.
 class Talk {
  public:
@@ -56,12 +51,12 @@ class Talk {
     Callbacks callbacks = watch(progress_);
     callbacks.on_text = [this](size_t, std::string_view piece) {
       progress_.clear();
-      say(piece);
+      print(piece);
       return Continue::kGo;
     };
     const Result result = session_.ask(std::move(turn), callbacks);
     progress_.clear();
-    say("\n");
+    print("\n");
     if (shows_stats_) std::fputs(stats_text(result.stats).c_str(), stderr);
   }
 

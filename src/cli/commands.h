@@ -18,6 +18,7 @@ using Run = std::function<ExitStatus()>;
 Run add_generate(CLI::App& app);
 Run add_chat(CLI::App& app);
 Run add_serve(CLI::App& app);
+Run add_answer(CLI::App& app);
 Run add_tokenize(CLI::App& app);
 Run add_policies(CLI::App& app);
 Run add_record(CLI::App& app);

@@ -4,19 +4,24 @@
 #include <CLI/App.hpp>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/json_output.h"
 #include "cli/number_option.h"
 #include "cli/policy_options.h"
 #include "cli/prompt_options.h"
+#include "cli/standard_output.h"
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
 #include "eval/report.h"
 #include "runtime/engine_impl.h"
+#include "runtime/result_json.h"
 
 namespace espalier::cli {
 
@@ -29,8 +34,9 @@ struct EvalArguments {
   std::string difficulty = "hard";
   eval::EvalOptions eval;
   std::optional<int> side;
-  bool has_curve = false, without_controls = false, json = false;
-  std::filesystem::path markdown, svg;
+  bool has_curve = false, without_controls = false;
+  JsonOutput json;
+  std::filesystem::path answers, markdown, svg;
 };
 
 // What runs without options: a few minutes on two cores. The bundled model begins to read its pictures in layer 2
@@ -60,12 +66,6 @@ void add_policy(EvalArguments& arguments, const std::string& spec) {
       eval::eval_policy(spec, [plugins = arguments.plugins](const std::string& s) { return read_policy(plugins, s); }));
 }
 
-void write_text(const std::filesystem::path& file, const std::string& text) {
-  OutputFile out(file);
-  out.write(text);
-  out.commit();
-}
-
 // Pictures as the model wants them: nothing is gained by scaling a drawing.
 int side_for(const Engine& engine) {
   const int64_t side = engine.impl().model.config.vision.crop_size;
@@ -81,8 +81,7 @@ ExitStatus evaluate(EvalArguments arguments) {
   if (arguments.policies.empty() && !arguments.has_curve)
     arguments.policies = arguments.model.model.empty() ? kPoliciesOfBundledModel : kUsualPolicies;
   for (const std::string& spec : arguments.policies) add_policy(arguments, spec);
-  for (const std::filesystem::path* file : {&arguments.markdown, &arguments.svg})
-    if (!file->empty()) check_output_folder(*file);
+  check_outputs(arguments.model, {}, {arguments.json.file(), arguments.answers, arguments.markdown, arguments.svg});
   catch_interrupts();
   TerminalProgress progress;
   const Engine engine = load_engine(arguments.model, progress);
@@ -90,22 +89,25 @@ ExitStatus evaluate(EvalArguments arguments) {
     for (int layer = 1; layer < engine.impl().model.facts.num_layers; ++layer)
       add_policy(arguments, "vtw:layer=" + std::to_string(layer));
   options.side = arguments.side.value_or(side_for(engine));
-  const std::optional<eval::EvalResult> result =
-      eval::evaluate(engine, options,
-                     {.show = [&](int64_t done, int64_t total) { progress.show("eval", done, total); },
-                      .should_cancel = [] { return interrupted(); }});
+  std::optional<OutputFile> answers;
+  if (!arguments.answers.empty()) answers.emplace(arguments.answers);
+  eval::EvalProgress watching{.show = [&](int64_t done, int64_t total) { progress.show("eval", done, total); },
+                              .should_cancel = [] { return interrupted(); }};
+  if (answers) watching.on_answer = [&](const eval::EvalAnswer& a) { answers->write(to_json_line(a)); };
+  const eval::EvalResult result = eval::evaluate(engine, options, watching);
   progress.clear();
-  if (!result) return kInterrupted;
-  const eval::EvalContext context{.model = engine.folder().filename().string(),
-                                  .difficulty = arguments.difficulty,
-                                  .seed = options.seed,
-                                  .items = options.items,
-                                  .command = command};
-  const std::string markdown = to_markdown(*result, context);
+  if (answers) answers->commit();
+  if (!result.is_complete)
+    std::fputs("espalier: interrupted; what was finished is kept (the same command starts anew)\n", stderr);
+  if (result.cells.empty()) return kInterrupted;
+  const eval::EvalContext context{
+      .difficulty = arguments.difficulty, .seed = options.seed, .items = options.items, .command = command};
+  const std::string markdown = to_markdown(result, context);
   if (!arguments.markdown.empty()) write_text(arguments.markdown, markdown);
-  if (!arguments.svg.empty()) write_text(arguments.svg, to_svg(*result));
-  std::fputs((arguments.json ? to_json(*result, context) : markdown).c_str(), stdout);
-  return kDone;
+  if (!arguments.svg.empty()) write_text(arguments.svg, to_svg(result));
+  arguments.json.write(to_json(result, context, json_head(engine)));
+  if (!arguments.json.replaces_text()) print(markdown);
+  return result.is_complete ? kDone : kInterrupted;
 }
 
 }  // namespace
@@ -128,7 +130,7 @@ Run add_eval(CLI::App& app) {
       app, "--seed", {}, [=](int64_t n) { arguments->eval.seed = static_cast<uint64_t>(n); },
       "Which list of test items; published numbers use 0 (0)");
   add_integer(
-      app, "--items", {1, 1'000'000}, [=](int64_t n) { arguments->eval.items = n; }, "Items a cell (200)");
+      app, "--items", {1, 1'000'000}, [=](int64_t n) { arguments->eval.items = n; }, "Items per cell (200)");
   app.add_option("--difficulty", arguments->difficulty,
                  "plain, clutter (dull strokes), distractor (a grey object), hard (both) (hard)")
       ->type_name("NAME");
@@ -139,12 +141,17 @@ Run add_eval(CLI::App& app) {
                "Also with all image tokens dropped before layer 1, 2, …: where the model reads its images");
   app.add_flag("--no-controls", arguments->without_controls,
                "Leave out the unpruned model without images, with shuffled words, and without examples");
-  app.add_flag("--json", arguments->json, "Print JSON instead of tables");
+  arguments->json.add_option(app, "one object with the tables' numbers");
+  app.add_option(
+         "--answers", arguments->answers,
+         "Also write every answer to this file, one JSON line each: item, policy, answer, expected, right, tokens")
+      ->type_name("FILE");
   app.add_option("--markdown", arguments->markdown, "Also write the tables to this file")->type_name("FILE");
   app.add_option("--svg", arguments->svg, "Also write a plot: accuracy over image tokens")->type_name("FILE");
   app.footer(
       "Every policy answers the same items, which `espalier synth` writes out. Accuracy is exact match of the greedy\n"
-      "answer. Without options it takes a few minutes on two cores.\n\n"
+      "answer. Without options it takes a few minutes on two cores. Ctrl-C ends it with the tables of what is "
+      "finished.\n\n"
       "  espalier eval --policy catp:keep_ratio=1/9 --policy random:keep_ratio=1/9 --suite bind --items 500\n"
       "  espalier eval --curve --suite single --suite detail --svg curve.svg");
   return [arguments] { return evaluate(*arguments); };

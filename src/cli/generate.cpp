@@ -3,16 +3,17 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/json_output.h"
 #include "cli/number_option.h"
 #include "cli/prompt_options.h"
 #include "cli/sampling_options.h"
+#include "cli/standard_output.h"
 #include "cli/stats_text.h"
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
@@ -30,13 +31,12 @@ struct GenerateOptions {
   PromptOptions prompt;
   GenerationOptions generation;
   std::filesystem::path dump, pixel_values;
-  bool json = false;
+  JsonOutput json;
   bool stats = false;
 };
 
 void add_output_options(CLI::App& app, GenerateOptions& options) {
-  app.add_flag("--json", options.json,
-               "Print one JSON object per prompt instead of the text: answer, token ids, kept tokens, statistics");
+  options.json.add_option(app, "one line per prompt: answer, token ids, kept tokens, statistics");
   add_integer(
       app, "--prefix-cache", {0, int64_t{1} << 50}, [&options](int64_t n) { options.model.prefix_cache_bytes = n; },
       "Bytes for beginnings that several --chat share: computed once, answered the same")
@@ -50,11 +50,6 @@ void add_output_options(CLI::App& app, GenerateOptions& options) {
       ->type_name("FILE");
 }
 
-void print(std::string_view text) {
-  const bool is_written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  if (!is_written) throw std::runtime_error("cannot write to standard output");
-}
-
 std::vector<Result> answer(const Engine& engine, const std::vector<Request>& requests, const GenerateOptions& options,
                            const Callbacks& callbacks) {
   const LoadedModel& model = engine.impl().model;
@@ -64,6 +59,7 @@ std::vector<Result> answer(const Engine& engine, const std::vector<Request>& req
 }
 
 ExitStatus generate(const GenerateOptions& options) {
+  check_outputs(options.model, options.prompt, {options.json.file()});
   if (!options.dump.empty()) {
     const std::string prefix = options.dump.string();
     const std::vector<std::filesystem::path> outputs = {prefix + ".json", prefix + ".safetensors"};
@@ -78,13 +74,13 @@ ExitStatus generate(const GenerateOptions& options) {
     throw Error("--dump and --pixel-values take one prompt, got " + std::to_string(requests.size()));
   for (Request& request : requests) {
     request.options = options.generation;
-    request.trace = options.json;
+    request.trace = options.json.is_wanted();
   }
   catch_interrupts();
   TerminalProgress progress;
   const Engine engine = load_engine(options.model, progress);
   Callbacks callbacks = watch(progress);
-  if (!options.json && is_one)
+  if (!options.json.replaces_text() && is_one)
     callbacks.on_text = [&progress](size_t, std::string_view piece) {
       progress.clear();
       print(piece);
@@ -92,15 +88,25 @@ ExitStatus generate(const GenerateOptions& options) {
     };
   std::vector<Result> results = answer(engine, requests, options, callbacks);
   progress.clear();
-  for (Result& result : results) {
-    if (!options.json) print(is_one ? "\n" : result.text + "\n");
-    if (result.finish_reason == FinishReason::kCancelled) return kInterrupted;
+  // Also of answers that Ctrl-C cut short: their finish_reason says so.
+  std::string lines;
+  bool was_cancelled = false;
+  for (size_t i = 0; i < results.size(); ++i) {
+    Result& result = results[i];
+    was_cancelled |= result.finish_reason == FinishReason::kCancelled;
     // Pictures were decoded before the engine saw them.
     result.stats.encode_ms += reading.milliseconds() / static_cast<double>(results.size());
-    if (options.json) print(to_line(to_json(result)) + "\n");
+    if (!options.json.replaces_text()) print(is_one ? "\n" : result.text + "\n");
+    if (options.json.is_wanted()) {
+      nlohmann::ordered_json line = json_head(engine);
+      line["policy"] = requests[i].custom->spec();
+      line.update(to_json(result));
+      lines += to_line(line) + "\n";
+    }
     if (options.stats) std::fputs(stats_text(result.stats).c_str(), stderr);
   }
-  return kDone;
+  options.json.write(lines);
+  return was_cancelled ? kInterrupted : kDone;
 }
 
 }  // namespace

@@ -31,6 +31,7 @@ constexpr Command kCommands[] = {
     {"generate", "Answer a prompt about pictures, with visual tokens pruned by a policy", add_generate},
     {"chat", "Hold a conversation in the terminal, with pictures in any turn", add_chat},
     {"serve", "Answer requests over HTTP, in the form of OpenAI's chat completions", add_serve},
+    {"answer", "Answer a file of benchmark questions about pictures, and go on where a run was cut short", add_answer},
     {"inspect", "Show which visual tokens policies keep, as one HTML page", add_inspect},
     {"tokenize", "Turn texts into token ids and back", add_tokenize},
     {"policies", "List the pruning policies with their options", add_policies},

@@ -47,6 +47,23 @@ CLI::Option* add_integer(CLI::App& app, const std::string& name, IntegerRange ra
   return app.add_option_function<std::string>(name, take, description)->type_name("N");
 }
 
+CLI::Option* add_integers(CLI::App& app, const std::string& name, IntegerRange range,
+                          std::function<void(std::vector<int64_t>)> set, const std::string& description) {
+  const auto take = [=, set = std::move(set)](const std::string& text) {
+    std::vector<int64_t> values;
+    for (size_t begin = 0, comma = 0; comma != std::string::npos; begin = comma + 1) {
+      comma = text.find(',', begin);
+      const std::optional<int64_t> value = parse<int64_t>(text.substr(begin, comma - begin));
+      if (!value || *value < range.low || *value > range.high)
+        throw Error(name + ": expected whole numbers from " + std::to_string(range.low) + " up to " +
+                    std::to_string(range.high) + ", separated by commas, got \"" + text + "\"");
+      values.push_back(*value);
+    }
+    set(std::move(values));
+  };
+  return app.add_option_function<std::string>(name, take, description)->type_name("N,...");
+}
+
 CLI::Option* add_real(CLI::App& app, const std::string& name, RealRange range, std::function<void(double)> set,
                       const std::string& description) {
   const auto take = [=, set = std::move(set)](const std::string& text) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <vector>
 
 namespace CLI {
 class App;
@@ -20,6 +21,10 @@ struct IntegerRange {
 };
 CLI::Option* add_integer(CLI::App& app, const std::string& name, IntegerRange range, std::function<void(int64_t)> set,
                          const std::string& description);
+
+// Several of them, separated by commas.
+CLI::Option* add_integers(CLI::App& app, const std::string& name, IntegerRange range,
+                          std::function<void(std::vector<int64_t>)> set, const std::string& description);
 
 // Above `low` (or from it on) and up to `high`.
 struct RealRange {

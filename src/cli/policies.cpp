@@ -2,17 +2,22 @@
 #include "espalier/policies/table.h"
 
 #include <CLI/App.hpp>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "base/json_file.h"
 #include "cli/commands.h"
+#include "cli/json_output.h"
+#include "cli/policy_options.h"
+#include "cli/standard_output.h"
 #include "families/families.h"
 #include "runtime/loaded_model.h"
+#include "runtime/result_json.h"
 
 namespace espalier::cli {
 
@@ -22,7 +27,8 @@ using Json = nlohmann::ordered_json;
 
 struct PoliciesOptions {
   std::filesystem::path model;  // empty: nothing is said about a model
-  bool json = false;
+  PluginOptions plugins;
+  JsonOutput json;
 };
 
 // Reads config.json alone: weights say nothing about what a policy may ask for.
@@ -52,11 +58,16 @@ Json policy_json(const PolicyEntry& entry, const std::optional<ModelFacts>& fact
   return json;
 }
 
-void print_json(const std::optional<ModelFacts>& facts) {
+std::string json_text(const std::optional<ModelFacts>& facts, std::span<const PolicyPlugin> plugins) {
   Json policies = Json::array();
   for (const PolicyEntry& entry : policy_table()) policies.push_back(policy_json(entry, facts));
-  const Json json = {{"policies", policies}, {"common_options", options_json(common_policy_options())}};
-  std::printf("%s\n", json.dump().c_str());
+  for (const PolicyPlugin& plugin : plugins)
+    policies.push_back(
+        {{"name", plugin.name()}, {"plugin", plugin.file().string()}, {"options", options_json(plugin.options())}});
+  Json json = json_head();
+  json["policies"] = policies;
+  json["common_options"] = options_json(common_policy_options());
+  return to_line(json) + "\n";
 }
 
 std::string options_text(std::span<const PolicyOption> options) {
@@ -89,14 +100,17 @@ std::string policy_text(const PolicyEntry& entry, const std::optional<ModelFacts
 
 ExitStatus policies(const PoliciesOptions& options) {
   const std::optional<ModelFacts> facts = facts_of_folder(options.model);
-  if (options.json) {
-    print_json(facts);
-    return kDone;
-  }
+  const std::vector<PolicyPlugin> plugins = load_plugins(options.plugins);
+  options.json.write(json_text(facts, plugins));
+  if (options.json.replaces_text()) return kDone;
   std::string text;
   for (const PolicyEntry& entry : policy_table()) text += policy_text(entry, facts);
-  text += "Every policy also takes:\n" + options_text(common_policy_options());
-  std::fputs(text.c_str(), stdout);
+  for (const PolicyPlugin& plugin : plugins) {
+    text += std::string(plugin.name()) + "\n    of the plugin " + plugin.file().string() + "\n";
+    if (!plugin.options().empty()) text += "    options:\n" + options_text(plugin.options());
+    text += "\n";
+  }
+  print(text + "Every policy also takes:\n" + options_text(common_policy_options()));
   return kDone;
 }
 
@@ -105,7 +119,8 @@ ExitStatus policies(const PoliciesOptions& options) {
 Run add_policies(CLI::App& app) {
   const auto options = std::make_shared<PoliciesOptions>();
   app.add_option("--model", options->model, "Also say which policies this model can run")->type_name("DIR");
-  app.add_flag("--json", options->json, "Print one JSON object");
+  add_plugin_option(app, options->plugins);
+  options->json.add_option(app, "one object");
   app.footer(
       "A policy is written NAME or NAME:OPTION=VALUE,OPTION=VALUE. Amounts are what is kept: keep_ratio=2/9 or "
       "num_kept=64.\n\n"

@@ -2,9 +2,6 @@
 #include "cli/policy_options.h"
 
 #include <CLI/App.hpp>
-#include <vector>
-
-#include "espalier/policy_plugin.h"
 
 namespace espalier::cli {
 
@@ -15,10 +12,14 @@ void add_plugin_option(CLI::App& app, PluginOptions& options) {
       ->type_name("FILE");
 }
 
-PolicyPtr read_policy(const PluginOptions& options, const std::string& spec) {
+std::vector<PolicyPlugin> load_plugins(const PluginOptions& options) {
   std::vector<PolicyPlugin> plugins;
   for (const std::string& file : options.files) plugins.push_back(PolicyPlugin::load(file));
-  return make_policy(spec, plugins);
+  return plugins;
+}
+
+PolicyPtr read_policy(const PluginOptions& options, const std::string& spec) {
+  return make_policy(spec, load_plugins(options));
 }
 
 }  // namespace espalier::cli

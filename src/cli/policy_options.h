@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/policy_plugin.h"
 #include "espalier/pruning.h"
 
 namespace CLI {
@@ -17,6 +18,9 @@ struct PluginOptions {
   std::vector<std::string> files;
 };
 void add_plugin_option(CLI::App& app, PluginOptions& options);
+
+// Throws Error where a file is no plugin.
+std::vector<PolicyPlugin> load_plugins(const PluginOptions& options);
 
 // Throws Error for what neither a plugin nor make_policy() knows. Of two plugins with one name the first is taken; a
 // plugin's name goes before a built-in one.

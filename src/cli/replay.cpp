@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/policy_options.h"
 #include "cli/prompt_options.h"
 
 namespace espalier::cli {
@@ -14,12 +15,13 @@ namespace {
 
 struct ReplayOptions {
   std::string policy;
+  PluginOptions plugins;
   ReplayFiles files;
 };
 
 ExitStatus replay(const ReplayOptions& options) {
   check_output_folder(options.files.out);
-  espalier::replay(options.policy, options.files);
+  espalier::replay(read_policy(options.plugins, options.policy), options.files);
   return kDone;
 }
 
@@ -30,6 +32,7 @@ Run add_replay(CLI::App& app) {
   app.add_option("--policy", options->policy, "NAME or NAME:OPTION=VALUE,…; see espalier policies")
       ->required()
       ->type_name("SPEC");
+  add_plugin_option(app, options->plugins);
   app.add_option("--signals", options->files.signals, "Tensors that espalier record wrote, or another program")
       ->required()
       ->type_name("FILE");

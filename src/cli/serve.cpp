@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <thread>
 
@@ -19,6 +18,7 @@
 #include "cli/interrupt.h"
 #include "cli/number_option.h"
 #include "cli/prompt_options.h"
+#include "cli/standard_output.h"
 #include "cli/terminal_progress.h"
 
 namespace espalier::cli {
@@ -98,11 +98,6 @@ void allow_descriptors(size_t connections) {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-void say(const std::string& line) {
-  if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size() || std::fflush(stdout) != 0)
-    throw std::runtime_error("cannot write to standard output");
-}
-
 std::string name_of(const std::filesystem::path& folder) {
   const std::filesystem::path whole = std::filesystem::absolute(folder).lexically_normal();
   return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
@@ -111,7 +106,7 @@ std::string name_of(const std::filesystem::path& folder) {
 ExitStatus run_server(const ServeCommand& command) {
   serve::ServeOptions options = command.serve;
   options.policy = command.prompt.policy;
-  options.custom = command.prompt.plugins.files.empty() ? nullptr : read_policy(command.prompt.plugins, options.policy);
+  options.plugins.assign(command.prompt.plugins.files.begin(), command.prompt.plugins.files.end());
   if (options.model_name.empty())
     options.model_name = name_of(command.model.model.empty() ? bundled_model() : command.model.model);
   if (command.logs_requests)
@@ -127,8 +122,8 @@ ExitStatus run_server(const ServeCommand& command) {
   engine.emplace(load_engine(command.model, progress));
   server.open(*engine);
   const bool is_ipv6 = options.host.find(':') != std::string::npos;
-  say("espalier: " + options.model_name + " answers at http://" + (is_ipv6 ? "[" + options.host + "]" : options.host) +
-      ":" + std::to_string(server.port()) + "\n");
+  print("espalier: " + options.model_name + " answers at http://" +
+        (is_ipv6 ? "[" + options.host + "]" : options.host) + ":" + std::to_string(server.port()) + "\n");
   while (!interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   server.stop(std::chrono::seconds(command.grace));
   return stopped_by_manager() ? kDone : kInterrupted;

@@ -8,6 +8,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/spread.h"
 #include "eval/oracle.h"
 #include "pruning/policy_spec.h"
 #include "runtime/engine_impl.h"
@@ -48,6 +49,7 @@ Posed pose(Item item, uint64_t index, int side) {
 }
 
 struct Reply {
+  std::string text;
   bool is_correct = false;
   std::optional<bool> is_chosen_correctly;
   Stats stats;
@@ -87,20 +89,18 @@ class Examiner {
   }
 
   EvalResult run() {
-    // What a policy or the model cannot do shows before the work, not after hours of it.
-    for (const synth::Cell& cell : options_.cells) {
-      const Posed example = pose(item_of(cell, 0), 0, options_.side);
-      seen_.clear();
-      for (const EvalPolicy& policy : policies_) ask({&example, 1}, policy, 0);
-    }
     EvalResult result;
-    for (const synth::Cell& cell : options_.cells) {
-      std::vector<CellResult> rows = examine(cell, result);
-      for (const CellResult& row : rows) result.cells.push_back(row);
-      if (!options_.with_controls) continue;
-      for (const synth::Control control :
-           {synth::Control::kNoImages, synth::Control::kShuffledWords, synth::Control::kNoExamples})
-        if (applies(control, cell)) result.cells.push_back(examine_control(cell, control));
+    try {
+      ask_once();
+      for (const synth::Cell& cell : options_.cells) {
+        examine(cell, result);
+        if (!options_.with_controls) continue;
+        for (const synth::Control control :
+             {synth::Control::kNoImages, synth::Control::kShuffledWords, synth::Control::kNoExamples})
+          if (applies(control, cell)) examine_control(cell, control, result);
+      }
+    } catch (const Cancelled&) {
+      result.is_complete = false;
     }
     return result;
   }
@@ -118,47 +118,74 @@ class Examiner {
     return make_item(cell, synth::Split::kTest, options_.seed, static_cast<uint64_t>(index), options_.difficulty);
   }
 
-  // All policies on the items of a cell.
-  std::vector<CellResult> examine(const synth::Cell& cell, EvalResult& result) {
-    std::vector<Tally> tallies;
-    for (const EvalPolicy& policy : policies_) tallies.emplace_back(policy, cell, std::nullopt);
-    synth::ItemDigest digest;
-    const int64_t batch = batch_size(cell);
-    for (int64_t begin = 0; begin < options_.items; begin += batch) {
-      std::vector<Posed> posed;
-      for (int64_t i = begin; i < std::min(begin + batch, options_.items); ++i) {
-        Item item = item_of(cell, i);
-        digest.add(item);
-        posed.push_back(pose(std::move(item), static_cast<uint64_t>(i), options_.side));
-      }
+  // What a policy or the model cannot do shows before the work, not after hours of it.
+  void ask_once() {
+    for (const synth::Cell& cell : options_.cells) {
+      const Posed example = pose(item_of(cell, 0), 0, options_.side);
       seen_.clear();
-      if (begin == 0) time_alone(posed, tallies);
-      for (Tally& tally : tallies) ask_all(posed, tally);
+      for (const EvalPolicy& policy : policies_) ask({&example, 1}, policy, 0, &seen_);
     }
-    result.digests.emplace_back(cell.full_name(), digest.finish());
-    std::vector<CellResult> rows;
-    for (const Tally& tally : tallies) rows.push_back(tally.finish(rows.empty() ? nullptr : &rows.front()));
-    return rows;
   }
 
-  CellResult examine_control(const synth::Cell& cell, synth::Control control) {
+  // All policies on the items of a cell. Cancelled, it leaves in `result` what all of them have answered.
+  void examine(const synth::Cell& cell, EvalResult& result) {
+    std::vector<Tally> tallies;
+    for (const EvalPolicy& policy : policies_) tallies.emplace_back(policy, cell, std::nullopt);
+    std::vector<Tally> answered_by_all = tallies;
+    const auto add_rows = [&] {
+      if (answered_by_all.front().row.n == 0) return;
+      const CellResult unpruned = answered_by_all.front().finish(nullptr);
+      result.cells.push_back(unpruned);
+      for (size_t i = 1; i < answered_by_all.size(); ++i) result.cells.push_back(answered_by_all[i].finish(&unpruned));
+    };
+    synth::ItemDigest digest;
+    const int64_t batch = batch_size(cell);
+    try {
+      for (int64_t begin = 0; begin < options_.items; begin += batch) {
+        std::vector<Posed> posed;
+        for (int64_t i = begin; i < std::min(begin + batch, options_.items); ++i) {
+          Item item = item_of(cell, i);
+          digest.add(item);
+          posed.push_back(pose(std::move(item), static_cast<uint64_t>(i), options_.side));
+        }
+        seen_.clear();
+        if (begin == 0) time_alone(posed, tallies);
+        for (Tally& tally : tallies) ask_all(posed, tally);
+        answered_by_all = tallies;
+        tell_answers();
+      }
+    } catch (const Cancelled&) {
+      add_rows();
+      throw;
+    }
+    result.digests.emplace_back(cell.full_name(), digest.finish());
+    add_rows();
+  }
+
+  void examine_control(const synth::Cell& cell, synth::Control control, EvalResult& result) {
     Tally tally(policies_.front(), cell, control);
     const int64_t batch = batch_size(cell);
-    for (int64_t begin = 0; begin < options_.items; begin += batch) {
-      std::vector<Posed> posed;
-      for (int64_t i = begin; i < std::min(begin + batch, options_.items); ++i) {
-        const auto index = static_cast<uint64_t>(i);
-        posed.push_back(pose(make_control(cell, item_of(cell, i), control, index), index, options_.side));
+    try {
+      for (int64_t begin = 0; begin < options_.items; begin += batch) {
+        std::vector<Posed> posed;
+        for (int64_t i = begin; i < std::min(begin + batch, options_.items); ++i) {
+          const auto index = static_cast<uint64_t>(i);
+          posed.push_back(pose(make_control(cell, item_of(cell, i), control, index), index, options_.side));
+        }
+        seen_.clear();
+        ask_all(posed, tally);
+        tell_answers();
       }
-      seen_.clear();
-      ask_all(posed, tally);
+    } catch (const Cancelled&) {
+      if (tally.row.n > 0) result.cells.push_back(tally.finish(nullptr));
+      throw;
     }
-    return tally.finish(nullptr);
+    result.cells.push_back(tally.finish(nullptr));
   }
 
   // Sums over the items of one policy in one cell.
   struct Tally {
-    Tally(const EvalPolicy& of, const synth::Cell& in, std::optional<synth::Control> with) : policy(of) {
+    Tally(const EvalPolicy& of, const synth::Cell& in, std::optional<synth::Control> with) : policy(&of) {
       row.policy = of.spec;
       row.suite = in.suite;
       row.cell = in.name;
@@ -182,16 +209,15 @@ class Examiner {
       const double n = static_cast<double>(std::max<int64_t>(row.n, 1));
       for (double* mean : {&done.tokens_mean, &done.flops, &done.flops_unpruned}) *mean /= n;
       done.interval = wilson_interval(row.correct, row.n);
-      if (!times.empty()) {
-        std::vector<double> sorted = times;
-        std::ranges::sort(sorted);
-        done.first_token_ms = sorted[sorted.size() / 2];
+      if (!first_token.empty()) {
+        done.first_token_ms = spread_of(first_token).median;
+        done.select_prefill_ms = spread_of(select_prefill).median;
       }
       if (unpruned == nullptr) return done;
       done.flops_unpruned = unpruned->flops_unpruned;  // resize counts its own smaller prompt as unpruned
       if (unpruned->correct > 0) done.relative = done.accuracy() / unpruned->accuracy();
       done.difference = paired_difference(unpruned->scores, done.scores);
-      if (policy.draws > 1) return done;
+      if (policy->draws > 1) return done;
       int64_t only_unpruned = 0, only_pruned = 0;
       for (size_t i = 0; i < done.scores.size(); ++i) {
         only_unpruned += unpruned->scores[i] > done.scores[i];
@@ -201,9 +227,9 @@ class Examiner {
       return done;
     }
 
-    const EvalPolicy& policy;
+    const EvalPolicy* policy;
     CellResult row;
-    std::vector<double> times;
+    std::vector<double> first_token, select_prefill;  // milliseconds, of the timed items
   };
 
   int64_t batch_size(const synth::Cell& cell) const {
@@ -212,32 +238,54 @@ class Examiner {
     return std::max<int64_t>(1, kTokensABatch / std::max<int64_t>(tokens, 1));
   }
 
-  // Policies in turn, so that a drift of the machine hits all of them alike.
+  // Policies in turn, so that a drift of the machine hits all of them alike; each looks at the pictures itself.
   void time_alone(const std::vector<Posed>& posed, std::vector<Tally>& tallies) {
     const size_t timed = std::min<size_t>(posed.size(), kTimedItems);
     for (size_t i = 0; i < timed; ++i)
       for (Tally& tally : tallies) {
-        const Reply reply = ask({&posed[i], 1}, tally.policy, 0).front();
-        tally.times.push_back(reply.stats.select_ms + reply.stats.prefill_ms);
+        const Stats stats = ask({&posed[i], 1}, *tally.policy, 0, nullptr).front().stats;
+        tally.select_prefill.push_back(stats.select_ms + stats.prefill_ms);
+        tally.first_token.push_back(stats.encode_ms + tally.select_prefill.back());
       }
   }
 
   void ask_all(const std::vector<Posed>& posed, Tally& tally) {
+    const int draws = tally.policy->draws;
     std::vector<double> scores(posed.size(), 0);
-    for (int draw = 0; draw < tally.policy.draws; ++draw) {
-      const std::vector<Reply> replies = ask(posed, tally.policy, draw);
+    for (int draw = 0; draw < draws; ++draw) {
+      const std::vector<Reply> replies = ask(posed, *tally.policy, draw, &seen_);
       for (size_t i = 0; i < replies.size(); ++i) {
         tally.add(replies[i]);
         scores[i] += replies[i].is_correct;
+        if (progress_.on_answer) answers_.push_back(answer_of(tally, posed[i], draw, replies[i]));
       }
       done_ += std::ssize(posed);
       if (progress_.show) progress_.show(done_, total_);
     }
-    for (const double score : scores) tally.row.scores.push_back(score / tally.policy.draws);
+    for (const double score : scores) tally.row.scores.push_back(score / draws);
   }
 
-  // One packed batch.
-  std::vector<Reply> ask(std::span<const Posed> posed, const EvalPolicy& policy, int draw) {
+  static EvalAnswer answer_of(const Tally& tally, const Posed& posed, int draw, const Reply& reply) {
+    return {.suite = tally.row.suite,
+            .cell = tally.row.cell,
+            .control = tally.row.control,
+            .item = posed.index,
+            .policy = tally.row.policy,
+            .draw = draw,
+            .answer = reply.text,
+            .expected = posed.item->query().answer,
+            .is_correct = reply.is_correct,
+            .tokens = image_tokens_a_layer(reply.stats)};
+  }
+
+  // Those of a batch that every policy has answered.
+  void tell_answers() {
+    for (const EvalAnswer& answer : answers_) progress_.on_answer(answer);
+    answers_.clear();
+  }
+
+  // One packed batch. `seen`: pictures that policies share; none: each request encodes its own.
+  std::vector<Reply> ask(std::span<const Posed> posed, const EvalPolicy& policy, int draw, ImageCache* seen) {
     std::vector<Request> requests;
     for (const Posed& p : posed) {
       Request& request = requests.emplace_back();
@@ -249,20 +297,23 @@ class Examiner {
     std::vector<std::string> texts(posed.size());
     Callbacks callbacks;
     callbacks.should_cancel = progress_.should_cancel;
+    const bool hears_all = static_cast<bool>(progress_.on_answer);
     callbacks.on_text = [&](size_t i, std::string_view piece) {  // no need to hear a wrong answer to its end
       texts[i] += piece;
-      return posed[i].item->query().answer.starts_with(trimmed(texts[i])) ? Continue::kGo : Continue::kStop;
+      const bool may_be_right = posed[i].item->query().answer.starts_with(trimmed(texts[i]));
+      return hears_all || may_be_right ? Continue::kGo : Continue::kStop;
     };
     std::vector<LogitsWatcher> watchers(posed.size());
     std::vector<RunExtras> extras;
     for (LogitsWatcher& watcher : watchers) extras.push_back({.watcher = &watcher});
     std::vector<Result> results;
-    engine_.impl().compute->run([&] { results = generate(engine_.impl().model, requests, callbacks, extras, &seen_); });
+    engine_.impl().compute->run([&] { results = generate(engine_.impl().model, requests, callbacks, extras, seen); });
     std::vector<Reply> replies;
     for (size_t i = 0; i < results.size(); ++i) {
       if (results[i].finish_reason == FinishReason::kCancelled) throw Cancelled();
       replies.push_back(
-          {.is_correct = trimmed(texts[i]) == posed[i].item->query().answer,
+          {.text = std::string(trimmed(texts[i])),
+           .is_correct = trimmed(texts[i]) == posed[i].item->query().answer,
            .is_chosen_correctly = is_chosen(engine_.tokenizer(), results[i].prompt, *posed[i].item, watchers[i].logits),
            .stats = results[i].stats});
     }
@@ -274,6 +325,7 @@ class Examiner {
   const EvalProgress& progress_;
   std::vector<EvalPolicy> policies_;
   ImageCache seen_{int64_t{1} << 30};  // of the batch at hand
+  std::vector<EvalAnswer> answers_;    // of the batch at hand, until every policy has answered it
   int64_t done_ = 0, total_ = 0;
 };
 
@@ -285,7 +337,7 @@ EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(co
               return make_oracle(*oracle, item);
             }};
   const std::vector<PolicySpec> parsed = parse_policy_spec(spec);
-  const bool has_seed = std::ranges::any_of(parsed[0].options, [](const auto& o) { return o.first == "seed"; });
+  const bool has_seed = std::ranges::any_of(parsed[0].options, [](const auto& o) { return o.name == "seed"; });
   if (parsed.size() == 1 && parsed[0].name == "random" && !has_seed) {
     make_policy(spec);  // for its complaints
     const std::string prefix = spec + (parsed[0].options.empty() ? ":" : ",") + "seed=";
@@ -300,12 +352,8 @@ EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(co
           .make = [policy = make_policy(spec)](const std::shared_ptr<const Item>&, uint64_t, int) { return policy; }};
 }
 
-std::optional<EvalResult> evaluate(const Engine& engine, const EvalOptions& options, const EvalProgress& progress) {
-  try {
-    return Examiner(engine, options, progress).run();
-  } catch (const Cancelled&) {
-    return std::nullopt;
-  }
+EvalResult evaluate(const Engine& engine, const EvalOptions& options, const EvalProgress& progress) {
+  return Examiner(engine, options, progress).run();
 }
 
 }  // namespace espalier::eval

@@ -46,10 +46,11 @@ struct CellResult {
   Interval interval;  // Wilson, of correct / n
   // The candidate with the highest first logit. None where candidates share their first token.
   std::optional<int64_t> chosen_correctly;
-  double tokens_mean = 0;                // image tokens that enter a decoder layer, mean over layers and items
-  double flops = 0;                      // of the decoder's prefill and the policy's signals, mean over items
-  double flops_unpruned = 0;             // the same without a policy
-  double first_token_ms = 0;             // select and prefill of an item alone, median of the timed ones
+  double tokens_mean = 0;     // image tokens that enter a decoder layer, mean over layers and items
+  double flops = 0;           // of the decoder's prefill and the policy's signals, mean over items
+  double flops_unpruned = 0;  // the same without a policy
+  // Of an item asked alone, medians of the timed ones: encode, select and prefill; the last two of them.
+  double first_token_ms = 0, select_prefill_ms = 0;
   std::vector<double> scores;            // of each item, in [0, 1]: draws averaged
   std::optional<Difference> difference;  // to unpruned, on the same items; none for unpruned itself
   std::optional<double> relative;        // accuracy over that of unpruned, where that is not 0
@@ -60,15 +61,32 @@ struct CellResult {
 
 struct EvalResult {
   std::vector<CellResult> cells;                             // cell by cell, the unpruned model first
-  std::vector<std::pair<std::string, std::string>> digests;  // suite/cell, SHA-256 of its items
+  std::vector<std::pair<std::string, std::string>> digests;  // suite/cell, SHA-256 of its items; of whole cells
+  // False when cancelled: `cells` then ends with the one that was being asked, with the items that every policy has
+  // answered.
+  bool is_complete = true;
+};
+
+// One answer to one item.
+struct EvalAnswer {
+  std::string suite, cell;
+  std::optional<synth::Control> control;
+  uint64_t item = 0;  // its number in the cell
+  std::string policy;
+  int draw = 0;
+  std::string answer, expected;
+  bool is_correct = false;
+  double tokens = 0;  // image tokens that enter a decoder layer, mean over layers
 };
 
 struct EvalProgress {
-  std::function<void(int64_t done, int64_t total)> show;
-  std::function<bool()> should_cancel;
+  std::function<void(int64_t done, int64_t total)> show = {};
+  std::function<bool()> should_cancel = {};
+  // Set: hears every answer that the result counts, and answers are then heard to their end (else a wrong one is ended
+  // as soon as it is known to be wrong).
+  std::function<void(const EvalAnswer&)> on_answer = {};
 };
 
-// Empty when cancelled.
-std::optional<EvalResult> evaluate(const Engine& engine, const EvalOptions& options, const EvalProgress& progress);
+EvalResult evaluate(const Engine& engine, const EvalOptions& options, const EvalProgress& progress);
 
 }  // namespace espalier::eval

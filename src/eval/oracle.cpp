@@ -7,7 +7,8 @@
 #include <utility>
 
 #include "espalier/error.h"
-#include "pruning/option_set.h"
+#include "espalier/policies/options.h"
+#include "pruning/policy_spec.h"
 
 namespace espalier::eval {
 
@@ -96,7 +97,7 @@ std::vector<int> by_need(std::span<const Cover> covers, const synth::Turn& turn)
 std::optional<OracleOptions> parse_oracle(std::string_view text) {
   const std::vector<PolicySpec> specs = parse_policy_spec(text);
   if (specs.size() != 1 || specs[0].name != "oracle") return std::nullopt;
-  const auto asked = read_options(specs[0], options());
+  const auto asked = read_options(specs[0].name, specs[0].options, options());
   options().check("oracle", asked);
   return asked;
 }

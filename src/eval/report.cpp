@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/json_schema.h"
 #include "pruning/policy_spec.h"
 
 namespace espalier::eval {
@@ -50,7 +51,10 @@ Json row_json(const CellResult& c) {
                {"flops", c.flops},        {"flops_unpruned", c.flops_unpruned}};
   if (c.control) json["control_name"] = name_of(*c.control);
   json["chosen_correctly"] = c.chosen_correctly ? Json(*c.chosen_correctly) : Json(nullptr);
-  if (!c.control) json["first_token_ms"] = c.first_token_ms;
+  if (!c.control) {
+    json["first_token_ms"] = c.first_token_ms;
+    json["select_prefill_ms"] = c.select_prefill_ms;
+  }
   if (c.relative) json["relative"] = *c.relative;
   if (c.difference)
     json["difference"] = {{"mean", c.difference->mean},
@@ -159,10 +163,11 @@ std::string control_table(const std::vector<CellResult>& rows) {
 
 // Means over cells, each cell counting the same.
 std::string cost_table(const std::vector<CellResult>& rows) {
-  Table table({"policy", "accuracy", "of unpruned", "choice", "tokens a layer", "FLOPs", "first token ms"});
+  Table table({"policy", "accuracy", "of unpruned", "choice", "tokens a layer", "FLOPs", "first token ms",
+               "select + prefill ms"});
   double unpruned = 0;
   for (const std::string& policy : in_order(rows, [](const CellResult& c) { return c.policy; })) {
-    double accuracy = 0, chosen = 0, tokens = 0, share = 0, milliseconds = 0, cells = 0;
+    double accuracy = 0, chosen = 0, tokens = 0, share = 0, first_token = 0, select_prefill = 0, cells = 0;
     bool has_choice = true;
     for (const CellResult& c : rows) {
       if (c.policy != policy) continue;
@@ -171,14 +176,16 @@ std::string cost_table(const std::vector<CellResult>& rows) {
       if (c.chosen_correctly) chosen += static_cast<double>(*c.chosen_correctly) / static_cast<double>(c.n);
       tokens += c.tokens_mean;
       share += c.flops / c.flops_unpruned;
-      milliseconds += c.first_token_ms;
+      first_token += c.first_token_ms;
+      select_prefill += c.select_prefill_ms;
       ++cells;
     }
     if (policy == rows[0].policy) unpruned = accuracy / cells;
     table.add({"`" + policy + "`", format("%.1f", 100 * accuracy / cells),
                unpruned > 0 ? format("%.1f %%", 100 * accuracy / cells / unpruned) : "",
                has_choice ? format("%.1f", 100 * chosen / cells) : "", format("%.1f", tokens / cells),
-               format("%.1f %%", 100 * share / cells), format("%.2f", milliseconds / cells)});
+               format("%.1f %%", 100 * share / cells), format("%.2f", first_token / cells),
+               format("%.2f", select_prefill / cells)});
   }
   return table.text();
 }
@@ -208,7 +215,7 @@ std::string line_name(const std::string& spec) {
   std::string names;
   for (const PolicySpec& policy : parse_policy_spec(spec)) {
     names += (names.empty() ? "" : " + ") + policy.name;
-    if (policy.name == "vtw" && !policy.options.empty() && policy.options[0].first == "layer") continue;
+    if (policy.name == "vtw" && !policy.options.empty() && policy.options[0].name == "layer") continue;
     const char* before = ":";
     for (const auto& [option, value] : policy.options) {
       if (option == "keep_ratio" || option == "num_kept") continue;
@@ -331,20 +338,31 @@ void draw_panel(Drawing& out, double x, double y, const std::string& title, cons
 
 }  // namespace
 
-std::string to_json(const EvalResult& result, const EvalContext& context) {
+std::string to_json(const EvalResult& result, const EvalContext& context, const Json& head) {
   Json cells = Json::array(), digests = Json::object();
   for (const CellResult& c : result.cells) cells.push_back(row_json(c));
   for (const auto& [cell, digest] : result.digests) digests[cell] = digest;
-  return Json{{"model", context.model},
-              {"split", "test"},
-              {"seed", context.seed},
-              {"items", context.items},
-              {"difficulty", context.difficulty},
-              {"command", context.command},
-              {"items_sha256", digests},
-              {"cells", cells}}
-             .dump(1) +
-         "\n";
+  Json json = head;
+  json.update({{"split", "test"},
+               {"seed", context.seed},
+               {"items", context.items},
+               {"difficulty", context.difficulty},
+               {"command", context.command},
+               {"complete", result.is_complete},
+               {"items_sha256", digests},
+               {"cells", cells}});
+  return json.dump(1) + "\n";
+}
+
+std::string to_json_line(const EvalAnswer& answer) {
+  const Json json = {
+      {"schema", kJsonSchema},       {"suite", answer.suite},
+      {"cell", answer.cell},         {"control", answer.control ? Json(name_of(*answer.control)) : Json(nullptr)},
+      {"item", answer.item},         {"policy", answer.policy},
+      {"draw", answer.draw},         {"answer", answer.answer},
+      {"expected", answer.expected}, {"right", answer.is_correct},
+      {"tokens", answer.tokens}};
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string to_markdown(const EvalResult& result, const EvalContext& context) {
@@ -353,8 +371,11 @@ std::string to_markdown(const EvalResult& result, const EvalContext& context) {
       "Accuracy in percent, exact match of the greedy answer; " + std::to_string(context.items) + " items a cell, " +
       context.difficulty + " scenes, seed " + std::to_string(context.seed) +
       ". ± is half the Wilson interval (95 %); * marks a difference to the unpruned model on the same items "
-      "whose bootstrap interval (95 %) leaves out 0.\n\n    " +
+      "whose bootstrap interval (95 %) leaves out 0. First token: encode, select and prefill of an item asked alone, "
+      "median.\n\n    " +
       context.command + "\n";
+  if (!result.is_complete)
+    text += "\n**Interrupted:** the last cell has the items that every policy had answered, others are missing.\n";
   for (const std::string& suite : in_order(rows, [](const CellResult& c) { return c.suite; }))
     text += "\n**" + suite + "**\n\n" + suite_table(rows, suite);
   text += "\n**Mean over the cells above, and cost**\n\n" + cost_table(rows);

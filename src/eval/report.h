@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -12,14 +13,16 @@ namespace espalier::eval {
 
 // What was asked of whom.
 struct EvalContext {
-  std::string model;
   std::string difficulty;
   uint64_t seed = 0;
   int64_t items = 0;
   std::string command;  // that makes the same again
 };
 
-std::string to_json(const EvalResult& result, const EvalContext& context);
+// `head`: how JSON outputs begin (result_json.h).
+std::string to_json(const EvalResult& result, const EvalContext& context, const nlohmann::ordered_json& head);
+// One line, with its end.
+std::string to_json_line(const EvalAnswer& answer);
 
 // One table per suite, one row per policy: accuracy in percent with half the width of its interval, and a star where
 // the difference to the unpruned model is beyond chance (95 %); then controls and, over all cells, what each policy

@@ -9,6 +9,7 @@
 #include "base/error_text.h"
 #include "base/json_fields.h"
 #include "base/json_file.h"
+#include "base/json_schema.h"
 #include "base/limits.h"
 #include "espalier/error.h"
 #include "layout/cut.h"
@@ -79,7 +80,8 @@ Segment read_segment(const JsonFields& fields) {
 }  // namespace
 
 std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model) {
-  OrderedJson json = {{"num_tokens", prompt.num_tokens},
+  OrderedJson json = {{"schema", kJsonSchema},
+                      {"num_tokens", prompt.num_tokens},
                       {"query_example", prompt.query_example},
                       {"model",
                        {{"num_layers", model.num_layers},

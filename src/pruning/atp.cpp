@@ -328,7 +328,7 @@ PolicyRow atp_row() {
        .refusal = needs_layers<4>,
        .examples = {{"atp:theta_r=0.3,theta_s=0.9"}, {"atp:theta_r=0.6:0.4:0.3,theta_s=1,norm=rank,layers=2:3:7"}}});
   made.make = [](const PolicySpec& spec, const PolicyFiles& files) {
-    return make_atp(read_options(spec, method().options, &files));
+    return make_atp(read_options(spec.name, spec.options, method().options, &files));
   };
   return made;
 }

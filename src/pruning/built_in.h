@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "espalier/policies/options.h"
 #include "espalier/policies/table.h"
 #include "espalier/pruning.h"
-#include "pruning/option_set.h"
 #include "pruning/policy_spec.h"
 
 namespace espalier {
@@ -76,7 +76,7 @@ PolicyRow row(const Method<Options>& method, PolicyEntry entry) {
   entry.name = method.name;
   entry.options = method.options.documented();
   return {std::move(entry), [&method](const PolicySpec& spec, const PolicyFiles& files) {
-            return make(method, read_options(spec, method.options, &files));
+            return make(method, read_options(spec.name, spec.options, method.options, &files));
           }};
 }
 

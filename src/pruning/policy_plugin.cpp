@@ -12,7 +12,7 @@
 namespace espalier {
 
 struct PolicyPlugin::Library {
-  Library(void* opened, std::string path) : handle(opened), file(std::move(path)) {}
+  Library(void* opened, std::filesystem::path path) : handle(opened), file(std::move(path)) {}
   ~Library() { dlclose(handle); }
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
@@ -21,12 +21,12 @@ struct PolicyPlugin::Library {
   Function* find(const char* symbol) const {
     auto* function = reinterpret_cast<Function*>(dlsym(handle, symbol));
     if (!function)
-      throw Error(file + ": not a policy plugin (it exports no " + symbol + "; see espalier/policy_plugin.h)");
+      throw Error(file.string() + ": not a policy plugin (it exports no " + symbol + "; see espalier/policy_plugin.h)");
     return function;
   }
 
   void* handle;
-  std::string file;
+  std::filesystem::path file;
   std::string name;
   PluginFactory factory = nullptr;
 };
@@ -37,7 +37,7 @@ PolicyPlugin PolicyPlugin::load(const std::filesystem::path& file) {
   // With a slash in it the path is not looked for elsewhere.
   void* handle = dlopen(std::filesystem::absolute(file).c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) throw Error(file.string() + ": cannot be loaded: " + dlerror());
-  auto library = std::make_shared<Library>(handle, file.string());
+  auto library = std::make_shared<Library>(handle, file);
   const std::string built_for = library->find<const char*()>("espalier_plugin_built_for")();
   if (built_for != ESPALIER_PLUGIN_BUILT_FOR)
     throw Error(file.string() + ": built for " + built_for + ", this is " + ESPALIER_PLUGIN_BUILT_FOR);
@@ -50,15 +50,25 @@ std::string_view PolicyPlugin::name() const {
   return library_->name;
 }
 
+const std::filesystem::path& PolicyPlugin::file() const {
+  return library_->file;
+}
+
+std::vector<PolicyOption> PolicyPlugin::options() const {
+  std::vector<PolicyOption> options;
+  // Plugins may leave it out.
+  using Tell = void(std::vector<PolicyOption>*);
+  if (auto* tell = reinterpret_cast<Tell*>(dlsym(library_->handle, "espalier_plugin_options"))) tell(&options);
+  return options;
+}
+
 PolicyPtr PolicyPlugin::make(std::string_view spec) const {
   const std::vector<PolicySpec> parts = parse_policy_spec(spec);
   if (parts.size() != 1)
     throw Error(library_->name + ": a plugin makes one policy; pipelines of several are chain()'s");
   if (parts.front().name != library_->name)
-    throw Error(std::string(spec) + ": the plugin " + library_->file + " has the policy " + library_->name);
-  std::vector<PluginOption> options;
-  for (const auto& [name, value] : parts.front().options) options.push_back({name, value});
-  PolicyPtr policy = library_->factory(options);
+    throw Error(std::string(spec) + ": the plugin " + library_->file.string() + " has the policy " + library_->name);
+  PolicyPtr policy = library_->factory(parts.front().options);
   if (!policy) throw Error(library_->name + ": the plugin made no policy");
   // Members go in reverse order: the policy before the code of its destructor.
   struct Loaded {

@@ -51,7 +51,7 @@ PolicySpec parse_one(std::string_view text) {
     const auto equals = option.find('=');
     if (equals == std::string_view::npos || equals == 0 || equals + 1 == option.size())
       throw Error("policy " + in_quotes(text) + ": expected option=value, got " + in_quotes(option));
-    spec.options.emplace_back(option.substr(0, equals), option.substr(equals + 1));
+    spec.options.push_back({std::string(option.substr(0, equals)), std::string(option.substr(equals + 1))});
   }
   return spec;
 }

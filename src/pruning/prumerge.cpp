@@ -244,7 +244,7 @@ PolicyRow row_of(bool plus, std::string_view summary, std::vector<PolicyExample>
                                       .refusal = needs_class_token,
                                       .examples = std::move(examples)});
   made.make = [plus](const PolicySpec& spec, const PolicyFiles& files) {
-    O o = read_options(spec, method(plus).options, &files);
+    O o = read_options(spec.name, spec.options, method(plus).options, &files);
     o.plus = plus;
     return make_prumerge(o);
   };

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "espalier/policies/amount.h"
-#include "pruning/option_set.h"
+#include "espalier/policies/options.h"
 
 namespace espalier {
 

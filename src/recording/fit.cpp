@@ -14,6 +14,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/json_schema.h"
 #include "espalier/error.h"
 #include "pruning/policy_spec.h"
 #include "pruning/prompt_text.h"
@@ -141,7 +142,8 @@ FitpruneFit fit_fitprune(const LoadedModel& model, const Calibration& calibratio
 }
 
 std::string fitprune_recipe_json(const LoadedModel& model, const FitpruneFit& fit, double reduction) {
-  const nlohmann::ordered_json json = {{"method", "fitprune"},
+  const nlohmann::ordered_json json = {{"schema", kJsonSchema},
+                                       {"method", "fitprune"},
                                        {"model", model.folder.filename().string()},
                                        {"layers", model.facts.num_layers},
                                        {"n_visual", fit.num_visual},
@@ -206,7 +208,8 @@ VtwFit fit_vtw(const LoadedModel& model, const Calibration& calibration, double 
 }
 
 std::string vtw_recipe_json(const LoadedModel& model, const VtwFit& fit, double eta) {
-  const nlohmann::ordered_json json = {{"method", "vtw"},
+  const nlohmann::ordered_json json = {{"schema", kJsonSchema},
+                                       {"method", "vtw"},
                                        {"model", model.folder.filename().string()},
                                        {"layers", model.facts.num_layers},
                                        {"layer", fit.layer},
@@ -222,7 +225,7 @@ AtpFit fit_atp(const LoadedModel& model, const Calibration& calibration, const s
                double wanted_tokens) {
   const std::vector<PolicySpec> specs = parse_policy_spec(spec);
   const auto has = [&](std::string_view option) {
-    return std::ranges::any_of(specs.at(0).options, [&](const auto& o) { return o.first == option; });
+    return std::ranges::any_of(specs.at(0).options, [&](const auto& o) { return o.name == option; });
   };
   if (specs.size() != 1 || specs[0].name != "atp" || has("weights") || has("theta_r"))
     throw Error("fit: " + spec + ": expected atp without weights and without theta_r");

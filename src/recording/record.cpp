@@ -20,6 +20,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/json_schema.h"
 #include "base/output_file.h"
 #include "base/safetensors.h"
 #include "espalier/error.h"
@@ -210,10 +211,18 @@ Dtype dtype_of(const at::Tensor& t) {
   return t.scalar_type() == at::kLong ? Dtype::kI64 : Dtype::kF32;
 }
 
-void write_arrays(OutputFile& file, const Arrays& arrays) {
+// What a file says of itself (docs/formats.md).
+std::map<std::string, std::string> metadata_of(const char* format, const LoadedModel& model, const Request& request) {
+  return {{"format", format},
+          {"schema", std::to_string(kJsonSchema)},
+          {"model", model.folder.filename().string()},
+          {"policy", (request.custom ? request.custom : make_policy(request.policy))->spec()}};
+}
+
+void write_arrays(OutputFile& file, const Arrays& arrays, const std::map<std::string, std::string>& metadata) {
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, t] : arrays) tensors.push_back({name, dtype_of(t), t.sizes().vec(), t.data_ptr()});
-  write_safetensors(file, tensors);
+  write_safetensors(file, tensors, metadata);
 }
 
 at::Tensor long_tensor(const std::vector<int32_t>& ids) {
@@ -234,7 +243,8 @@ at::Tensor read_pixel_values(const std::filesystem::path& file) {
 }
 
 std::string dump_json(const Result& result) {
-  const nlohmann::ordered_json json = {{"input_ids", result.prompt_token_ids},
+  const nlohmann::ordered_json json = {{"schema", kJsonSchema},
+                                       {"input_ids", result.prompt_token_ids},
                                        {"prompt", result.prompt},
                                        {"greedy_tokens", result.token_ids},
                                        {"text", result.text}};
@@ -257,7 +267,7 @@ void record(const LoadedModel& model, const Request& request, const RecordFiles&
       throw Error("--only " + name + ": this model and prompt record nothing of that name");
   OutputFile layout(files.layout), signals(files.signals);
   layout.write(layout_to_json(recorder.prompt(), model.facts));
-  write_arrays(signals, arrays);
+  write_arrays(signals, arrays, metadata_of("espalier.signals", model, request));
   commit({&signals, &layout});
 }
 
@@ -278,7 +288,7 @@ Result dump(const LoadedModel& model, const Request& request, const std::filesys
   arrays["greedy_tokens"] = long_tensor(result.token_ids);
   OutputFile json(prefix.string() + ".json"), tensors(prefix.string() + ".safetensors");
   json.write(dump_json(result));
-  write_arrays(tensors, arrays);
+  write_arrays(tensors, arrays, metadata_of("espalier.dump", model, request));
   commit({&tensors, &json});
   return result;
 }

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "base/json_schema.h"
 #include "base/output_file.h"
 #include "base/safetensors.h"
 #include "espalier/error.h"
@@ -47,11 +48,10 @@ std::vector<int64_t> to_vector(const at::Tensor& t) {
 
 }  // namespace
 
-void replay(const std::string& spec, const ReplayFiles& files) {
+void replay(const PolicyPtr& policy, const ReplayFiles& files) {
   const c10::InferenceMode no_gradients;
   const std::filesystem::path beside = std::filesystem::path(files.out).replace_extension(".safetensors");
   check_outputs({files.signals, files.layout}, {files.out, beside});
-  const PolicyPtr policy = make_policy(spec);
   RecordedLayout layout = read_layout(files.layout);
   for (const ImageShape& shape : layout.prompt->images) {
     const ImageShape wanted = policy->wanted_shape(layout.model, shape);
@@ -71,7 +71,8 @@ void replay(const std::string& spec, const ReplayFiles& files) {
   // New vectors go to a sibling file, one tensor a point that has some.
   std::vector<at::Tensor> merged;
   std::vector<TensorToWrite> tensors;
-  nlohmann::ordered_json result = {{"policy", policy->spec()}, {"points", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json result = {
+      {"schema", kJsonSchema}, {"policy", policy->spec()}, {"points", nlohmann::ordered_json::array()}};
   const std::vector<PointTrace> points = walk.trace(/*with_scores=*/true);
   for (size_t i = 0; i < points.size(); ++i) {
     nlohmann::ordered_json entry = to_json(points[i]);
@@ -90,7 +91,9 @@ void replay(const std::string& spec, const ReplayFiles& files) {
   out.write(to_line(result) + "\n");
   if (tensors.empty()) return out.commit();
   OutputFile vectors(beside);
-  write_safetensors(vectors, tensors);
+  write_safetensors(
+      vectors, tensors,
+      {{"format", "espalier.merged"}, {"schema", std::to_string(kJsonSchema)}, {"policy", policy->spec()}});
   commit({&vectors, &out});
 }
 

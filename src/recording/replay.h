@@ -3,7 +3,8 @@
 #pragma once
 
 #include <filesystem>
-#include <string>
+
+#include "espalier/pruning.h"
 
 namespace espalier {
 
@@ -14,6 +15,6 @@ struct ReplayFiles {
 };
 
 // Throws Error when a signal that the policy needs was not recorded (naming it), or a file contradicts another.
-void replay(const std::string& policy, const ReplayFiles& files);
+void replay(const PolicyPtr& policy, const ReplayFiles& files);
 
 }  // namespace espalier

@@ -1,16 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/result_json.h"
 
+#include <array>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "base/json_schema.h"
 #include "espalier/json.h"
 #include "layout/points_json.h"
+#include "runtime/engine_impl.h"
 
 namespace espalier {
 
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm fields{};
+  gmtime_r(&now, &fields);
+  std::array<char, 32> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &fields);
+  return text.data();
+}
+
+// As --dtype takes it.
+std::string_view name_of(at::ScalarType dtype) {
+  return dtype == at::kFloat ? "f32" : dtype == at::kBFloat16 ? "bf16" : "f16";
+}
 
 // All of a point: what a replay result has of it, and what is there in a trace only.
 Json whole(const PointTrace& point) {
@@ -88,6 +106,20 @@ Json to_json(const std::vector<TokenLogprobs>& logprobs) {
 }
 
 }  // namespace
+
+Json json_head() {
+  return {{"schema", kJsonSchema}, {"espalier", ESPALIER_VERSION}, {"date", utc_now()}};
+}
+
+Json json_head(const Engine& engine) {
+  const LoadedModel& model = engine.impl().model;
+  const std::filesystem::path folder = std::filesystem::absolute(model.folder).lexically_normal();
+  Json head = json_head();
+  head["model"] = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
+  head["dtype"] = name_of(model.dtype);
+  head["device"] = model.device.is_cuda() ? "cuda" : "cpu";
+  return head;
+}
 
 std::string_view name_of(FinishReason reason) {
   switch (reason) {

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// A result and its statistics as `generate --json` prints them.
+// What JSON outputs have in common (docs/formats.md): how they begin, a result, its statistics.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "espalier/engine.h"
 #include "espalier/generation.h"
 
 namespace espalier {
+
+// How every JSON output begins: "schema", "espalier" (the version that wrote it) and "date" (UTC, ISO 8601). Of a run
+// also "model" (the name of its folder), "dtype" and "device".
+nlohmann::ordered_json json_head();
+nlohmann::ordered_json json_head(const Engine& engine);
 
 nlohmann::ordered_json to_json(const Stats& stats);
 nlohmann::ordered_json to_json(const Result& result);

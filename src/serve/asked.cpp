@@ -123,28 +123,23 @@ void read_common(JsonObject& fields, const ServeOptions& options, Asked& asked) 
   asked.policy = fields.string("pruning").value_or(options.policy);
 }
 
-void check_spec(const std::string& spec, const std::string& own, const std::string& param) {
+void check_spec(const Policies& policies, const std::string& spec, const std::string& own, const std::string& param) {
   if (spec == own) return;
   try {
-    check_client_spec(spec);
+    policies.check_client_spec(spec);
   } catch (const Error& error) {
     throw ApiError(400, "invalid_pruning", param + ": " + error.what(), param);
   }
 }
 
-void choose_policy(const ServeOptions& options, const std::vector<std::pair<int64_t, std::string>>& own, Asked& asked) {
-  check_spec(asked.policy, options.policy, "pruning");
-  asked.request.policy = asked.policy;
-  asked.policy_name = policy_name(asked.policy);
-  if (own.empty()) {
-    if (asked.policy == options.policy) asked.request.custom = options.custom;
-    return;
-  }
+void choose_policy(const AskedOf& of, const Policies::OfPictures& own, Asked& asked) {
+  check_spec(of.policies, asked.policy, of.options.policy, "pruning");
   for (const auto& [image, spec] : own)
-    check_spec(spec, options.low_detail, "pruning of picture " + std::to_string(image));
-  asked.policy_name = "mixed";
+    check_spec(of.policies, spec, of.options.low_detail, "pruning of picture " + std::to_string(image));
+  asked.request.policy = asked.policy;
+  asked.policy_name = own.empty() ? policy_name(asked.policy) : "mixed";
   try {
-    asked.request.custom = mixed_policy(asked.policy, own);
+    asked.request.custom = of.policies.custom(asked.policy, own);
   } catch (const Error& error) {
     throw ApiError(400, "invalid_pruning", std::string("pruning: ") + error.what(), "pruning");
   }
@@ -253,7 +248,7 @@ Asked read_chat_request(const std::string& body, const AskedOf& of) {
   asked.counted = reader.counted();
   asked.request.prompt = std::move(turns.chat);
   asked.prefix = prefix_of(of.options, asked.request.salt, turns.beginning);
-  choose_policy(of.options, turns.own_pruning, asked);
+  choose_policy(of, turns.own_pruning, asked);
   return asked;
 }
 
@@ -292,7 +287,7 @@ Asked read_completion_request(const std::string& body, const AskedOf& of) {
   asked.counted = pictures.counted();
   asked.prefix = prefix_of(of.options, asked.request.salt, prompt.text.substr(0, kBeginning));
   asked.request.prompt = std::move(prompt);
-  choose_policy(of.options, own, asked);
+  choose_policy(of, own, asked);
   return asked;
 }
 

@@ -10,6 +10,7 @@
 #include "espalier/generation.h"
 #include "serve/options.h"
 #include "serve/pictures.h"
+#include "serve/policies.h"
 
 namespace espalier::serve {
 
@@ -31,6 +32,7 @@ struct Asked {
 struct AskedOf {
   const ServeOptions& options;
   PictureReader::Shared& pictures;
+  Policies& policies;
 };
 
 // Of /v1/chat/completions and /v1/completions. Throw ApiError.

@@ -5,16 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "serve/http.h"
-
-namespace espalier {
-class PruningPolicy;
-}
 
 namespace espalier::serve {
 
@@ -33,8 +29,8 @@ struct ServeOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 8080;  // 0: a free one
   std::string model_name;
-  std::string policy = "none";                       // of requests that name none
-  std::shared_ptr<const PruningPolicy> custom = {};  // in its place, of a plugin
+  std::string policy = "none";                 // of requests that name none
+  std::vector<std::filesystem::path> plugins;  // shared objects whose policies requests may name too
   // What `detail` of a picture stands for, where it is "low".
   std::string low_detail = "divprune:keep_ratio=1/4";
   int64_t max_queue = 256;

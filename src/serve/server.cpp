@@ -62,6 +62,7 @@ struct Server::Impl {
   explicit Impl(const ServeOptions& given)
       : options(checked(given)),
         keys(options.api_key_file.empty() ? ApiKeys() : ApiKeys::read(options.api_key_file)),
+        policies(options.plugins),
         http(options.host, options.port, options.http,
              {.check = [this](const HttpRequest& head) { return check(head); },
               .take = [this](HttpRequest request, std::shared_ptr<Exchange> to) { take(std::move(request), to); },
@@ -95,6 +96,7 @@ struct Server::Impl {
 
   const ServeOptions options;
   const ApiKeys keys;
+  Policies policies;
   const int64_t started =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   Metrics metrics;
@@ -176,7 +178,7 @@ void Server::Impl::take(HttpRequest request, const std::shared_ptr<Exchange>& ex
 }
 
 void Server::Impl::generate(HttpRequest& request, const std::shared_ptr<Exchange>& exchange, Opened& with) {
-  const AskedOf of{options, pictures};
+  const AskedOf of{options, pictures, policies};
   Asked asked = request.path == "/v1/completions" ? read_completion_request(request.body, of)
                                                   : read_chat_request(request.body, of);
   request.body.clear();
@@ -206,7 +208,7 @@ HttpAnswer Server::Impl::models(const HttpRequest&, Opened* with) {
 }
 
 HttpAnswer Server::Impl::tokenize(const HttpRequest& request, Opened* with) {
-  const TokenizeAsked asked = read_tokenize_request(request.body, {options, pictures});
+  const TokenizeAsked asked = read_tokenize_request(request.body, {options, pictures, policies});
   if (asked.text) {
     const std::vector<int32_t> ids = with->engine.tokenizer().encode(*asked.text, asked.add_special);
     return json_answer({{"count", ids.size()}, {"max_model_len", with->max_positions}, {"tokens", ids}});
@@ -236,8 +238,8 @@ Server::~Server() {
 
 void Server::open(const Engine& engine) {
   // They would be found wrong by every request.
-  if (!impl_->options.custom) check_own_spec(impl_->options.policy);
-  check_own_spec(impl_->options.low_detail);
+  impl_->policies.check_own_spec(impl_->options.policy);
+  impl_->policies.check_own_spec(impl_->options.low_detail);
   impl_->opened = std::make_unique<Opened>(engine, impl_->options, impl_->metrics);
   impl_->ready_model = impl_->opened.get();
 }

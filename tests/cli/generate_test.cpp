@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <regex>
 #include <set>
 
 #include "tests/cli/golden_case.h"
@@ -182,9 +183,61 @@ TEST(Generate, InterruptEndsItWith130) {
   EXPECT_FALSE(std::filesystem::exists(folder / "mine.json"));
 }
 
+// JSON on standard output in place of the text, or in a file beside it: one rule for every command.
+TEST(Json, IsAFlagOrAFile) {
+  const TemporaryFolder folder;
+  const std::string file = folder / "out.json";
+  const Arguments ask = {"generate", "--model", kModel.string(), "--prompt", "Hello", "--max-new-tokens", "2"};
+  const std::string text = output_of(ask);
+  EXPECT_EQ(output_of(ask + Arguments{"--json", file}), text);
+  json in_file = read_json(file), printed = json_of(ask + Arguments{"--json"});
+  EXPECT_EQ(in_file["text"].get<std::string>() + "\n", text);
+  EXPECT_EQ(in_file["token_ids"], printed["token_ids"]);
+  const Arguments list = {"policies"};
+  EXPECT_EQ(output_of(list + Arguments{"--json", file}), output_of(list));
+  EXPECT_EQ(read_json(file)["policies"], json_of(list + Arguments{"--json"})["policies"]);
+  const Outcome outcome = run_espalier(ask + Arguments{"--json", folder / "nowhere" / "out.json"});
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_EQ(outcome.out, "");
+}
+
+// Who wrote it, when, of what.
+TEST(Json, BeginsWithWhatWroteIt) {
+  const json run = json_of({"generate", "--model", kModel.string(), "--dtype", "bf16", "--prompt", "Hello",
+                            "--max-new-tokens", "1", "--policy", "random:keep_ratio=1/2,seed=0", "--json"});
+  const std::string version = output_of({"--version"}).substr(9, 5);
+  for (const json& output : {run, json_of({"policies", "--json"})}) {
+    EXPECT_EQ(output["schema"], 1);
+    EXPECT_EQ(output["espalier"], version);
+    EXPECT_TRUE(std::regex_match(output["date"].get<std::string>(),
+                                 std::regex("20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z")));
+  }
+  EXPECT_EQ(run["model"], "llava15");
+  EXPECT_EQ(run["dtype"], "bf16");
+  EXPECT_EQ(run["device"], "cpu");
+  EXPECT_EQ(run["policy"], "random:keep_ratio=1/2");
+}
+
+// What there was of an answer when Ctrl-C came.
+TEST(Json, OfAnAnswerThatWasInterrupted) {
+  const TemporaryFolder folder;
+  const std::string file = folder / "out.json";
+  EspalierProcess process({"generate", "--model", kModel.string(), "--prompt", "Hello", "--greedy", "--ignore-eos",
+                           "--max-new-tokens", "1500", "--json", file, "--stats"});
+  ASSERT_TRUE(process.wait_for_output());
+  process.interrupt();
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.status, 130);
+  const json half = read_json(file);
+  EXPECT_EQ(half["finish_reason"], "cancelled");
+  EXPECT_EQ(half["text"].get<std::string>() + "\n", outcome.out);
+  EXPECT_LT(half["token_ids"].size(), 1500U);
+  EXPECT_NE(outcome.err.find("time to first token"), std::string::npos);
+}
+
 TEST(Help, EveryCommandExplainsItself) {
   const std::string overview = output_of({"--help"});
-  for (const std::string command : {"generate", "tokenize", "policies", "record", "replay"}) {
+  for (const std::string command : {"generate", "answer", "bench", "tokenize", "policies", "record", "replay"}) {
     EXPECT_NE(overview.find(command), std::string::npos) << command;
     EXPECT_NE(output_of({command, "--help"}).find("espalier " + command), std::string::npos) << command;
   }

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "tests/cli/run_espalier.h"
+#include "tests/support/policy_plugin.h"
 
 namespace espalier::test {
 namespace {
@@ -35,6 +36,19 @@ TEST(Policies, TextNamesThemAll) {
   for (const auto& [name, policy] : policies_of()) EXPECT_NE(text.find(name + "\n"), std::string::npos) << name;
   EXPECT_NE(text.find("lambda1=0.7"), std::string::npos);
   EXPECT_NE(text.find("positions=keep"), std::string::npos);
+}
+
+// A plugin stands among them, with the options that it says it has.
+TEST(Policies, ListsThoseOfPlugins) {
+  const std::string plugin = policy_plugin().string();
+  const json mine = policies_of({"--policy-plugin", plugin}).at("keep_centre");
+  EXPECT_EQ(mine["plugin"], plugin);
+  ASSERT_EQ(mine["options"].size(), 1U);
+  EXPECT_EQ(mine["options"][0]["name"], "share");
+  EXPECT_EQ(mine["options"][0]["default"], "1/2");
+  const std::string text = output_of({"policies", "--policy-plugin", plugin});
+  EXPECT_NE(text.find("keep_centre\n"), std::string::npos);
+  EXPECT_NE(text.find("share=1/2"), std::string::npos);
 }
 
 TEST(Policies, SaysWhatAModelCanRun) {

@@ -3,6 +3,7 @@
 
 #include "tests/cli/golden_case.h"
 #include "tests/cli/run_espalier.h"
+#include "tests/support/policy_plugin.h"
 
 namespace espalier::test {
 namespace {
@@ -120,6 +121,40 @@ TEST_P(Replay, KeepsWhatTheLiveRunKept) {
   record({});
   output_of({"replay", "--policy", policy, "--signals", signals_, "--layout", layout_, "--out", out});
   EXPECT_EQ(read_json(out)["points"][0]["kept"], live["points"][0]["kept"]);
+}
+
+// Signals that were recorded without it, under a policy of one's own, also in sequence with another.
+TEST_F(Recording, IsReplayedUnderAPlugin) {
+  const Arguments plugin = {"--policy-plugin", policy_plugin().string()};
+  record({});
+  const std::string out = folder_ / "r.json";
+  for (const char* policy : {"keep_centre:share=1/2", "keep_centre:share=1/2 + fastv:num_kept=3,layer=2"}) {
+    output_of(Arguments{"replay", "--policy", policy, "--signals", signals_, "--layout", layout_, "--out", out} +
+              plugin);
+    const json live = json_of(Arguments{"generate", "--model", kModel, "--dtype", "f32", "--policy", policy, "--json"} +
+                              golden_.prompt(folder_) + plugin + Arguments{"--max-new-tokens", "1"});
+    const json replayed = read_json(out);
+    EXPECT_EQ(replayed["policy"], policy);
+    EXPECT_EQ(replayed["points"][0]["kept"], live["points"][0]["kept"]);
+    EXPECT_EQ(replayed["points"][0]["kept"].size(), 20U) << "of five pictures of 4 x 4 patches the middle 2 x 2";
+  }
+}
+
+// What the files say of themselves: the number of their form, and whose signals they are.
+TEST_F(Recording, FilesNameTheirForm) {
+  record({"--only", "hidden.0", "--policy", "fastv:keep_ratio=1/2"});
+  EXPECT_EQ(read_json(layout_)["schema"], 1);
+  const auto metadata = SafetensorsFile::open(signals_).metadata();
+  EXPECT_EQ(metadata.at("format"), "espalier.signals");
+  EXPECT_EQ(metadata.at("schema"), "1");
+  EXPECT_EQ(metadata.at("policy"), "fastv:keep_ratio=1/2");
+  EXPECT_EQ(metadata.at("model"), "llava15");
+  record({});
+  const std::string out = folder_ / "r.json";
+  output_of(
+      {"replay", "--policy", "prumerge:keep_ratio=1/2", "--signals", signals_, "--layout", layout_, "--out", out});
+  EXPECT_EQ(read_json(out)["schema"], 1);
+  EXPECT_EQ(SafetensorsFile::open(folder_ / "r.safetensors").metadata().at("policy"), "prumerge:keep_ratio=1/2");
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, Replay,

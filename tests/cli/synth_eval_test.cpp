@@ -7,6 +7,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "espalier/image.h"
 #include "tests/cli/golden_case.h"
@@ -176,6 +177,79 @@ TEST(Eval, WritesTablesAndPlot) {
                                    folder / "t.md", "--svg", folder / "p.svg"});
   EXPECT_NE(read_whole(folder / "t.md").find("uniform:keep_ratio=1/2"), std::string::npos);
   EXPECT_TRUE(read_whole(folder / "p.svg").starts_with("<svg "));
+}
+
+// One line per item, policy and draw; what the table counts is their sum.
+TEST(Eval, WritesEveryAnswer) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "answers.jsonl";
+  const Arguments cells = {"--suite",  "single/colour",         "--policy", "random:keep_ratio=1/2",
+                           "--policy", "uniform:keep_ratio=1/4"};
+  const json report = json_of(kSmallEval + cells + Arguments{"--answers", file});
+  EXPECT_EQ(report["schema"], 1);
+  EXPECT_EQ(report["model"], "llava15");
+  EXPECT_EQ(report["complete"], true);
+  std::map<std::string, std::vector<json>> answers;  // by policy and control
+  std::istringstream lines(read_whole(file));
+  for (std::string text; std::getline(lines, text);) {
+    const json line = json::parse(text);
+    answers[line["policy"].get<std::string>() + line["control"].dump()].push_back(line);
+  }
+  ASSERT_EQ(answers.size(), report["cells"].size());
+  for (const json& c : report["cells"]) {
+    const auto& of =
+        answers.at(c["policy"].get<std::string>() + (c.contains("control_name") ? c["control_name"].dump() : "null"));
+    EXPECT_EQ(of.size(), c["n"]);
+    EXPECT_EQ(std::ranges::count_if(of, [](const json& a) { return a["right"] == true; }), c["correct"]);
+    double tokens = 0;
+    for (const json& a : of) {
+      EXPECT_EQ(a["right"], a["answer"] == a["expected"]);
+      tokens += a["tokens"].get<double>() / double(of.size());
+    }
+    EXPECT_NEAR(tokens, c["tokens_mean"].get<double>(), 1e-9);
+  }
+  EXPECT_EQ(answers.at("random:keep_ratio=1/2null").size(), 30U) << "five draws of six items";
+  // Each as `generate` answers it, to the end.
+  const fs::path items = folder / "items";
+  output_of(Arguments{"synth", "--out", items.string(), "--items", "6", "--suite", "single/colour"});
+  for (const json& item : index_of(items)) {
+    const json whole = json_of({"generate", "--model", kModel.string(), "--dtype", "f32", "--greedy",
+                                "--max-new-tokens", "8", "--json", "--chat", (items / item["messages"]).string()});
+    const auto& mine = answers.at("nonenull");
+    EXPECT_TRUE(std::ranges::any_of(mine, [&](const json& a) {
+      return a["expected"] == item["answer"] && whole["text"].get<std::string>().find(a["answer"]) != std::string::npos;
+    })) << whole["text"];
+  }
+}
+
+TEST(Eval, FirstTokenIsWithEncode) {
+  const json report =
+      json_of(kSmallEval + Arguments{"--suite", "detail", "--policy", "uniform:keep_ratio=1/2", "--no-controls"});
+  for (const json& c : report["cells"]) {
+    EXPECT_GT(c["select_prefill_ms"], 0.0);
+    EXPECT_GT(c["first_token_ms"], c["select_prefill_ms"]) << c["policy"];
+  }
+}
+
+// What every policy had answered is shown and written.
+TEST(Eval, InterruptKeepsWhatIsFinished) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "answers.jsonl";
+  EspalierProcess process(Arguments{"eval", "--model", kModel.string(), "--dtype", "f32", "--side", "56", "--items",
+                                    "100000", "--suite", "single/colour", "--policy", "uniform:keep_ratio=1/2",
+                                    "--answers", file, "--json"});
+  ::usleep(4'000'000);
+  process.interrupt();
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.status, 130);
+  EXPECT_NE(outcome.err.find("what was finished is kept"), std::string::npos) << outcome.err;
+  const json report = json::parse(outcome.out, nullptr, false);
+  EXPECT_EQ(report["complete"], false);
+  ASSERT_EQ(report["cells"].size(), 2U) << outcome.out;
+  EXPECT_GT(report["cells"][0]["n"], 0);
+  EXPECT_LT(report["cells"][0]["n"], 100000);
+  EXPECT_EQ(report["cells"][0]["n"], report["cells"][1]["n"]);
+  EXPECT_EQ(std::ranges::count(read_whole(file), '\n'), 2 * report["cells"][0]["n"].get<int64_t>());
 }
 
 TEST(Eval, BadInputIsOneLine) {

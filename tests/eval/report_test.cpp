@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
@@ -43,10 +44,10 @@ EvalResult small_result() {
   return result;
 }
 
-const EvalContext kContext{.model = "demo", .difficulty = "hard", .seed = 3, .items = 100, .command = "espalier eval"};
+const EvalContext kContext{.difficulty = "hard", .seed = 3, .items = 100, .command = "espalier eval"};
 
 TEST(Report, JsonHasWhatProgramsRead) {
-  const json report = json::parse(to_json(small_result(), kContext));
+  const json report = json::parse(to_json(small_result(), kContext, {{"schema", 1}, {"model", "demo"}}));
   ASSERT_EQ(report["cells"].size(), 3u);
   for (const json& c : report["cells"])
     for (const char* field :
@@ -60,6 +61,36 @@ TEST(Report, JsonHasWhatProgramsRead) {
   EXPECT_TRUE(report["cells"][2]["chosen_correctly"].is_null());
   EXPECT_EQ(report["items_sha256"]["bind/shape-2x1"], "abc");
   EXPECT_EQ(report["seed"], 3);
+  EXPECT_EQ(report["schema"], 1);
+  EXPECT_EQ(report["model"], "demo");
+  EXPECT_EQ(report["complete"], true);
+}
+
+// A table that was cut short says so.
+TEST(Report, SaysThatItWasInterrupted) {
+  EvalResult result = small_result();
+  EXPECT_EQ(to_markdown(result, kContext).find("Interrupted"), std::string::npos);
+  result.is_complete = false;
+  EXPECT_NE(to_markdown(result, kContext).find("Interrupted"), std::string::npos);
+  EXPECT_EQ(json::parse(to_json(result, kContext, {}))["complete"], false);
+}
+
+TEST(Report, AnswersAreALineEach) {
+  const std::string line = to_json_line({.suite = "bind",
+                                         .cell = "shape-2x1",
+                                         .control = {},
+                                         .item = 7,
+                                         .policy = "catp:keep_ratio=1/9",
+                                         .answer = "dax\n\xff",
+                                         .expected = "dax",
+                                         .tokens = 12.5});
+  EXPECT_EQ(std::ranges::count(line, '\n'), 1);
+  const json read = json::parse(line);
+  EXPECT_EQ(read["item"], 7);
+  EXPECT_EQ(read["control"], nullptr);
+  EXPECT_EQ(read["expected"], "dax");
+  EXPECT_EQ(read["right"], false);
+  EXPECT_EQ(read["tokens"], 12.5);
 }
 
 TEST(Report, MarkdownSaysAccuracyIntervalAndDifference) {

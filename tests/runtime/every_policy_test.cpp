@@ -76,7 +76,7 @@ struct Family {
   void write_sets(const std::string& policy) const {
     const Request request{.prompt = prompt, .policy = policy, .custom = {}, .options = {}, .trace = false};
     record(model, request, {.signals = signals(), .layout = layout(), .only = {}}, {});
-    replay(policy, {.signals = signals(), .layout = layout(), .out = folder.path() / "kept.json"});
+    replay(make_policy(policy), {.signals = signals(), .layout = layout(), .out = folder.path() / "kept.json"});
   }
   std::filesystem::path signals() const { return folder.path() / "signals.safetensors"; }
   std::filesystem::path layout() const { return folder.path() / "layout.json"; }
@@ -169,12 +169,13 @@ TEST_P(EveryPolicyRun, EqualsItsOwnRecordingReplayed) {
     // The recording is of the smaller pictures, so there is nothing left to change; of whole ones it is refused.
     const Family& whole = family_;
     test::expect_says(test::message_of<Error>([&] {
-                        replay(spec_, {.signals = whole.signals(), .layout = whole.layout(), .out = at("out.json")});
+                        replay(make_policy(spec_),
+                               {.signals = whole.signals(), .layout = whole.layout(), .out = at("out.json")});
                       }),
                       {"resize", "before the vision tower"});
     return;
   }
-  replay(spec_, files);
+  replay(make_policy(spec_), files);
   const Json replayed = Json::parse(test::read_file(files.out));
   const Result live = generate(family_.model, request);
   EXPECT_EQ(replayed.at("kept").get<Tokens>(), live.kept);

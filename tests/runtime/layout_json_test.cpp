@@ -22,7 +22,7 @@ using test::message_of;
 // row break.
 Json example() {
   return Json::parse(R"({
-    "num_tokens": 60, "query_example": 1,
+    "schema": 1, "num_tokens": 60, "query_example": 1,
     "model": {"num_layers": 32, "vision_layers": 24, "vision_feature_layer": 22},
     "images": [{"grid": [6, 6]}, {"grid": [2, 3], "tiling": [1, 1]}],
     "segments": [{"kind": "text", "begin": 0, "end": 5, "example": -1},

@@ -723,7 +723,7 @@ TEST_P(PolicyLoops, KeepTheSameOfWhatWasRecorded) {
       GTEST_SKIP() << reason;
   const Request request{.prompt = prompt_of_three(), .policy = spec, .custom = {}, .options = {}, .trace = false};
   record(model, request, {.signals = at("s.safetensors"), .layout = at("l.json"), .only = {}}, {});
-  replay(spec, {.signals = at("s.safetensors"), .layout = at("l.json"), .out = at("out.json")});
+  replay(make_policy(spec), {.signals = at("s.safetensors"), .layout = at("l.json"), .out = at("out.json")});
   const Json points = Json::parse(test::read_file(at("out.json"))).at("points");
   const std::vector<Left> expected = method({at("s.safetensors"), at("l.json")});
   size_t next = 0;

@@ -309,7 +309,8 @@ TEST_P(QwenReplayTest, KeepsWhatTheLiveRunKept) {
   Request request{.prompt = prompt, .policy = GetParam(), .custom = {}, .options = {}, .trace = true};
   request.options.max_new_tokens = 1;
   record(model(), request, files, {});
-  replay(GetParam(), {.signals = files.signals, .layout = files.layout, .out = folder.path() / "out.json"});
+  replay(make_policy(GetParam()),
+         {.signals = files.signals, .layout = files.layout, .out = folder.path() / "out.json"});
   const Json replayed = Json::parse(test::read_file(folder.path() / "out.json"));
   const Result live = generate(model(), request);
   EXPECT_EQ(replayed.at("kept").get<Tokens>(), live.kept);

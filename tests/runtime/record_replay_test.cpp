@@ -44,7 +44,7 @@ class Recording {
   const std::filesystem::path out() const { return folder_.path() / "out.json"; }
 
   Json replayed(const std::string& policy) const {
-    replay(policy, {.signals = signals(), .layout = layout(), .out = out()});
+    replay(make_policy(policy), {.signals = signals(), .layout = layout(), .out = out()});
     return Json::parse(test::read_file(out()));
   }
   void write(const Arrays& arrays, const Json& layout_json) const {

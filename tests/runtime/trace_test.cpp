@@ -51,7 +51,7 @@ Json replayed(const LoadedModel& model, const Request& request) {
   const test::ScratchFolder folder;
   const auto at = [&](const char* name) { return folder.path() / name; };
   record(model, request, {.signals = at("s.safetensors"), .layout = at("l.json"), .only = {}}, {});
-  replay(request.policy, {.signals = at("s.safetensors"), .layout = at("l.json"), .out = at("out.json")});
+  replay(make_policy(request.policy), {.signals = at("s.safetensors"), .layout = at("l.json"), .out = at("out.json")});
   return Json::parse(test::read_file(at("out.json")));
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "tests/serve/running_server.h"
+#include "tests/support/policy_plugin.h"
 
 namespace espalier::test {
 namespace {
@@ -72,6 +73,22 @@ TEST(Chat, TargetsAreSolved) {
   const Reply refused = shared_server().chat(few_shot({{"pruning", "divprune:ttft=250ms"}}));
   EXPECT_EQ(refused.status, 400);
   EXPECT_NE(refused.body.find("espalier calibrate"), std::string::npos) << refused.body;
+}
+
+// Policies of a plugin, which any request may name, alone, in sequence with others, and for one picture.
+TEST(Chat, PoliciesOfAPlugin) {
+  const Arguments plugin = {"--policy-plugin", policy_plugin().string()};
+  const RunningServer server(plugin);
+  for (const char* policy : {"keep_centre:share=1/2", "keep_centre:share=1/2 + fastv:num_kept=3,layer=2"}) {
+    SCOPED_TRACE(policy);
+    const Json expected = generated(with_files(kTurns, kFiles), Arguments{"--greedy", "--policy", policy} + plugin);
+    const Reply reply = server.chat(few_shot({{"pruning", policy}, {"stats", true}}));
+    ASSERT_EQ(reply.status, 200) << reply.body;
+    EXPECT_EQ(content_of(reply), expected["text"]);
+    EXPECT_EQ(reply.json()["choices"][0]["espalier"]["tokens_per_layer"], expected["stats"]["tokens_per_layer"]);
+  }
+  const Reply unknown = shared_server().chat(few_shot({{"pruning", "keep_centre:share=1/2"}}));
+  EXPECT_EQ(unknown.status, 400);
 }
 
 TEST(Chat, SamplesAsGenerateDoes) {

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The options of a policy, each described once: `{"lambda1", &CatpOptions::lambda1, "what it means"}`. From that they
-// are read from a spec string, checked, written back where they differ from their defaults, and documented.
+// are read from a spec string, checked, written back where they differ from their defaults, and documented. The
+// built-in policies use nothing else, and a policy of one's own may (examples/keep_centre_policy.cpp).
+//
+//   struct Options { Fraction share{1, 2}; CommonOptions common; };  // `common`: what every policy takes
+//   const OptionSet<Options> kOptions = {{"share", &Options::share, "part that stays", {0, 1}}};
+//   const Options options = options_of("mine", given, kOptions);     // throws Error naming policy and option
+//   spec_of("mine", kOptions, options)                               // "mine:share=1/3,min_per_image=2"
 #pragma once
 
 #include <cmath>
@@ -9,20 +15,28 @@
 #include <functional>
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "base/error_text.h"
 #include "espalier/error.h"
 #include "espalier/policies/amount.h"
 #include "espalier/policies/table.h"
 #include "espalier/pruning.h"
-#include "pruning/policy_spec.h"
 
 namespace espalier {
+
+// One `name=value` of a spec string, in the order written.
+struct GivenOption {
+  std::string name;
+  std::string value;
+};
+
+// `a/b`, or a decimal taken as written; reduced. Nothing when it is neither.
+std::optional<Fraction> parse_fraction(std::string_view text);
 
 // ---- values as text; lists are joined by colons ----
 
@@ -87,7 +101,8 @@ double as_number(V value) {
 
 // What reading an option may ask about the rest of the spec.
 struct ReadContext {
-  const PolicySpec& spec;
+  std::string_view policy;
+  std::span<const GivenOption> given;
   const PolicyFiles* files = nullptr;
 
   bool has(std::string_view option) const;
@@ -203,36 +218,48 @@ class OptionSet {
 // The options that every policy takes.
 const OptionSet<CommonOptions>& common_option_set();
 
-// Throws Error for an option that is given twice or that neither `own` nor, where T has `common`, every policy knows.
-void check_names(const PolicySpec& spec, const std::vector<std::string_view>& known);
+// Throws Error for an option that is given twice or is not `known`.
+void check_names(std::string_view policy, std::span<const GivenOption> given,
+                 const std::vector<std::string_view>& known);
+// Throws Error: POLICY: NAME=VALUE `wrong`.
+[[noreturn]] void refuse_option(std::string_view policy, const GivenOption& given, const std::string& wrong);
 
 template <typename T>
 constexpr bool kHasCommon = requires(T options) {
   options.common;
 };
 
-// Options in the order of the set, from a spec. Ranges are not looked at. Throws Error naming policy and option.
+// Options in the order of the set, and where T has `common`, those that every policy takes. Ranges are not looked at.
+// Throws Error naming policy and option.
 template <typename T>
-T read_options(const PolicySpec& spec, const OptionSet<T>& set, const PolicyFiles* files = nullptr) {
-  const ReadContext context{spec, files};
+T read_options(std::string_view policy, std::span<const GivenOption> given, const OptionSet<T>& set,
+               const PolicyFiles* files = nullptr) {
+  const ReadContext context{policy, given, files};
   T options;
   std::vector<std::string_view> known;
   const auto read_all = [&](auto& target, const auto& of) {
-    for (const auto& option : of) {
-      known.push_back(option.name);
-      for (const auto& [name, text] : spec.options) {
-        if (name != option.name) continue;
-        if (const std::string wrong = option.read(target, text, context); !wrong.empty())
-          throw Error(spec.name + ": " + name + "=" + shown(text) + " " + wrong);
+    for (const auto& option : of)
+      for (const GivenOption& one : given) {
+        if (one.name != option.name) continue;
+        if (const std::string wrong = option.read(target, one.value, context); !wrong.empty())
+          refuse_option(policy, one, wrong);
       }
-    }
   };
   for (const Option<T>& option : set) known.push_back(option.name);
   if constexpr (kHasCommon<T>)
     for (const Option<CommonOptions>& option : common_option_set()) known.push_back(option.name);
-  check_names(spec, known);
+  check_names(policy, given, known);
   read_all(options, set);
   if constexpr (kHasCommon<T>) read_all(options.common, common_option_set());
+  return options;
+}
+
+// The same with ranges checked: all that a policy of one's own has to ask.
+template <typename T>
+T options_of(std::string_view policy, std::span<const GivenOption> given, const OptionSet<T>& set) {
+  T options = read_options(policy, given, set);
+  set.check(policy, options);
+  if constexpr (kHasCommon<T>) common_option_set().check(policy, options.common);
   return options;
 }
 

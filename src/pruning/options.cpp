@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "pruning/option_set.h"
+#include "espalier/policies/options.h"
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <system_error>
+
+#include "base/error_text.h"
 
 namespace espalier {
 
@@ -112,25 +114,29 @@ std::string out_of_range(double value, const Range& range) {
 }
 
 bool ReadContext::has(std::string_view option) const {
-  return std::ranges::any_of(spec.options, [&](const auto& given) { return given.first == option; });
+  return std::ranges::any_of(given, [&](const GivenOption& one) { return one.name == option; });
 }
 
 const PolicyFiles& ReadContext::get_files() const {
-  if (!files) throw Error(spec.name + ": its options name a file, and nothing here reads files");
+  if (!files) throw Error(std::string(policy) + ": its options name a file, and nothing here reads files");
   return *files;
 }
 
-void check_names(const PolicySpec& spec, const std::vector<std::string_view>& known) {
-  for (auto option = spec.options.begin(); option != spec.options.end(); ++option) {
-    const std::string& name = option->first;
-    if (std::ranges::find(known, name) == known.end()) {
+void check_names(std::string_view policy, std::span<const GivenOption> given,
+                 const std::vector<std::string_view>& known) {
+  for (auto option = given.begin(); option != given.end(); ++option) {
+    if (std::ranges::find(known, option->name) == known.end()) {
       std::string list;
       for (const std::string_view k : known) list += (list.empty() ? "" : ", ") + std::string(k);
-      throw Error(spec.name + ": unknown option " + in_quotes(name) + "; its options are " + list);
+      throw Error(std::string(policy) + ": unknown option " + in_quotes(option->name) + "; its options are " + list);
     }
-    if (std::any_of(spec.options.begin(), option, [&](const auto& earlier) { return earlier.first == name; }))
-      throw Error(spec.name + ": option " + shown(name) + " is given twice");
+    if (std::any_of(given.begin(), option, [&](const GivenOption& earlier) { return earlier.name == option->name; }))
+      throw Error(std::string(policy) + ": option " + shown(option->name) + " is given twice");
   }
+}
+
+void refuse_option(std::string_view policy, const GivenOption& given, const std::string& wrong) {
+  throw Error(std::string(policy) + ": " + given.name + "=" + shown(given.value) + " " + wrong);
 }
 
 const OptionSet<CommonOptions>& common_option_set() {
