@@ -66,12 +66,6 @@ void write_text(const std::filesystem::path& file, const std::string& text) {
   out.commit();
 }
 
-// Pictures as the model wants them: nothing is gained by scaling a drawing.
-int side_for(const Engine& engine) {
-  const int64_t side = engine.impl().model.config.vision.crop_size;
-  return side > 0 ? static_cast<int>(side) : 336;
-}
-
 ExitStatus evaluate(EvalArguments arguments) {
   eval::EvalOptions& options = arguments.eval;
   const std::string command = command_of(arguments);
@@ -89,7 +83,7 @@ ExitStatus evaluate(EvalArguments arguments) {
   if (arguments.has_curve)
     for (int layer = 1; layer < engine.impl().model.facts.num_layers; ++layer)
       add_policy(arguments, "vtw:layer=" + std::to_string(layer));
-  options.side = arguments.side.value_or(side_for(engine));
+  options.side = arguments.side.value_or(eval::side_for(engine));
   const std::optional<eval::EvalResult> result =
       eval::evaluate(engine, options,
                      {.show = [&](int64_t done, int64_t total) { progress.show("eval", done, total); },

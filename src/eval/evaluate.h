@@ -68,6 +68,9 @@ struct EvalProgress {
   std::function<bool()> should_cancel;
 };
 
+// Pixels along a side that the model wants: nothing is gained by scaling a drawing.
+int side_for(const Engine& engine);
+
 // Empty when cancelled.
 std::optional<EvalResult> evaluate(const Engine& engine, const EvalOptions& options, const EvalProgress& progress);
 

@@ -335,16 +335,15 @@ std::string to_json(const EvalResult& result, const EvalContext& context) {
   Json cells = Json::array(), digests = Json::object();
   for (const CellResult& c : result.cells) cells.push_back(row_json(c));
   for (const auto& [cell, digest] : result.digests) digests[cell] = digest;
-  return Json{{"model", context.model},
-              {"split", "test"},
-              {"seed", context.seed},
-              {"items", context.items},
-              {"difficulty", context.difficulty},
-              {"command", context.command},
-              {"items_sha256", digests},
-              {"cells", cells}}
-             .dump(1) +
-         "\n";
+  Json json = {{"model", context.model},
+               {"split", "test"},
+               {"seed", context.seed},
+               {"items", context.items},
+               {"difficulty", context.difficulty}};
+  if (!context.command.empty()) json["command"] = context.command;
+  json["items_sha256"] = digests;
+  json["cells"] = cells;
+  return json.dump(1) + "\n";
 }
 
 std::string to_markdown(const EvalResult& result, const EvalContext& context) {
