@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A pruning policy of one's own, from the idea to the comparison. Read it from top to bottom like a notebook; each `# %%` is a cell.
+"""A pruning policy of one's own, from the idea to the comparison. Read it from top to bottom like a
+notebook; each `# %%` is a cell.
 
     python examples/python/own_policy.py [FOLDER [ITEMS]]
 
-Writes kept.html (which tokens stay, beside two built-in policies) and, with matplotlib, accuracy.png into FOLDER (the current one).
-ITEMS: drawn questions a cell (20).
-"""
-# %% The policy: before the decoder, of each picture the tokens that differ most from their neighbours stay (edges, corners, small things).
+Writes kept.html (which tokens stay, beside two built-in policies) and, with matplotlib,
+accuracy.png into FOLDER (the current one). ITEMS: drawn questions a cell (20)."""
+
+# %% The policy: before the decoder, of each picture the tokens that differ most from their neighbours stay.
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -30,12 +31,23 @@ class Sharpest(espalier.Policy):
             image, crop = layout.image[layout.image_tokens], layout.crop[layout.image_tokens]
             source = layout.source_index[layout.image_tokens]
             row, column = prompt.grid_row[source], prompt.grid_col[source]
-            is_near = (image[:, None] == image) & (crop[:, None] == crop) & ((row[:, None] - row).abs() + (column[:, None] - column).abs() == 1)
+            is_near = (
+                (image[:, None] == image)
+                & (crop[:, None] == crop)
+                & ((row[:, None] - row).abs() + (column[:, None] - column).abs() == 1)
+            )
             likeness = (tokens @ tokens.T * is_near).sum(1) / is_near.sum(1).clamp(min=1)
             return espalier.Verdict(scores=-likeness)
 
-        return [espalier.Step(at="projector_output", scope="image", budget=espalier.Budget(pool="image", keep_ratio=self.keep_ratio),
-                              needs=[espalier.Tap("hidden")], decide=decide)]
+        return [
+            espalier.Step(
+                at="projector_output",
+                scope="image",
+                budget=espalier.Budget(pool="image", keep_ratio=self.keep_ratio),
+                needs=[espalier.Tap("hidden")],
+                decide=decide,
+            )
+        ]
 
 
 # %% What every policy must hold, on made-up prompts and without a model: before anything else is believed.
@@ -60,7 +72,8 @@ print("wrote", folder / "kept.html")
 options = espalier.EvaluationOptions(suites=["single/shape", "bind/shape-2x1"], items=items, with_controls=False)
 cells = espalier.evaluate(engine, policies, options)
 for cell in cells:
-    print(f"{cell.suite + '/' + cell.cell:16} {cell.policy:30} {cell.correct} of {cell.n} ({cell.low:.0%} to {cell.high:.0%}), {cell.tokens_mean:.0f} tokens a layer")
+    interval = f"{cell.low:.0%} to {cell.high:.0%}"
+    print(f"{cell.cell:10} {cell.policy:30} {cell.correct} of {cell.n} ({interval}), {cell.tokens_mean:.0f} tokens")
 
 # %% The same as a picture.
 try:

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""run_package_tests.py TORCH_VERSION SITE FILE ARGUMENT...: pytest on the package that lies in SITE, or ends with 77 (skipped) where Python has no
-torch of this version, no pytest, or the package is not there."""
+"""run_package_tests.py TORCH_VERSION SITE FILE ARGUMENT...: pytest on the package that lies in
+SITE, or ends with 77 (skipped) where Python has no torch of this version, no pytest, or the package
+is not there."""
+
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +29,7 @@ for needed in ("pytest", "numpy", "PIL"):
 if not (Path(site) / "espalier").is_dir():
     skip(f"no package in {site}: python.package.build was skipped")
 sys.path.insert(0, site)
+os.environ["PYTHONPATH"] = os.pathsep.join([site, os.environ.get("PYTHONPATH", "")])  # of the tests' own processes
 import pytest
 
 sys.exit(pytest.main(["-p", "no:cacheprovider", str(Path(__file__).parent / "package" / file), *arguments]))

@@ -7,19 +7,34 @@
         result = engine.generate("What is this?", ["cat.jpg"], policy="fastv:keep_ratio=1/4")
         print(result.text, len(result.kept))
 
-`Engine` answers, `Session` holds a conversation, `Scheduler` serves many requests at once (`async` too), `Policy` is
-what a pruning policy of your own derives from. Everything stands on one C++ library; tensors are torch's.
-"""
+`Engine` answers, `Session` holds a conversation, `Scheduler` serves many requests at once (`async`
+too), `Policy` is what a pruning policy of your own derives from. Everything stands on one C++
+library; tensors are torch's."""
+
 import torch as _torch
 
-try:
-    from ._native import TORCH_VERSION as _TORCH_VERSION
-except ImportError as _error:
-    # The module names functions of the one libtorch it was built with; those of another have other names.
-    raise ImportError(f"espalier was built for another torch than {_torch.__version__}, or is not complete: {_error}") from _error
+from ._built_for import TORCH_VERSION as _wanted
+
+# Before the compiled module is touched: libtorch keeps no binary interface between versions.
+if _torch.__version__.split("+")[0] != _wanted:
+    raise ImportError(
+        f"espalier was built for torch {_wanted}, and {_torch.__file__} is torch {_torch.__version__}: "
+        f"pip install torch=={_wanted}, or build espalier against this torch's Espalier"
+    )
 
 from . import conformance
-from ._native import Chat, Error, ImagePart, ImageTooLarge, Pools, PromptLayout, QueueFull, TokenLayout, Tokenizer
+from ._native import (
+    Chat,
+    Error,
+    ImagePart,
+    ImageTooLarge,
+    NativePolicy,
+    Pools,
+    PromptLayout,
+    QueueFull,
+    TokenLayout,
+    Tokenizer,
+)
 from .engine import Engine, EngineOptions, Scheduler, Session, Ticket, bundled_model
 from .policies import (
     AttentionGrowth,
@@ -30,7 +45,6 @@ from .policies import (
     Group,
     ImageShape,
     ModelFacts,
-    NativePolicy,
     NewTokens,
     Policy,
     PolicyEntry,
@@ -56,11 +70,60 @@ from .results import (
 from .tools import Cell, EvaluationOptions, Recording, Replay, ReplayedPoint, evaluate, inspect, record, replay
 
 __all__ = [
-    "AttentionGrowth", "AttentionProbe", "Budget", "Cell", "Chat", "Choice", "CommonOptions", "Engine", "EngineOptions",
-    "Error", "EvaluationOptions", "Group", "ImagePart", "ImageShape", "ImageTooLarge", "ModelFacts", "NativePolicy",
-    "NewTokens", "Picture", "PictureTrace", "PointTrace", "Policy", "PolicyEntry", "Pools", "PromptLayout",
-    "PromptTrace", "QueueFull", "RawPrompt", "Recording", "Replay", "ReplayedPoint", "Request", "Result", "Scheduler",
-    "SchedulerLoad", "Segment", "Session", "Stats", "Step", "Tap", "Ticket", "TokenCounts", "TokenLayout",
-    "TokenLogprobs", "Tokenizer", "Verdict", "bundled_model", "chain", "conformance", "evaluate", "inspect",
-    "make_policy", "policy_table", "read_chat", "record", "replay",
+    "AttentionGrowth",
+    "AttentionProbe",
+    "Budget",
+    "Cell",
+    "Chat",
+    "Choice",
+    "CommonOptions",
+    "Engine",
+    "EngineOptions",
+    "Error",
+    "EvaluationOptions",
+    "Group",
+    "ImagePart",
+    "ImageShape",
+    "ImageTooLarge",
+    "ModelFacts",
+    "NativePolicy",
+    "NewTokens",
+    "Picture",
+    "PictureTrace",
+    "PointTrace",
+    "Policy",
+    "PolicyEntry",
+    "Pools",
+    "PromptLayout",
+    "PromptTrace",
+    "QueueFull",
+    "RawPrompt",
+    "Recording",
+    "Replay",
+    "ReplayedPoint",
+    "Request",
+    "Result",
+    "Scheduler",
+    "SchedulerLoad",
+    "Segment",
+    "Session",
+    "Stats",
+    "Step",
+    "Tap",
+    "Ticket",
+    "TokenCounts",
+    "TokenLayout",
+    "TokenLogprobs",
+    "Tokenizer",
+    "Verdict",
+    "bundled_model",
+    "chain",
+    "conformance",
+    "evaluate",
+    "inspect",
+    "make_policy",
+    "policy_table",
+    "read_chat",
+    "record",
+    "replay",
 ]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# The compiled module. Of it, what the package hands out is public: Chat, Error, ImagePart, ImageTooLarge, NativePolicy, Pools,
-# PromptLayout, QueueFull, TokenLayout, Tokenizer.
+# The compiled module. Of it, what the package hands out is public: Chat, Error, ImagePart,
+# ImageTooLarge, NativePolicy, Pools, PromptLayout, QueueFull, TokenLayout, Tokenizer.
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
@@ -13,7 +13,6 @@ from .prompts import Message
 from .results import Result, SchedulerLoad, TokenCounts
 from .tools import EvaluationOptions
 
-TORCH_VERSION: str
 PROPERTIES: tuple[str, ...]
 
 class Error(ValueError):
@@ -27,7 +26,10 @@ class ImageTooLarge(Error): ...
 class Image:
     width: int
     height: int
-    def __init__(self, pixels: bytes | Tensor, width: int = ..., height: int = ..., channels: int = ...) -> None: ...
+    @overload
+    def __init__(self, pixels: Tensor) -> None: ...
+    @overload
+    def __init__(self, pixels: bytes, width: int, height: int, channels: int) -> None: ...
     @staticmethod
     def read(file: str) -> Image: ...
     @staticmethod
@@ -56,7 +58,8 @@ class NativePolicy:
     def spec(self) -> str: ...
 
 class PromptLayout:
-    """The sequence as it would be without pruning. Tensors are int64 on the model's device, one entry a token."""
+    """The sequence as it would be without pruning. Tensors are int64 on the model's device, one
+    entry a token."""
     @property
     def num_tokens(self) -> int: ...
     @property
@@ -85,7 +88,8 @@ class PromptLayout:
     def example_of_image(self, image: int) -> int: ...
 
 class TokenLayout:
-    """The tokens that are there now. Tensors are int64 on the model's device, one entry a token unless said otherwise."""
+    """The tokens that are there now. Tensors are int64 on the model's device, one entry a token
+    unless said otherwise."""
     @property
     def prompt(self) -> PromptLayout: ...
     @property
@@ -119,7 +123,8 @@ class TokenLayout:
     def pools(self, pool: Pool) -> Pools:
         """The pools of this layout, without num_kept and always."""
     def patch_index(self) -> Tensor:
-        """[m] index of each image token among the patches alone, as the vision tower's signals count."""
+        """[m] index of each image token among the patches alone, as the vision tower's signals
+        count."""
 
 class Pools:
     """Tokens that compete with each other."""
@@ -136,7 +141,8 @@ class Pools:
     def always(self) -> Tensor | None:
         """bool [c]: these stay and count."""
     def best(self, scores: Tensor) -> Tensor:
-        """The best of each pool by float32 [m] scores: ordinals of image_tokens, ascending in each pool."""
+        """The best of each pool by float32 [m] scores: ordinals of image_tokens, ascending in each
+        pool."""
 
 def policy_table() -> tuple[PolicyEntry, ...]: ...
 
@@ -165,7 +171,9 @@ class Engine:
     def count_tokens(self, prompt: Chat | RawPrompt) -> TokenCounts: ...
 
 class Session:
-    def __init__(self, engine: Engine, policy: AnyPolicy, system: str, sticky: bool, generation: Mapping[str, Any]) -> None: ...
+    def __init__(
+        self, engine: Engine, policy: AnyPolicy, system: str, sticky: bool, generation: Mapping[str, Any]
+    ) -> None: ...
     def ask(self, turn: Chat | RawPrompt, callbacks: Mapping[str, Any]) -> Result: ...
     def chat(self) -> Chat: ...
 
@@ -185,9 +193,15 @@ class Scheduler:
     def load(self) -> SchedulerLoad: ...
     def close(self) -> None: ...
 
-def record(engine: Engine, request: Request, only: Sequence[str], callbacks: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]] | None: ...
-def replay(policy: AnyPolicy, layout: str, signals: Mapping[str, Tensor]) -> tuple[tuple[tuple[Any, ...], ...], Tensor]: ...
+def record(
+    engine: Engine, request: Request, only: Sequence[str], callbacks: Mapping[str, Any]
+) -> tuple[str, dict[str, Tensor]] | None: ...
+def replay(
+    policy: AnyPolicy, layout: str, signals: Mapping[str, Tensor]
+) -> tuple[tuple[tuple[Any, ...], ...], Tensor]: ...
 def inspect(engine: Engine, requests: Sequence[Request], callbacks: Mapping[str, Any]) -> str | None: ...
-def evaluate(engine: Engine, policies: Sequence[AnyPolicy], options: EvaluationOptions, callbacks: Mapping[str, Any]) -> str | None: ...
+def evaluate(
+    engine: Engine, policies: Sequence[AnyPolicy], options: EvaluationOptions, callbacks: Mapping[str, Any]
+) -> str | None: ...
 def check_property(name: str, make: Callable[[Fraction], AnyPolicy]) -> str: ...
 def conformance_model() -> ModelFacts: ...

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines, conversations, and requests that come and go."""
+
 from __future__ import annotations
 
 import asyncio
 import atexit
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,8 +33,8 @@ from .prompts import (
 )
 from .results import Result, SchedulerLoad, TokenCounts
 
-# What still runs when the interpreter ends is ended before: a thread of the library's that then asked for the interpreter's lock would
-# never come back.
+# What still runs when the interpreter ends is ended before: a thread of the library's that then
+# asked for the interpreter's lock would never come back.
 _open: weakref.WeakSet[Engine | Scheduler] = weakref.WeakSet()
 
 
@@ -51,21 +52,26 @@ def bundled_model() -> Path:
 @dataclass(frozen=True)
 class EngineOptions:
     dtype: Literal["f32", "bf16", "f16"] | None = None  #: None: the checkpoint's
-    int8_weights: bool = False  #: the decoder's linear layers as int8 with one scale per output; arithmetic stays in `dtype`
+    #: the decoder's linear layers as int8 with one scale per output; arithmetic stays in `dtype`
+    int8_weights: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     decode_graphs: bool = True  #: on CUDA, decoding is recorded once and replayed
     threads: int = 0  #: 1 to 1024; 0: as many as the library chooses
-    chat_template: str | os.PathLike[str] | None = None  #: a file with the template to use in place of the checkpoint's own
+    #: a file with the template to use in place of the checkpoint's own
+    chat_template: str | os.PathLike[str] | None = None
     image_cache_bytes: int = 0  #: for what the vision tower made of recent pictures
-    prefix_cache_bytes: int = 0  #: for beginnings of prompts, which are then computed once; answers are the same with and without
+    #: for beginnings of prompts, which are then computed once; answers are the same with and
+    #: without
+    prefix_cache_bytes: int = 0
     on_progress: Callable[[str, int, int], None] | None = None  #: stage "load", done, total
 
 
 class Engine:
-    """A loaded checkpoint. Safe for several threads at once; calls give up the interpreter's lock, and Ctrl-C ends the one that waits.
+    """A loaded checkpoint. Safe for several threads at once; calls give up the interpreter's lock,
+    and Ctrl-C ends the one that waits.
 
-    folder: a Hugging Face folder; None: the bundled model. Raises Error when it is not a checkpoint that Espalier runs.
-    """
+    folder: a Hugging Face folder; None: the bundled model. Raises Error when it is not a checkpoint
+    that Espalier runs."""
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, options: EngineOptions = EngineOptions()) -> None:
         self._native = _native.Engine(os.fspath(bundled_model() if folder is None else folder), options)
@@ -80,59 +86,81 @@ class Engine:
         return self._native.tokenizer
 
     def generate(self, prompt: PromptLike, images: Sequence[PictureLike] = (), **call: Unpack[CallOptions]) -> Result:
-        """Answers one prompt. `images` stand in front of a prompt that is a str; messages may have places for them.
+        """Answers one prompt. `images` stand in front of a prompt that is a str; messages may have
+        places for them.
 
-        Options are those of RequestOptions (policy, max_new_tokens, greedy, seed, trace, …), callbacks those of Callbacks (on_text, …).
-        Raises Error for a request that cannot be served, and what a callback or a Python policy raised.
-        """
+        Options are those of RequestOptions (policy, max_new_tokens, greedy, seed, trace, …),
+        callbacks those of Callbacks (on_text, …). Raises Error for a request that cannot be served,
+        and what a callback or a Python policy raised."""
         options, callbacks = split(call)
         return self._native.generate([_native.Request(native_prompt(prompt, images), options)], callbacks)[0]
 
-    def generate_all(self, requests: Sequence[Request], *, on_text: Callable[[int, str], Literal["stop", "cancel"] | None] | None = None,
-                     on_progress: Callable[[str, int, int], None] | None = None,
-                     should_cancel: Callable[[], bool] | None = None) -> tuple[Result, ...]:
-        """Answers several prompts together; results are those of each alone. `on_text` is told the request's number first. Raises what the
-        first request to fail raised, and gives up the others."""
+    def generate_all(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_text: Callable[[int, str], Literal["stop", "cancel"] | None] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
+        should_cancel: Callable[[], bool] | None = None,
+    ) -> tuple[Result, ...]:
+        """Answers several prompts together; results are those of each alone. `on_text` is told the
+        request's number first. Raises what the first request to fail raised, and gives up the
+        others."""
         callbacks = {"on_text": on_text, "on_progress": on_progress, "should_cancel": should_cancel}
         return self._native.generate([request.native() for request in requests], callbacks)
 
     def look_at(self, picture: PictureLike) -> ImagePart:
-        """Runs the vision tower on a picture once, for all prompts of this engine that get what comes back as a picture."""
+        """Runs the vision tower on a picture once, for all prompts of this engine that get what
+        comes back as a picture."""
         return self._native.look_at(native_picture(picture))
 
     def count_tokens(self, prompt: PromptLike, images: Sequence[PictureLike] = ()) -> TokenCounts:
         return self._native.count_tokens(native_prompt(prompt, images))
 
     def close(self) -> None:
-        """Cancels the calls that run, waits for them, and refuses others. Its memory is freed when nothing of it is held any more."""
+        """Cancels the calls that run, waits for them, and refuses others. Its memory is freed when
+        nothing of it is held any more."""
         self._native.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
 class Session:
-    """A conversation. What earlier turns came to is used again; under a policy that looks at the question, tokens of earlier pictures are
-    chosen again in every turn. One thread at a time.
+    """A conversation. What earlier turns came to is used again; under a policy that looks at the
+    question, tokens of earlier pictures are chosen again in every turn. One thread at a time.
 
-    system: what stands before the first turn. sticky: tokens of a picture that a turn dropped stay away in later turns.
-    """
+    system: what stands before the first turn. sticky: tokens of a picture that a turn dropped stay
+    away in later turns."""
 
-    def __init__(self, engine: Engine, policy: AnyPolicy = "none", *, system: str = "", sticky: bool = False,
-                 **generation: Unpack[GenerationOptions]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        policy: AnyPolicy = "none",
+        *,
+        system: str = "",
+        sticky: bool = False,
+        **generation: Unpack[GenerationOptions],
+    ) -> None:
         self._native = _native.Session(engine._native, policy, system, sticky, dict(generation))
 
-    def ask(self, turn: str | Sequence[str | PictureLike], images: Sequence[PictureLike] = (), **callbacks: Unpack[Callbacks]) -> Result:
-        """The user's next turn: text with `images` in front of it, or texts ({"type": "text"}) and pictures in order. A turn that is
-        cancelled or raises leaves the conversation as it was."""
+    def ask(
+        self,
+        turn: str | Sequence[str | PictureLike],
+        images: Sequence[PictureLike] = (),
+        **callbacks: Unpack[Callbacks],
+    ) -> Result:
+        """The user's next turn: text with `images` in front of it, or texts ({"type": "text"}) and
+        pictures in order. A turn that is cancelled or raises leaves the conversation as it was."""
         content: Any = turn if isinstance(turn, str) else list(turn)
         if isinstance(content, str):
             content = [*({"type": "image", "image": image} for image in images), content]
-        told = split(CallOptions(**callbacks))[1]
-        return self._native.ask(native_prompt([{"role": "user", "content": content}], ()), told)
+        return self._native.ask(native_prompt([{"role": "user", "content": content}], ()), split(callbacks)[1])
 
     @property
     def messages(self) -> list[Message]:
@@ -141,8 +169,9 @@ class Session:
 
 
 class Ticket:
-    """One submitted request. Iterating yields the pieces of its text as they come, `await` and result() give the result; both ways work
-    from any thread and, with `async for` and `await`, in any event loop."""
+    """One submitted request. Iterating yields the pieces of its text as they come, `await` and
+    result() give the result; both ways work from any thread and, with `async for` and `await`, in
+    any event loop."""
 
     def __init__(self, native: _native.Ticket, scheduler: Scheduler) -> None:
         self._native = native
@@ -153,12 +182,13 @@ class Ticket:
         return self._native.is_done
 
     def cancel(self) -> None:
-        """Takes effect within a layer. What text there is stays; the result's finish_reason is "cancelled"."""
+        """Takes effect within a layer. What text there is stays; the result's finish_reason is
+        "cancelled"."""
         self._native.cancel()
 
     def result(self, timeout: float | None = None) -> Result:
-        """Waits for the end. Raises what ended the request in place of an answer, TimeoutError after `timeout` seconds. May be asked
-        again."""
+        """Waits for the end. Raises what ended the request in place of an answer, TimeoutError
+        after `timeout` seconds. May be asked again."""
         return self._native.result(timeout)
 
     def __iter__(self) -> Iterator[str]:
@@ -200,27 +230,31 @@ class Ticket:
 
 
 class Scheduler:
-    """Requests that come and go: each is submitted from any thread, joins those that run at the next layer, and leaves when its answer
-    ends. What it answers is what it would answer alone.
+    """Requests that come and go: each is submitted from any thread, joins those that run at the
+    next layer, and leaves when its answer ends. What it answers is what it would answer alone.
 
-    kv_bytes: what keys and values of all running requests may take; 0: no limit. max_waiting: requests that may wait, one more is refused
-    with QueueFull; 0: no limit.
-    """
+    kv_bytes: what keys and values of all running requests may take; 0: no limit. max_waiting:
+    requests that may wait, one more is refused with QueueFull; 0: no limit."""
 
     def __init__(self, engine: Engine, *, kv_bytes: int = 0, prefix_cache_bytes: int = 0, max_waiting: int = 0) -> None:
         self._native = _native.Scheduler(engine._native, kv_bytes, prefix_cache_bytes, max_waiting)
         _open.add(self)
 
     def submit(self, prompt: PromptLike, images: Sequence[PictureLike] = (), **call: Unpack[CallOptions]) -> Ticket:
-        """Packs the prompt on the calling thread and refuses there what cannot be served: raises Error with the reason."""
+        """Packs the prompt on the calling thread and refuses there what cannot be served: raises
+        Error with the reason."""
         return self._submit(prompt, images, 1, call)[0]
 
-    def submit_samples(self, prompt: PromptLike, images: Sequence[PictureLike] = (), *, samples: int,
-                       **options: Unpack[RequestOptions]) -> list[Ticket]:
-        """Several answers to one prompt, with the seeds seed, seed + 1, …; the prompt is computed once."""
-        return self._submit(prompt, images, samples, CallOptions(**options))
+    def submit_samples(
+        self, prompt: PromptLike, images: Sequence[PictureLike] = (), *, samples: int, **options: Unpack[RequestOptions]
+    ) -> list[Ticket]:
+        """Several answers to one prompt, with the seeds seed, seed + 1, …; the prompt is computed
+        once."""
+        return self._submit(prompt, images, samples, options)
 
-    def _submit(self, prompt: PromptLike, images: Sequence[PictureLike], samples: int, call: CallOptions) -> list[Ticket]:
+    def _submit(
+        self, prompt: PromptLike, images: Sequence[PictureLike], samples: int, call: Mapping[str, object]
+    ) -> list[Ticket]:
         options, callbacks = split(call)
         tickets = self._native.submit(_native.Request(native_prompt(prompt, images), options), samples, callbacks)
         return [Ticket(ticket, self) for ticket in tickets]
@@ -235,5 +269,7 @@ class Scheduler:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

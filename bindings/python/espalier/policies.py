@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning policies, yours among them.
 
-A policy says in steps where it acts, what it reads and how much stays; it ranks tokens, and the engine makes the cut: amounts, pools,
-pins, floors, rounding, ties and row breaks are the engine's. A policy never runs the model and never touches a cache.
+A policy says in steps where it acts, what it reads and how much stays; it ranks tokens, and the
+engine makes the cut: amounts, pools, pins, floors, rounding, ties and row breaks are the engine's.
+A policy never runs the model and never touches a cache.
 
     class KeepNorms(espalier.Policy):
         def steps(self, model, prompt):
@@ -12,9 +13,10 @@ pins, floors, rounding, ties and row breaks are the engine's. A policy never run
                 decide=lambda layout, signals: espalier.Verdict(
                     scores=signals[0].float().norm(dim=1)[layout.image_tokens]))]
 
-The functions of a step run on the engine's own thread, without gradients (torch.inference_mode), with the interpreter's lock; what they
-raise ends their request and is raised again where its answer was awaited. Names and meanings are those of include/espalier/pruning.h.
-"""
+The functions of a step run on the engine's own thread, without gradients (torch.inference_mode),
+with the interpreter's lock; what they raise ends their request and is raised again where its answer
+was awaited. Names and meanings are those of include/espalier/pruning.h."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -89,10 +91,12 @@ class Group:
 
 @dataclass(frozen=True)
 class AttentionProbe:
-    """Softmax probabilities that rows give to image tokens, float32 [m] ([heads, m] for "each"). Heads are reduced first, then the mean
-    over rows is taken. The score matrix is never stored."""
+    """Softmax probabilities that rows give to image tokens, float32 [m] ([heads, m] for "each").
+    Heads are reduced first, then the mean over rows is taken. The score matrix is never stored."""
 
-    layer: int = 0  #: decoder layer, for rows="class" a vision layer. Before layer L, layer L itself is a look-ahead and costs extra
+    #: Decoder layer, for rows="class" a vision layer. Before layer L, L itself is a look-ahead: it
+    #: costs extra.
+    layer: int = 0
     rows: Literal["last_token", "given", "class"] = "last_token"
     heads: Literal["mean", "max", "each", "joint"] = "mean"
     reduce_rows: bool = True
@@ -101,7 +105,8 @@ class AttentionProbe:
 
 @dataclass(frozen=True, eq=False)
 class AttentionGrowth:
-    """max(0, A_upper - A_lower) of the last prompt row, with an optional cosine term computed in the same pass; float32 [m]."""
+    """max(0, A_upper - A_lower) of the last prompt row, with an optional cosine term computed in
+    the same pass; float32 [m]."""
 
     lower: int
     upper: int
@@ -113,10 +118,13 @@ class AttentionGrowth:
 @dataclass(frozen=True)
 class Tap:
     """A tensor that the model makes anyway. n tokens, m patches in sequence order, c crops:
-    "hidden" [n, d] and "final_norm" [n, d] at the point of the step; "key" [n, g, d_h] of decoder `layer` after RoPE; "vision_output"
-    [m, d_v], "vision_class" [c, d_v], "vision_key" [m, d_v] of vision `layer`; "clip_image" [m, d_c], "clip_text" [t, d_c]."""
+    "hidden" [n, d] and "final_norm" [n, d] at the point of the step; "key" [n, g, d_h] of decoder
+    `layer` after RoPE; "vision_output" [m, d_v], "vision_class" [c, d_v], "vision_key" [m, d_v] of
+    vision `layer`; "clip_image" [m, d_c], "clip_text" [t, d_c]."""
 
-    what: Literal["hidden", "final_norm", "key", "vision_output", "vision_class", "vision_key", "clip_image", "clip_text"] = "hidden"
+    what: Literal[
+        "hidden", "final_norm", "key", "vision_output", "vision_class", "vision_key", "clip_image", "clip_text"
+    ] = "hidden"
     layer: int = 0
 
 
@@ -147,9 +155,12 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """A ranking (`scores`, or `choose`), which the engine cuts; or a kept set, which it takes as it is."""
+    """A ranking (`scores`, or `choose`), which the engine cuts; or a kept set, which it takes as it
+    is."""
 
-    scores: Tensor | None = None  #: float32 [m], the larger the longer it stays, ties to the lower ordinal; at "cache" also [KV heads, m]
+    #: float32 [m], the larger the longer it stays, ties to the lower ordinal; at "cache" also [KV
+    #: heads, m]
+    scores: Tensor | None = None
     kept: Tensor | None = None  #: int64 [k] ordinals of image_tokens, ascending; at "cache" [k] or [KV heads, k]
     added: Sequence[NewTokens] = ()  #: with `kept`
     crop_by_crop: bool = False
@@ -165,7 +176,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much stays of each pool: keep_ratio or num_kept of the unpruned pool, or counts, or what the data decide."""
+    """How much stays of each pool: keep_ratio or num_kept of the unpruned pool, or counts, or what
+    the data decide."""
 
     pool: Pool = "request"  #: no wider than the step's scope
     keep_ratio: Fraction | str | float | None = None  #: in (0, 1]; exact: "2/9", 0.1 is 1/10
@@ -205,12 +217,14 @@ class CommonOptions:
 
 
 class Policy(ABC):
-    """Derive from it and say what happens in `steps`. One object serves requests of all threads: what the steps of one request share is
-    what their functions hold, as `steps` makes them anew for each request."""
+    """Derive from it and say what happens in `steps`. One object serves requests of all threads:
+    what the steps of one request share is what their functions hold, as `steps` makes them anew for
+    each request."""
 
     @abstractmethod
     def steps(self, model: ModelFacts, prompt: PromptLayout) -> Sequence[Step]:
-        """What the policy does for this request, in the order of the data. Raise espalier.Error when it cannot serve it."""
+        """What the policy does for this request, in the order of the data. Raise espalier.Error
+        when it cannot serve it."""
 
     def spec(self) -> str:
         """What it is called in results, messages and pages: `name` or `name:option=value,…`."""
@@ -220,11 +234,13 @@ class Policy(ABC):
         return CommonOptions()
 
     def row_breaks_compete(self) -> bool:
-        """True: newline tokens of any-resolution pictures are image tokens like the rest. False: one stays while a patch of its row does."""
+        """True: newline tokens of any-resolution pictures are image tokens like the rest. False:
+        one stays while a patch of its row does."""
         return False
 
     def wanted_shape(self, model: ModelFacts, shape: ImageShape) -> ImageShape:
-        """Asked for each picture before its pixels are prepared: as many rows, columns and tiles or fewer."""
+        """Asked for each picture before its pixels are prepared: as many rows, columns and tiles or
+        fewer."""
         return shape
 
     def __getstate__(self) -> dict[str, Any]:
@@ -236,13 +252,14 @@ AnyPolicy = Union[str, Policy, NativePolicy, "Sequence[AnyPolicy]"]
 
 
 def make_policy(spec: str) -> NativePolicy:
-    """A policy of the library from its spec string, `name` or `name:option=value,…`; pipelines as "a + b". Raises Error for what is wrong
-    with it."""
+    """A policy of the library from its spec string, `name` or `name:option=value,…`; pipelines as
+    "a + b". Raises Error for what is wrong with it."""
     return NativePolicy(spec)
 
 
 def chain(policies: Sequence[AnyPolicy]) -> NativePolicy:
-    """Policies in sequence, each seeing what the one before left. Every amount refers to the unpruned pool."""
+    """Policies in sequence, each seeing what the one before left. Every amount refers to the
+    unpruned pool."""
     return NativePolicy(list(policies))
 
 

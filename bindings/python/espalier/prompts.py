@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked: text and pictures, as one user turn, as messages in Hugging Face's form, or as one exact text."""
+"""What is asked: text and pictures, as one user turn, as messages in Hugging Face's form, or as one
+exact text."""
+
 from __future__ import annotations
 
 import os
@@ -17,8 +19,9 @@ from .results import PointTrace, PromptTrace, TokenLogprobs
 if TYPE_CHECKING:
     from .policies import AnyPolicy
 
-#: A file, an encoded file's bytes, a PIL picture, a NumPy array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] of uint8 as Pillow and OpenCV's
-#: RGB have it, or a torch tensor [h, w] or [1, 3 or 4, h, w without the batch] as torchvision has it: uint8, or floats in [0, 1].
+#: A file, an encoded file's bytes, a PIL picture, a NumPy array [h, w], [h, w, 1], [h, w, 3] or [h,
+#: w, 4] of uint8 as Pillow and OpenCV's RGB have it, or a torch tensor [h, w] or [1, 3 or 4, h, w
+#: without the batch] as torchvision has it: uint8, or floats in [0, 1].
 PictureLike = Any
 Message = Mapping[str, Any]
 
@@ -34,15 +37,18 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class RawPrompt:
-    """The exact text, with the model's placeholder (`<image>` for LLaVA) where pictures go, in order."""
+    """The exact text, with the model's placeholder (`<image>` for LLaVA) where pictures go, in
+    order."""
 
     text: str
     images: Sequence[PictureLike] = ()
-    example_begins: Sequence[int] = ()  #: where in-context examples begin: ascending offsets into the text's UTF-8, the last the query's
+    example_begins: Sequence[
+        int
+    ] = ()  #: where in-context examples begin: ascending offsets into the text's UTF-8, the last the query's
 
 
-#: A user's turn, messages ({"role", "content": text or [{"type": "text", "text"} | {"type": "image", "image"}]}), a raw prompt, or what
-#: `read_chat` read.
+#: A user's turn, messages ({"role", "content": text or [{"type": "text", "text"} | {"type":
+#: "image", "image"}]}), a raw prompt, or what `read_chat` read.
 PromptLike = Union[str, Sequence[Message], RawPrompt, Chat]
 
 
@@ -69,7 +75,8 @@ class RequestOptions(GenerationOptions, total=False):
 
 
 class Callbacks(TypedDict, total=False):
-    """Called on the engine's own thread. What one raises ends the request and is raised again by the call."""
+    """Called on the engine's own thread. What one raises ends the request and is raised again by
+    the call."""
 
     on_text: Callable[[str], Literal["stop", "cancel"] | None]  # each piece of text as it becomes certain
     on_token: Callable[[int, TokenLogprobs | None], None]  # each new token, before the text that it makes certain
@@ -86,7 +93,9 @@ class CallOptions(RequestOptions, Callbacks, total=False):
 class Request:
     """One of several requests of a call; the arguments of `Engine.generate` without callbacks."""
 
-    def __init__(self, prompt: PromptLike, images: Sequence[PictureLike] = (), **options: Unpack[RequestOptions]) -> None:
+    def __init__(
+        self, prompt: PromptLike, images: Sequence[PictureLike] = (), **options: Unpack[RequestOptions]
+    ) -> None:
         self.prompt = prompt
         self.images = images
         self.options = options
@@ -95,8 +104,9 @@ class Request:
         return _native.Request(native_prompt(self.prompt, self.images), dict(self.options))
 
 
-def split(call: CallOptions) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the request, and its callbacks with the request's number in front, which the library gives them."""
+def split(call: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the request, and its callbacks with the request's number in front, which the
+    library gives them."""
     options = {name: value for name, value in call.items() if name not in Callbacks.__annotations__}
     callbacks: dict[str, Any] = {name: value for name, value in call.items() if name in Callbacks.__annotations__}
     for name in ("on_text", "on_token", "on_prompt", "on_point"):
@@ -106,7 +116,8 @@ def split(call: CallOptions) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read_chat(file: str | os.PathLike[str]) -> Chat:
-    """messages.json: a list of {"role", "content"}; a picture is {"type": "image", "path"}, its path relative to the file."""
+    """messages.json: a list of {"role", "content"}; a picture is {"type": "image", "path"}, its
+    path relative to the file."""
     return _native.read_chat(os.fspath(file))
 
 
@@ -118,9 +129,16 @@ def native_prompt(prompt: PromptLike, images: Sequence[PictureLike]) -> Chat | _
         return prompt
     if isinstance(prompt, RawPrompt):
         _expect_none(images, "the raw prompt has its own")
-        return _native.RawPrompt(prompt.text, [native_picture(image) for image in prompt.images], list(prompt.example_begins))
+        return _native.RawPrompt(
+            prompt.text, [native_picture(image) for image in prompt.images], list(prompt.example_begins)
+        )
     placed = iter(images)
-    chat = Chat([(_key(message, "role", number), list(_parts(message, number, placed))) for number, message in enumerate(prompt)])
+    chat = Chat(
+        [
+            (_key(message, "role", number), list(_parts(message, number, placed)))
+            for number, message in enumerate(prompt)
+        ]
+    )
     _expect_none(list(placed), "the messages have fewer places for them")
     return chat
 
@@ -188,7 +206,9 @@ def _image(source: PictureLike) -> _native.Image:
         return _from_pillow(source)
     if hasattr(source, "__array_interface__"):
         return _from_rows(torch.from_numpy(source.copy()))  # torch takes neither reversed nor read-only arrays
-    raise Error(f"picture: expected a file, bytes, a PIL picture, a NumPy array or a torch tensor, got {type(source).__name__}")
+    raise Error(
+        f"picture: expected a file, bytes, a PIL picture, a NumPy array or a torch tensor, got {type(source).__name__}"
+    )
 
 
 def _from_pillow(picture: Any) -> _native.Image:
@@ -196,7 +216,8 @@ def _from_pillow(picture: Any) -> _native.Image:
 
     picture = ImageOps.exif_transpose(picture)
     picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    return _native.Image(picture.tobytes(), *picture.size, len(picture.getbands()))
+    width, height = picture.size
+    return _native.Image(picture.tobytes(), width, height, len(picture.getbands()))
 
 
 def _from_tensor(tensor: torch.Tensor) -> _native.Image:
@@ -213,5 +234,7 @@ def _from_rows(pixels: torch.Tensor) -> _native.Image:
         pixels = pixels.unsqueeze(-1)
     if pixels.dtype != torch.uint8 or pixels.dim() != 3 or pixels.size(-1) not in (1, 3, 4):
         came = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
-        raise Error(f"picture: expected uint8 [h, w, 1, 3 or 4] (in torch channels first, or floats in [0, 1]), got {came} (channels last)")
+        raise Error(
+            f"picture: expected uint8 [h, w, 1, 3 or 4], in torch channels first or floats in [0, 1], got {came}"
+        )
     return _native.Image(pixels)

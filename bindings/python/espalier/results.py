@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes back: frozen dataclasses. Tensors are int64 on the CPU unless said otherwise; source indices are places in the prompt
-before any token left."""
+"""What comes back: frozen dataclasses. Tensors are int64 on the CPU unless said otherwise; source
+indices are places in the prompt before any token left."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ Site = Literal["vision_output", "projector_output", "before_layer", "after_atten
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts, times and sizes of one request. Times are milliseconds of wall clock and do not overlap; the first three add up to the
-    time to the first token."""
+    """Counts, times and sizes of one request. Times are milliseconds of wall clock and do not
+    overlap; the first three add up to the time to the first token."""
 
     prompt_tokens: int  #: with pictures expanded, before pruning
     image_tokens: tuple[int, ...]  #: at entry, of each picture
@@ -40,7 +41,8 @@ class Stats:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Natural logarithms of softmax(logits), before penalty, temperature and the cuts of sampling."""
+    """Natural logarithms of softmax(logits), before penalty, temperature and the cuts of
+    sampling."""
 
     id: int
     logprob: float
@@ -49,8 +51,8 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, eq=False)
 class PointTrace:
-    """One point where the policy acted. Text is never listed, row breaks only where they compete. What is behind `kept_per_head` is there
-    with trace=True and in `on_point` only, else empty."""
+    """One point where the policy acted. Text is never listed, row breaks only where they compete.
+    What is behind `kept_per_head` is there with trace=True and in `on_point` only, else empty."""
 
     site: Site
     layer: int | None  #: None where the site has none

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What looks at policies: recordings and replays, the page of `espalier inspect`, accuracy on drawn questions."""
+"""What looks at policies: recordings and replays, the page of `espalier inspect`, accuracy on drawn
+questions."""
+
 from __future__ import annotations
 
 import json
@@ -36,8 +38,9 @@ def _finished(engine: Engine, answer: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """The signals of one run, with names and shapes of docs/formats.md. What `espalier record` writes is read by
-    Recording(json.load(layout), safetensors.torch.load_file(signals)), and written the same way."""
+    """The signals of one run, with names and shapes of docs/formats.md. What `espalier record`
+    writes is read by Recording(json.load(layout), safetensors.torch.load_file(signals)), and
+    written the same way."""
 
     layout: Mapping[str, Any]  #: layout.json
     signals: Mapping[str, Tensor]  #: float32 on the CPU
@@ -57,17 +60,26 @@ class Replay:
     kept: Tensor  #: source indices of the image tokens that survive all points
 
 
-def record(engine: Engine, prompt: PromptLike, images: Sequence[PictureLike] = (), *, only: Sequence[str] = (),
-           on_progress: ProgressFunction | None = None, **options: Unpack[RequestOptions]) -> Recording:
-    """Runs encode and prefill and keeps what policies read. only: names ("attention.5") or families ("hidden"); without it everything,
-    whole attention maps of every layer among them. With a policy, rows and columns of tokens that are gone are zeros."""
+def record(
+    engine: Engine,
+    prompt: PromptLike,
+    images: Sequence[PictureLike] = (),
+    *,
+    only: Sequence[str] = (),
+    on_progress: ProgressFunction | None = None,
+    **options: Unpack[RequestOptions],
+) -> Recording:
+    """Runs encode and prefill and keeps what policies read. only: names ("attention.5") or families
+    ("hidden"); without it everything, whole attention maps of every layer among them. With a
+    policy, rows and columns of tokens that are gone are zeros."""
     request = _native.Request(native_prompt(prompt, images), dict(options))
     layout, signals = _finished(engine, _native.record(engine._native, request, list(only), _callbacks(on_progress)))
     return Recording(json.loads(layout), signals)
 
 
 def replay(policy: AnyPolicy, recording: Recording) -> Replay:
-    """What a policy keeps, decided on recorded signals without a model. Raises Error naming a signal that was not recorded."""
+    """What a policy keeps, decided on recorded signals without a model. Raises Error naming a
+    signal that was not recorded."""
     points, kept = _native.replay(policy, json.dumps(recording.layout), dict(recording.signals))
     return Replay(tuple(ReplayedPoint(*point) for point in points), kept)
 
@@ -75,10 +87,18 @@ def replay(policy: AnyPolicy, recording: Recording) -> Replay:
 # ---- inspect ----
 
 
-def inspect(engine: Engine, prompt: PromptLike, images: Sequence[PictureLike] = (), *, policies: Sequence[AnyPolicy],
-            on_progress: ProgressFunction | None = None, **generation: Unpack[GenerationOptions]) -> str:
-    """One HTML page that needs nothing else: each picture with the tokens kept and dropped at every point of each policy, their scores,
-    budgets and position ids. Answers are greedy and at most 32 tokens long unless `generation` says otherwise."""
+def inspect(
+    engine: Engine,
+    prompt: PromptLike,
+    images: Sequence[PictureLike] = (),
+    *,
+    policies: Sequence[AnyPolicy],
+    on_progress: ProgressFunction | None = None,
+    **generation: Unpack[GenerationOptions],
+) -> str:
+    """One HTML page that needs nothing else: each picture with the tokens kept and dropped at every
+    point of each policy, their scores, budgets and position ids. Answers are greedy and at most 32
+    tokens long unless `generation` says otherwise."""
     asked = native_prompt(prompt, images)
     options = {"greedy": True, "max_new_tokens": 32, **generation}
     requests = [_native.Request(asked, {**options, "policy": policy}) for policy in policies]
@@ -114,19 +134,40 @@ class Cell:
     tokens_mean: float  #: image tokens that enter a decoder layer
     flops: float  #: of the decoder's prefill and the policy's signals, mean over items
     flops_unpruned: float
-    difference: Mapping[str, float | None] | None  #: to the unpruned model on the same items: mean, low, high, mcnemar_p
+    difference: (
+        Mapping[str, float | None] | None
+    )  #: to the unpruned model on the same items: mean, low, high, mcnemar_p
 
     @property
     def accuracy(self) -> float:
         return self.correct / self.n if self.n else 0.0
 
 
-def evaluate(engine: Engine, policies: Sequence[AnyPolicy], options: EvaluationOptions = EvaluationOptions(), *,
-             on_progress: ProgressFunction | None = None) -> tuple[Cell, ...]:
-    """Asks the drawn benchmark's questions under each policy and without any, on the same items; greedy answers, exact match. What a
-    policy or the model cannot do is raised before the work."""
+def evaluate(
+    engine: Engine,
+    policies: Sequence[AnyPolicy],
+    options: EvaluationOptions = EvaluationOptions(),
+    *,
+    on_progress: ProgressFunction | None = None,
+) -> tuple[Cell, ...]:
+    """Asks the drawn benchmark's questions under each policy and without any, on the same items;
+    greedy answers, exact match. What a policy or the model cannot do is raised before the work."""
     answer = _finished(engine, _native.evaluate(engine._native, list(policies), options, _callbacks(on_progress)))
     return tuple(
-        Cell(row["policy"], row["suite"], row["cell"], row.get("control_name"), row["chance"], row["n"], row["correct"], row["low"],
-             row["high"], row["tokens_mean"], row["flops"], row["flops_unpruned"], row.get("difference"))
-        for row in json.loads(answer)["cells"])
+        Cell(
+            row["policy"],
+            row["suite"],
+            row["cell"],
+            row.get("control_name"),
+            row["chance"],
+            row["n"],
+            row["correct"],
+            row["low"],
+            row["high"],
+            row["tokens_mean"],
+            row["flops"],
+            row["flops_unpruned"],
+            row.get("difference"),
+        )
+        for row in json.loads(answer)["cells"]
+    )

@@ -33,7 +33,7 @@ class Raised : public std::exception {
   std::string what_;
 };
 
-// A Python object for C++ that holds and drops it on any thread.
+// A Python object for C++ that holds and drops it on any thread, with the lock or without.
 using Held = std::shared_ptr<const py::object>;
 Held hold(py::object object);
 

@@ -17,6 +17,15 @@ constexpr Word<ComputeDtype> kDtypes[] = {
     {"f32", ComputeDtype::kFloat32}, {"bf16", ComputeDtype::kBFloat16}, {"f16", ComputeDtype::kFloat16}};
 constexpr Word<DeviceKind> kDevices[] = {{"cpu", DeviceKind::kCpu}, {"cuda", DeviceKind::kCuda}};
 
+// Its end waits for the thread that computes, which may be waiting for the interpreter's lock.
+std::shared_ptr<LiveEngine> make_live(Engine engine) {
+  return {new LiveEngine(std::move(engine)), [](const LiveEngine* live) {
+            std::optional<py::gil_scoped_release> unlocked;
+            if (PyGILState_Check()) unlocked.emplace();
+            delete live;
+          }};
+}
+
 // `options` is the dataclass EngineOptions.
 std::shared_ptr<LiveEngine> load(const std::string& folder, py::handle options) {
   EngineOptions given;
@@ -37,8 +46,7 @@ std::shared_ptr<LiveEngine> load(const std::string& folder, py::handle options) 
     if (asked) asked(stage, done, total);
   };
   std::shared_ptr<LiveEngine> engine;
-  run_interruptibly([&] { engine = std::make_shared<LiveEngine>(Engine::load(folder, given)); },
-                    [&] { is_cancelled = true; });
+  run_interruptibly([&] { engine = make_live(Engine::load(folder, given)); }, [&] { is_cancelled = true; });
   return engine;
 }
 
@@ -101,8 +109,7 @@ void call_engine(LiveEngine& engine, Callbacks callbacks, const std::function<vo
 }
 
 void add_engine(py::module_& module) {
-  py::class_<Request>(module, "Request", py::release_gil_before_calling_cpp_dtor())
-      .def(py::init(&request_of), "prompt"_a, "options"_a);
+  py::class_<Request>(module, "Request").def(py::init(&request_of), "prompt"_a, "options"_a);
   py::class_<Tokenizer>(module, "Tokenizer")
       .def("encode", &Tokenizer::encode, "text"_a, "add_special"_a = true)
       .def(
@@ -113,7 +120,7 @@ void add_engine(py::module_& module) {
           "ids"_a, "skip_special"_a = false)
       .def("id_of", &Tokenizer::id_of, "token"_a)
       .def_property_readonly("size", &Tokenizer::size);
-  py::class_<LiveEngine, std::shared_ptr<LiveEngine>>(module, "Engine", py::release_gil_before_calling_cpp_dtor())
+  py::class_<LiveEngine, std::shared_ptr<LiveEngine>>(module, "Engine")
       .def(py::init(&load), "folder"_a, "options"_a)
       .def("close", &LiveEngine::close, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("is_closed", &LiveEngine::is_closed)

@@ -32,7 +32,6 @@ void add_exceptions(py::module_& module) {
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
-  module.attr("TORCH_VERSION") = ESPALIER_TORCH_VERSION;
   add_exceptions(module);
   add_prompts(module);
   add_policies(module);

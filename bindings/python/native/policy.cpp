@@ -333,7 +333,7 @@ PolicyPtr policy_of(py::handle policy) {
 
 void add_policies(py::module_& module) {
   py::class_<Identity>(module, "Identity");
-  py::class_<NativePolicy>(module, "NativePolicy", py::release_gil_before_calling_cpp_dtor())
+  py::class_<NativePolicy>(module, "NativePolicy")
       .def(py::init([](py::object policy) { return NativePolicy{policy_of(policy)}; }), "policy"_a)
       .def("spec", [](const NativePolicy& self) { return self.policy->spec(); })
       .def("__repr__", [](const NativePolicy& self) { return "NativePolicy('" + self.policy->spec() + "')"; });

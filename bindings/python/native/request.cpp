@@ -234,12 +234,10 @@ void add_prompts(py::module_& module) {
       .def("tobytes", [](const Image& image) {
         return py::bytes(reinterpret_cast<const char*>(image.rgb.data()), image.rgb.size());
       });
-  py::class_<ImagePart>(module, "ImagePart", py::release_gil_before_calling_cpp_dtor())
+  py::class_<ImagePart>(module, "ImagePart")
       .def(py::init(&image_part), "image"_a, "pin_all"_a = false, "pins"_a = std::vector<std::array<int, 4>>());
-  py::class_<Chat>(module, "Chat", py::release_gil_before_calling_cpp_dtor())
-      .def(py::init(&chat_of), "messages"_a)
-      .def("messages", &messages_of);
-  py::class_<RawPrompt>(module, "RawPrompt", py::release_gil_before_calling_cpp_dtor())
+  py::class_<Chat>(module, "Chat").def(py::init(&chat_of), "messages"_a).def("messages", &messages_of);
+  py::class_<RawPrompt>(module, "RawPrompt")
       .def(py::init([](std::string text, std::vector<ImagePart> images, std::vector<size_t> example_begins) {
              return RawPrompt{std::move(text), std::move(images), std::move(example_begins)};
            }),

@@ -225,7 +225,7 @@ void add_sessions(py::module_& module) {
       .def(py::init(&make_session), "engine"_a, "policy"_a, "system"_a, "sticky"_a, "generation"_a)
       .def("ask", &ask, "turn"_a, "callbacks"_a)
       .def("chat", &LiveSession::chat);
-  py::class_<LiveTicket, std::shared_ptr<LiveTicket>>(module, "Ticket", py::release_gil_before_calling_cpp_dtor())
+  py::class_<LiveTicket, std::shared_ptr<LiveTicket>>(module, "Ticket")
       .def_property_readonly("is_done", &LiveTicket::is_done)
       .def("cancel", &LiveTicket::cancel)
       .def_property_readonly("rings", &LiveTicket::rings)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the package share: an engine with the bundled model, its pictures, and the command line to compare with."""
+"""What the tests of the package share: an engine with the bundled model, its pictures, and the
+command line to compare with."""
+
 import json
 import subprocess
 from pathlib import Path
@@ -12,7 +14,9 @@ SOURCES = Path(__file__).parents[3]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--program", default=str(SOURCES / "build/release/bin/espalier"), help="the espalier of the command line")
+    parser.addoption(
+        "--program", default=str(SOURCES / "build/release/bin/espalier"), help="the espalier of the command line"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +44,17 @@ def chat(demo):
 @pytest.fixture(scope="session")
 def program(request):
     """Runs a command of the command line on the bundled model and returns what it printed."""
+
     def run(command, *arguments, with_model=True):
         model = ["--model", str(SOURCES / "models/demo")] if with_model else []
-        done = subprocess.run([request.config.getoption("--program"), command, *model, *map(str, arguments)],
-                              capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [request.config.getoption("--program"), command, *model, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return done.stdout
+
     return run
 
 

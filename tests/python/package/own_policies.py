@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies written in Python: copies of built-in ones, and others that show one thing each."""
+
 from fractions import Fraction
 
 import torch
@@ -8,7 +9,8 @@ import espalier
 
 
 class Fastv(espalier.Policy):
-    """fastv of docs/specs/fastv.md: the attention of the last row in the layer before, averaged over heads."""
+    """fastv of docs/specs/fastv.md: the attention of the last row in the layer before, averaged
+    over heads."""
 
     def __init__(self, keep_ratio="1/4", layer=2):
         self.keep_ratio, self.layer = Fraction(keep_ratio), layer
@@ -20,13 +22,20 @@ class Fastv(espalier.Policy):
         return True
 
     def steps(self, model, prompt):
-        return [espalier.Step(at="before_layer", layer=self.layer, budget=espalier.Budget(keep_ratio=self.keep_ratio),
-                              needs=[espalier.AttentionProbe(layer=self.layer - 1)],
-                              decide=lambda layout, signals: espalier.Verdict(scores=signals[0]))]
+        return [
+            espalier.Step(
+                at="before_layer",
+                layer=self.layer,
+                budget=espalier.Budget(keep_ratio=self.keep_ratio),
+                needs=[espalier.AttentionProbe(layer=self.layer - 1)],
+                decide=lambda layout, signals: espalier.Verdict(scores=signals[0]),
+            )
+        ]
 
 
 class Norms(espalier.Policy):
-    """Of each picture the tokens with the largest norm. Its scope lets beginnings be used again under every question."""
+    """Of each picture the tokens with the largest norm. Its scope lets beginnings be used again
+    under every question."""
 
     def __init__(self, keep_ratio="1/4", choose=False):
         self.keep_ratio, self.choose = Fraction(keep_ratio), choose
@@ -38,9 +47,15 @@ class Norms(espalier.Policy):
                 return espalier.Verdict(choose=lambda pools: espalier.Choice(kept=pools.best(norms)))
             return espalier.Verdict(scores=norms)
 
-        return [espalier.Step(at="projector_output", scope="image",
-                              budget=espalier.Budget(pool="image", keep_ratio=self.keep_ratio),
-                              needs=lambda layout: [espalier.Tap("hidden")], decide=decide)]
+        return [
+            espalier.Step(
+                at="projector_output",
+                scope="image",
+                budget=espalier.Budget(pool="image", keep_ratio=self.keep_ratio),
+                needs=lambda layout: [espalier.Tap("hidden")],
+                decide=decide,
+            )
+        ]
 
 
 class MergePairs(espalier.Policy):
@@ -50,7 +65,7 @@ class MergePairs(espalier.Policy):
         def decide(layout, signals):
             m = layout.num_image_tokens
             pairs = m // 2
-            tokens = signals[0][layout.image_tokens[:2 * pairs]]
+            tokens = signals[0][layout.image_tokens[: 2 * pairs]]
             first = torch.arange(pairs) * 2
             means = espalier.NewTokens(tokens.view(pairs, 2, -1).mean(1), first, first)
             return espalier.Verdict(kept=torch.arange(2 * pairs, m), added=[means])
@@ -83,4 +98,8 @@ class Raising(espalier.Policy):
             self.raise_in("decide")
             return espalier.Verdict(choose=choose)
 
-        return [espalier.Step(at="before_layer", layer=3, budget=espalier.Budget(keep_ratio="1/2"), needs=needs, decide=decide)]
+        return [
+            espalier.Step(
+                at="before_layer", layer=3, budget=espalier.Budget(keep_ratio="1/2"), needs=needs, decide=decide
+            )
+        ]

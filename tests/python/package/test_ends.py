@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that end while something runs: in processes of their own, which must end by themselves, with status 0 and without a word."""
+"""Programs that end while something runs: in processes of their own, which must end by themselves,
+with status 0 and without a word."""
+
 import subprocess
 import sys
 import textwrap
@@ -9,8 +11,9 @@ import pytest
 
 PROGRAMS = {
     "a call in a thread": """
-        thread = threading.Thread(target=lambda: engine.generate("what?", [picture], policy=Norms(), on_token=slow, **LONG), daemon=True)
-        thread.start()
+        def ask():
+            engine.generate("what?", [picture], policy=Norms(), on_token=slow, **LONG)
+        threading.Thread(target=ask, daemon=True).start()
         begun.wait()
         """,
     "a scheduler with requests": """
@@ -58,6 +61,11 @@ def test_ends(name, picture):
             begun.set()
             time.sleep(0.01)
         """) + textwrap.dedent(PROGRAMS[name])
-    done = subprocess.run([sys.executable, "-c", program, str(picture), str(Path(__file__).parent)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(picture), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     said = [line for line in done.stderr.splitlines() if "NumPy" not in line]
     assert (done.returncode, said) == (0, [])

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers, prompts, pictures and callbacks. The command line is the oracle: same prompt, policy and seed, same answer."""
+"""Answers, prompts, pictures and callbacks. The command line is the oracle: same prompt, policy and
+seed, same answer."""
+
 import io
 import json
 import os
@@ -14,7 +16,13 @@ import torch
 
 import espalier
 
-POLICIES = ["none", "fastv:keep_ratio=2/9,layer=3", "catp:keep_ratio=2/9,k=3", "m3:keep_ratio=1/4", "plphp:keep_ratio=2/9"]
+POLICIES = [
+    "none",
+    "fastv:keep_ratio=2/9,layer=3",
+    "catp:keep_ratio=2/9,k=3",
+    "m3:keep_ratio=1/4",
+    "plphp:keep_ratio=2/9",
+]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -32,15 +40,42 @@ def test_answers_as_the_command_line(engine, chat, demo, generated, policy):
         assert point.layer == stated.get("layer")
         if "scores" in stated:
             assert torch.allclose(point.scores, torch.tensor(stated["scores"]))
-    for name in ("prompt_tokens", "new_tokens", "kv_bytes", "prefill_flops"):
+    for name in ("prompt_tokens", "new_tokens", "kv_bytes"):
         assert getattr(result.stats, name) == expected["stats"][name]
+    assert result.stats.prefill_flops == expected["stats"]["flops"]["prefill"]
     assert list(result.stats.tokens_per_layer) == expected["stats"]["tokens_per_layer"]
 
 
 def test_samples_as_the_command_line(engine, picture, generated):
-    options = dict(do_sample=True, temperature=1.5, top_k=20, top_p=0.9, repetition_penalty=1.1, seed=7, max_new_tokens=20, ignore_eos=True)
-    expected = generated("--image", picture, "--prompt", "What is this?", "--temperature", 1.5, "--top-k", 20, "--top-p", 0.9,
-                         "--repetition-penalty", 1.1, "--seed", 7, "--max-new-tokens", 20, "--ignore-eos")
+    options = dict(
+        do_sample=True,
+        temperature=1.5,
+        top_k=20,
+        top_p=0.9,
+        repetition_penalty=1.1,
+        seed=7,
+        max_new_tokens=20,
+        ignore_eos=True,
+    )
+    expected = generated(
+        "--image",
+        picture,
+        "--prompt",
+        "What is this?",
+        "--temperature",
+        1.5,
+        "--top-k",
+        20,
+        "--top-p",
+        0.9,
+        "--repetition-penalty",
+        1.1,
+        "--seed",
+        7,
+        "--max-new-tokens",
+        20,
+        "--ignore-eos",
+    )
     result = engine.generate("What is this?", [picture], **options)
     assert list(result.token_ids) == expected["token_ids"]
     assert list(engine.generate("What is this?", [picture], **options | {"seed": 8}).token_ids) != expected["token_ids"]
@@ -53,7 +88,10 @@ def test_raw_prompt(engine, picture, generated):
 
 
 def test_several_at_once(engine, chat, picture):
-    requests = [espalier.Request(chat, policy=POLICIES[1], greedy=True), espalier.Request("what shape?", [picture], greedy=True)]
+    requests = [
+        espalier.Request(chat, policy=POLICIES[1], greedy=True),
+        espalier.Request("what shape?", [picture], greedy=True),
+    ]
     pieces = {0: "", 1: ""}
 
     def on_text(number, piece):
@@ -79,7 +117,13 @@ def test_messages(engine, chat, demo):
             for part in parts:
                 if isinstance(part, dict) and part["type"] == "image":
                     file = demo / part["path"]
-                    content.append([{"type": "image", "path": str(file)}, {"type": "image", "image": PIL.Image.open(file)}, {"type": "image"}][how])
+                    content.append(
+                        [
+                            {"type": "image", "path": str(file)},
+                            {"type": "image", "image": PIL.Image.open(file)},
+                            {"type": "image"},
+                        ][how]
+                    )
                     if how == 2:
                         images.append(file)
                 else:
@@ -97,12 +141,12 @@ def test_messages(engine, chat, demo):
 
 
 def test_pinned_tokens_stay(engine, picture):
-    pinned = espalier.Picture(picture, pins=[(0, 0, 60, 60)])
+    pinned = espalier.Picture(picture, pins=[(0, 0, 15, 15)])
     told = []
     result = engine.generate("what shape?", [pinned], policy="uniform:keep_ratio=1/4", on_prompt=told.append)
     prompt = told[0]
     box = prompt.box.nan_to_num(1e9)
-    inside = ((prompt.kind == 1) & (box[:, 0] < 60) & (box[:, 1] < 60)).nonzero().squeeze(1)
+    inside = ((prompt.kind == 1) & (box[:, 0] < 15) & (box[:, 1] < 15)).nonzero().squeeze(1)
     assert 0 < len(inside) < len(result.kept)
     assert set(inside.tolist()) <= set(result.kept.tolist())
     plain = engine.generate("what shape?", [picture], policy="uniform:keep_ratio=1/4")
@@ -111,7 +155,10 @@ def test_pinned_tokens_stay(engine, picture):
 
 def test_look_at(engine, picture):
     seen = engine.look_at(picture)
-    assert engine.generate("what shape?", [seen], greedy=True).token_ids == engine.generate("what shape?", [picture], greedy=True).token_ids
+    assert (
+        engine.generate("what shape?", [seen], greedy=True).token_ids
+        == engine.generate("what shape?", [picture], greedy=True).token_ids
+    )
 
 
 def test_counts_and_tokenizer(engine, chat):
@@ -128,6 +175,7 @@ def test_counts_and_tokenizer(engine, chat):
 
 def pixels_of(engine, picture, size=None):
     from espalier.prompts import _image
+
     image = _image(picture)
     return image.tobytes(), (image.height, image.width)
 
@@ -137,7 +185,16 @@ def test_every_kind_of_picture_is_the_same(engine, picture):
     array = numpy.asarray(pillow)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     expected = array.tobytes(), array.shape[:2]
-    for same in (picture, str(picture), picture.read_bytes(), pillow, array, array[::-1][::-1], tensor, tensor.float() / 255):
+    for same in (
+        picture,
+        str(picture),
+        picture.read_bytes(),
+        pillow,
+        array,
+        array[::-1][::-1],
+        tensor,
+        tensor.float() / 255,
+    ):
         assert pixels_of(engine, same) == expected
 
 
@@ -145,7 +202,13 @@ def test_grey_and_alpha(engine):
     random = numpy.random.default_rng(0)
     grey = random.integers(0, 256, (5, 7), dtype=numpy.uint8)
     expected = numpy.repeat(grey[..., None], 3, 2).tobytes(), (5, 7)
-    for same in (grey, grey[..., None], PIL.Image.fromarray(grey), torch.from_numpy(grey), torch.from_numpy(grey)[None]):
+    for same in (
+        grey,
+        grey[..., None],
+        PIL.Image.fromarray(grey),
+        torch.from_numpy(grey),
+        torch.from_numpy(grey)[None],
+    ):
         assert pixels_of(engine, same) == expected
     rgba = random.integers(0, 256, (5, 7, 4), dtype=numpy.uint8)
     alpha = rgba[..., 3:] / 255
@@ -167,9 +230,17 @@ def test_turned_photographs(engine):
         assert pixels_of(engine, turned)[1] == (16, 8)
 
 
-@pytest.mark.parametrize("wrong, says", [
-    (3, "got int"), (numpy.zeros((4, 4, 2), numpy.uint8), "got uint8 \\[4, 4, 2\\]"), (numpy.zeros((4, 4, 3)), "got float64"),
-    (torch.ones(3, 4, 4) * 2, "floats in \\[0, 1\\], got 2 to 2"), ("no.png", "no.png: no such file"), (b"no", "image")])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (3, "got int"),
+        (numpy.zeros((4, 4, 2), numpy.uint8), "got uint8 \\[4, 4, 2\\]"),
+        (numpy.zeros((4, 4, 3)), "got float64"),
+        (torch.ones(3, 4, 4) * 2, "floats in \\[0, 1\\], got 2 to 2"),
+        ("no.png", "no.png: no such file"),
+        (b"no", "image"),
+    ],
+)
 def test_wrong_pictures(engine, wrong, says):
     with pytest.raises(espalier.Error, match=says):
         engine.generate("what?", [wrong])
@@ -185,9 +256,17 @@ def test_callbacks_tell_what_the_result_says(engine, chat):
         nonlocal text
         text += piece
 
-    result = engine.generate(chat, policy=POLICIES[1], trace=True, top_logprobs=2, on_text=on_text,
-                             on_token=lambda id, logprobs: ids.append((id, logprobs)), on_point=points.append,
-                             on_prompt=prompts.append, on_progress=lambda stage, done, total: stages.add(stage))
+    result = engine.generate(
+        chat,
+        policy=POLICIES[1],
+        trace=True,
+        top_logprobs=2,
+        on_text=on_text,
+        on_token=lambda id, logprobs: ids.append((id, logprobs)),
+        on_point=points.append,
+        on_prompt=prompts.append,
+        on_progress=lambda stage, done, total: stages.add(stage),
+    )
     assert text == result.text
     assert ids == [(logprobs.id, logprobs) for logprobs in result.logprobs] and len(ids) == len(result.token_ids)
     assert all(len(logprobs.top) == 2 for logprobs in result.logprobs)
@@ -197,7 +276,7 @@ def test_callbacks_tell_what_the_result_says(engine, chat):
     assert torch.equal(point.candidates, (prompt.kind == 1).nonzero().squeeze(1))
     assert prompt.position_id.shape == (1, result.stats.prompt_tokens)
     assert len(point.kept) + len(point.dropped) == len(point.candidates) == len(point.scores)
-    point.kept += 1  # an ordinary tensor, though it was made without gradients
+    point.kept.add_(1)  # an ordinary tensor, though it was made without gradients
 
 
 def test_stop_and_cancel(engine, picture):
@@ -224,8 +303,14 @@ def test_what_a_callback_raises_comes_back(engine, picture, name):
 
 def test_a_callback_may_ask(engine, picture):
     inner = []
-    engine.generate("what?", [picture], max_new_tokens=1,
-                    on_token=lambda id, _: inner.append(engine.generate("what?", [picture], max_new_tokens=1).token_ids[0]) or inner.append(id))
+    engine.generate(
+        "what?",
+        [picture],
+        max_new_tokens=1,
+        on_token=lambda id, _: (
+            inner.append(engine.generate("what?", [picture], max_new_tokens=1).token_ids[0]) or inner.append(id)
+        ),
+    )
     assert inner[0] == inner[1]
 
 
@@ -248,7 +333,10 @@ def test_ctrl_c_ends_a_call(engine, picture):
 def test_threads(engine, picture):
     expected = engine.generate("what shape?", [picture], greedy=True).text
     texts = []
-    threads = [threading.Thread(target=lambda: texts.append(engine.generate("what shape?", [picture], greedy=True).text)) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: texts.append(engine.generate("what shape?", [picture], greedy=True).text))
+        for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -259,10 +347,18 @@ def test_threads(engine, picture):
 # ---- errors ----
 
 
-@pytest.mark.parametrize("options, says", [
-    (dict(max_new_token=3), "there is no 'max_new_token'"), (dict(max_new_tokens="3"), "max_new_tokens: expected an int, got '3'"),
-    (dict(temperature="hot"), "temperature: expected a float"), (dict(policy="fast"), "fast"), (dict(policy=3), "policy: expected a spec string"),
-    (dict(temperature=-1.0), "temperature"), (dict(on_text=3), "on_text: expected a function")])
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (dict(max_new_token=3), "there is no 'max_new_token'"),
+        (dict(max_new_tokens="3"), "max_new_tokens: expected an int, got '3'"),
+        (dict(temperature="hot"), "temperature: expected a float"),
+        (dict(policy="fast"), "fast"),
+        (dict(policy=3), "policy: expected a spec string"),
+        (dict(temperature=-1.0), "temperature"),
+        (dict(on_text=3), "on_text: expected a function"),
+    ],
+)
 def test_wrong_options(engine, options, says):
     with pytest.raises(espalier.Error, match=says):
         engine.generate("what?", **options)

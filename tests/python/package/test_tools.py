@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings, replays, pages, evaluations and the properties of policies, with policies written in Python among others."""
+"""Recordings, replays, pages, evaluations and the properties of policies, with policies written in
+Python among others."""
+
 import json
 import re
 import struct
@@ -14,14 +16,27 @@ from own_policies import Fastv, MergePairs, Norms
 def read_safetensors(file):
     data = file.read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + size])
-    return {name: torch.frombuffer(bytearray(data[8 + size + about["data_offsets"][0]:8 + size + about["data_offsets"][1]]),
-                                   dtype=torch.float32).view(about["shape"])
-            for name, about in header.items() if name != "__metadata__"}
+    header = json.loads(data[8 : 8 + size])
+    return {
+        name: torch.frombuffer(
+            bytearray(data[8 + size + about["data_offsets"][0] : 8 + size + about["data_offsets"][1]]),
+            dtype=torch.float32,
+        ).view(about["shape"])
+        for name, about in header.items()
+        if name != "__metadata__"
+    }
 
 
 def test_records_as_the_command_line(engine, chat, demo, program, tmp_path):
-    program("record", "--chat", demo / "messages.json", "--signals", tmp_path / "s.safetensors", "--layout", tmp_path / "l.json")
+    program(
+        "record",
+        "--chat",
+        demo / "messages.json",
+        "--signals",
+        tmp_path / "s.safetensors",
+        "--layout",
+        tmp_path / "l.json",
+    )
     recording = espalier.record(engine, chat)
     assert recording.layout == json.loads((tmp_path / "l.json").read_text())
     expected = read_safetensors(tmp_path / "s.safetensors")
@@ -29,13 +44,22 @@ def test_records_as_the_command_line(engine, chat, demo, program, tmp_path):
     for name, signal in recording.signals.items():
         assert torch.equal(signal, expected[name])
     some = espalier.record(engine, chat, only=["hidden", "attention.2"])
-    assert sorted(some.signals) == sorted(name for name in expected if name.startswith("hidden.") or name == "attention.2")
+    assert sorted(some.signals) == sorted(
+        name for name in expected if name.startswith("hidden.") or name == "attention.2"
+    )
     with pytest.raises(espalier.Error, match="nothing of that name"):
         espalier.record(engine, chat, only=["colour"])
 
 
-@pytest.mark.parametrize("own, spec", [(Fastv("2/9", 3), "fastv:keep_ratio=2/9,layer=3"), (Norms(), None), (MergePairs(), None),
-                                       (["random:keep_ratio=1/2", Fastv("1/4", 4)], "random:keep_ratio=1/2 + fastv:keep_ratio=1/4,layer=4")])
+@pytest.mark.parametrize(
+    "own, spec",
+    [
+        (Fastv("2/9", 3), "fastv:keep_ratio=2/9,layer=3"),
+        (Norms(), None),
+        (MergePairs(), None),
+        (["random:keep_ratio=1/2", Fastv("1/4", 4)], "random:keep_ratio=1/2 + fastv:keep_ratio=1/4,layer=4"),
+    ],
+)
 def test_replays_what_it_does_live(engine, chat, own, spec):
     recording = espalier.record(engine, chat, policy=own)
     replayed = espalier.replay(own, recording)
@@ -56,7 +80,7 @@ def test_replays_what_it_does_live(engine, chat, own, spec):
 def engine_kind(recording):
     kind = torch.zeros(recording.layout["num_tokens"], dtype=torch.int64)
     for segment in recording.layout["segments"]:
-        kind[segment["begin"]:segment["end"]] = segment["kind"] == "patches"
+        kind[segment["begin"] : segment["end"]] = segment["kind"] == "patches"
     return kind
 
 
@@ -77,8 +101,12 @@ def test_replay_names_what_is_wrong(engine, chat):
 def test_inspect_shows_each_policy(engine, chat):
     policies = [Fastv("2/9", 3), "fastv:keep_ratio=2/9,layer=3", Norms()]
     page = espalier.inspect(engine, chat, policies=policies)
-    data = json.loads(re.search(r"= (\{\"model\".*?\});?\n", page, re.S).group(1).replace("<\\/", "</"))
-    assert [run["policy"] for run in data["runs"]] == ["own_fastv:keep_ratio=2/9,layer=3", "fastv:keep_ratio=2/9,layer=3", "Norms"]
+    data = json.loads(re.search(r'id="runs">(.*?)</script>', page, re.S).group(1))
+    assert [run["policy"] for run in data["runs"]] == [
+        "own_fastv:keep_ratio=2/9,layer=3",
+        "fastv:keep_ratio=2/9,layer=3",
+        "Norms",
+    ]
     for run, policy in zip(data["runs"], policies):
         result = engine.generate(chat, policy=policy, greedy=True)
         assert (run["kept"], run["text"]) == (result.kept.tolist(), result.text)
@@ -90,14 +118,29 @@ def test_inspect_shows_each_policy(engine, chat):
 def test_evaluate_asks_each_policy_the_same(engine, program):
     policies = [Fastv("1/4", 3), "fastv:keep_ratio=1/4,layer=3", Norms()]
     shown = []
-    options = espalier.EvaluationOptions(suites=["single/shape"], items=6, with_controls=False)
+    options = espalier.EvaluationOptions(suites=["single/count"], items=8, with_controls=False)
     cells = espalier.evaluate(engine, policies, options, on_progress=lambda *progress: shown.append(progress))
-    assert [cell.policy for cell in cells] == ["none", "own_fastv:keep_ratio=1/4,layer=3", "fastv:keep_ratio=1/4,layer=3", "Norms"]
+    assert [cell.policy for cell in cells] == [
+        "none",
+        "own_fastv:keep_ratio=1/4,layer=3",
+        "fastv:keep_ratio=1/4,layer=3",
+        "Norms",
+    ]
     own, built_in = cells[1:3]
-    assert (own.correct, own.n, own.tokens_mean, own.flops) == (built_in.correct, built_in.n, built_in.tokens_mean, built_in.flops)
-    assert shown[-1] == ("evaluate", 24, 24)
-    expected = json.loads(program("eval", "--json", "--suite", "single/shape", "--items", 6, "--no-controls", "--policy", policies[1]))["cells"]
-    assert [(row["policy"], row["correct"], row["low"]) for row in expected] == [(cell.policy, cell.correct, cell.low) for cell in (cells[0], cells[2])]
+    assert 0 < built_in.correct < built_in.n
+    assert (own.correct, own.n, own.tokens_mean, own.flops) == (
+        built_in.correct,
+        built_in.n,
+        built_in.tokens_mean,
+        built_in.flops,
+    )
+    assert shown[-1] == ("evaluate", 32, 32)
+    expected = json.loads(
+        program("eval", "--json", "--suite", "single/count", "--items", 8, "--no-controls", "--policy", policies[1])
+    )["cells"]
+    assert [(row["policy"], row["correct"], row["low"]) for row in expected] == [
+        (cell.policy, cell.correct, cell.low) for cell in (cells[0], cells[2])
+    ]
     with pytest.raises(espalier.Error, match="colours"):
         espalier.evaluate(engine, [], espalier.EvaluationOptions(suites=["colours"]))
     with pytest.raises(espalier.Error, match="items"):
@@ -117,9 +160,17 @@ def test_properties_find_what_is_wrong():
         """Says that it looks at its picture alone, and looks at the question."""
 
         def steps(self, model, prompt):
-            return [espalier.Step(at="projector_output", scope="image", budget=espalier.Budget(pool="image", keep_ratio=self.keep_ratio),
-                                  needs=[espalier.Tap("hidden")],
-                                  decide=lambda layout, signals: espalier.Verdict(scores=signals[0][layout.image_tokens] @ signals[0][-1]))]
+            return [
+                espalier.Step(
+                    at="projector_output",
+                    scope="image",
+                    budget=espalier.Budget(pool="image", keep_ratio=self.keep_ratio),
+                    needs=[espalier.Tap("hidden")],
+                    decide=lambda layout, signals: espalier.Verdict(
+                        scores=signals[0][layout.image_tokens] @ signals[0][-1]
+                    ),
+                )
+            ]
 
     assert "of which nothing changed within the scope" in espalier.conformance.check("keeps_to_its_scope", Wide)
 
