@@ -2,7 +2,6 @@
 #include "crossing.h"
 
 #include <future>
-#include <mutex>
 
 namespace espalier::python {
 
@@ -12,38 +11,6 @@ namespace {
 bool is_main_thread() {
   const py::object main = py::module_::import("threading").attr("main_thread")();
   return main.attr("ident").cast<unsigned long>() == PyThread_get_thread_ident();
-}
-
-// Objects that a thread without the lock let go. It must not ask for it: what it computed has been handed over, so the
-// interpreter may be about to end, and a thread that asks then never comes back. The main thread drops them soon.
-class Dropped {
- public:
-  void add(const py::object* object) {
-    {
-      const std::scoped_lock lock(mutex_);
-      objects_.push_back(object);
-    }
-    Py_AddPendingCall([](void* self) { return static_cast<Dropped*>(self)->drop_all(); }, this);
-  }
-
- private:
-  int drop_all() {
-    std::vector<const py::object*> objects;
-    {
-      const std::scoped_lock lock(mutex_);
-      objects.swap(objects_);
-    }
-    for (const py::object* object : objects) delete object;
-    return 0;
-  }
-
-  std::mutex mutex_;
-  std::vector<const py::object*> objects_;
-};
-
-Dropped& dropped() {
-  static auto* const all = new Dropped;  // never destroyed: threads that compute may outlive what is static
-  return *all;
 }
 
 }  // namespace
@@ -59,11 +26,8 @@ void Raised::restore() const {
 Held hold(py::object object) {
   return {new py::object(std::move(object)), [](const py::object* held) {
             if (!Py_IsInitialized()) return;  // the interpreter has gone, and its objects with it
-            if (PyGILState_Check()) {
-              delete held;
-            } else {
-              dropped().add(held);
-            }
+            const py::gil_scoped_acquire lock;
+            delete held;
           }};
 }
 

@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include "espalier/scheduler.h"
 #include "policy.h"
 #include "request.h"
 #include "result.h"
@@ -97,6 +98,9 @@ void LiveEngine::close() {
   std::unique_lock lock(mutex_);
   is_closed_ = true;
   left_.wait(lock, [this] { return inside_ == 0; });
+  // Behind an answer the thread that computes lets go what Python has seen (tensors, functions), and takes the lock for
+  // it. A scheduler ends between two of its steps, so it has done so by then.
+  const Scheduler last(engine_);
 }
 
 void call_engine(LiveEngine& engine, Callbacks callbacks, const std::function<void(const Callbacks&)>& work) {
