@@ -15,7 +15,10 @@ set_target_properties(espalier_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${library_f
 install(TARGETS espalier_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 set(left_out "")
 if(NOT ESPALIER_TRAINING)
-  set(left_out PATTERN training.h EXCLUDE)
+  list(APPEND left_out PATTERN training.h EXCLUDE)
+endif()
+if(NOT ESPALIER_EVALUATION)
+  list(APPEND left_out PATTERN evaluation.h EXCLUDE)
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/espalier DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h" PATTERN policy_needs.md ${left_out})
@@ -37,3 +40,6 @@ install(FILES ${PROJECT_BINARY_DIR}/EspalierConfig.cmake ${PROJECT_BINARY_DIR}/E
               ${PROJECT_SOURCE_DIR}/cmake/FindLibTorch.cmake ${PROJECT_SOURCE_DIR}/cmake/EspalierAddPolicy.cmake
         DESTINATION ${package_folder})
 install(EXPORT EspalierTargets NAMESPACE espalier:: DESTINATION ${package_folder})
+# The build tree is a package too: `pip install ./bindings/python` takes what is built already when Espalier_DIR names it.
+export(EXPORT EspalierTargets NAMESPACE espalier:: FILE ${PROJECT_BINARY_DIR}/EspalierTargets.cmake)
+file(COPY ${PROJECT_SOURCE_DIR}/cmake/FindLibTorch.cmake DESTINATION ${PROJECT_BINARY_DIR})

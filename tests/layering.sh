@@ -58,12 +58,13 @@ mapfile -t program < <(files src/program)
 mapfile -t training < <(files src/training)
 mapfile -t kernels < <(files kernels)
 mapfile -t examples < <(files examples tests/consumer)
+mapfile -t bindings < <(files bindings)
 mapfile -t library < <(files include src kernels)
 mapfile -t not_training < <(files include src kernels | grep -vE '^src/training/|^include/espalier/training\.h$')
 mapfile -t not_base < <(files include src kernels | grep -v '^src/base/')
 mapfile -t not_http < <(files include src kernels | grep -v '^src/serve/http\.cpp$')
-mapfile -t all < <(files include src kernels bench examples tests)
-mapfile -t source_folders < <(ls -d bench cmake examples include kernels models src tests 2>/dev/null)
+mapfile -t all < <(files include src kernels bench bindings examples tests)
+mapfile -t source_folders < <(ls -d bench bindings cmake examples include kernels models src tests 2>/dev/null)
 
 own_includes 'public headers know public headers only' 'espalier/' "${public[@]}"
 own_includes 'base knows nothing: base/ and public headers' 'base/|espalier/' "${base[@]}"
@@ -94,6 +95,7 @@ own_includes 'training stands beside runtime' \
   '(training|synth|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/, ops.h and op_choices.h' 'kernels/|espalier/(ops|op_choices)\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"
+own_includes 'bindings stand on public headers' 'espalier/|(crossing|engine|policy|request|result)\.h' "${bindings[@]}"
 
 # ---- who sees libtorch and the other libraries ----
 readonly torch='#include <(ATen|c10|torch)/'
@@ -166,7 +168,7 @@ while read -r document; do
     path=${path%.}
     compgen -G "$path" >/dev/null || compgen -G "$folder/$path" >/dev/null ||
       echo "$document:$line: names $path, which is not there" >>"$violations"
-  done < <(grep -noE '(^|[^A-Za-z0-9_./-])(\.ci|bench|cmake|docs|examples|include|kernels|models|src|tests)/[A-Za-z0-9_./*-]*' \
+  done < <(grep -noE '(^|[^A-Za-z0-9_./-])(\.ci|bench|bindings|cmake|docs|examples|include|kernels|models|src|tests)/[A-Za-z0-9_./*-]*' \
              "$document" | sed -E 's/^([0-9]+):[^A-Za-z.]?/\1:/')
   while IFS=: read -r line path; do
     [ -e "$folder/$path" ] || echo "$document:$line: links to $path, which is not there" >>"$violations"

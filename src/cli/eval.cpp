@@ -66,12 +66,6 @@ void add_policy(EvalArguments& arguments, const std::string& spec) {
       eval::eval_policy(spec, [plugins = arguments.plugins](const std::string& s) { return read_policy(plugins, s); }));
 }
 
-// Pictures as the model wants them: nothing is gained by scaling a drawing.
-int side_for(const Engine& engine) {
-  const int64_t side = engine.impl().model.config.vision.crop_size;
-  return side > 0 ? static_cast<int>(side) : 336;
-}
-
 ExitStatus evaluate(EvalArguments arguments) {
   eval::EvalOptions& options = arguments.eval;
   const std::string command = command_of(arguments);
@@ -88,7 +82,7 @@ ExitStatus evaluate(EvalArguments arguments) {
   if (arguments.has_curve)
     for (int layer = 1; layer < engine.impl().model.facts.num_layers; ++layer)
       add_policy(arguments, "vtw:layer=" + std::to_string(layer));
-  options.side = arguments.side.value_or(side_for(engine));
+  options.side = arguments.side.value_or(eval::side_for(engine));
   std::optional<OutputFile> answers;
   if (!arguments.answers.empty()) answers.emplace(arguments.answers);
   eval::EvalProgress watching{.show = [&](int64_t done, int64_t total) { progress.show("eval", done, total); },

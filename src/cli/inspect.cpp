@@ -12,11 +12,7 @@
 #include "cli/number_option.h"
 #include "cli/prompt_options.h"
 #include "cli/terminal_progress.h"
-#include "espalier/pruning.h"
-#include "inspect/page.h"
-#include "inspect/traced_run.h"
-#include "runtime/engine_impl.h"
-#include "runtime/prompt_packer.h"
+#include "espalier/inspect.h"
 
 namespace espalier::cli {
 
@@ -32,28 +28,24 @@ struct InspectOptions {
 
 ExitStatus inspect(const InspectOptions& options) {
   check_outputs(options.model, options.prompt, {options.out});
-  Request request;
-  std::vector<PolicyPtr> policies;  // all of them checked before any work
-  for (const std::string& spec : options.policies) policies.push_back(read_policy(options.prompt.plugins, spec));
-  request.prompt = read_prompt(options.prompt);
-  request.options.max_new_tokens = options.max_new_tokens;
-  request.options.greedy = true;
+  std::vector<Request> requests;  // policies are checked before any work
+  for (const std::string& spec : options.policies) {
+    Request& request = requests.emplace_back();
+    request.policy = spec;
+    request.custom = read_policy(options.prompt.plugins, spec);
+    request.options.max_new_tokens = options.max_new_tokens;
+    request.options.greedy = true;
+  }
+  const Prompt prompt = read_prompt(options.prompt);
+  for (Request& request : requests) request.prompt = prompt;
   catch_interrupts();
   TerminalProgress progress;
   const Engine engine = load_engine(options.model, progress);
-  std::vector<InspectedRun> runs;
-  for (size_t i = 0; i < policies.size(); ++i) {
-    request.policy = options.policies[i];
-    request.custom = policies[i];
-    runs.push_back(traced_run(engine, request, watch(progress)));
-    if (runs.back().result.finish_reason == FinishReason::kCancelled) return kInterrupted;
-  }
+  const std::optional<std::string> page = espalier::inspect(engine, requests, watch(progress));
   progress.clear();
+  if (!page) return kInterrupted;
   OutputFile file(options.out);
-  file.write(inspect_page({.model = engine.folder().filename().string(),
-                           .version = ESPALIER_VERSION,
-                           .images = pack_prompt(engine.impl().model, request.prompt, 0).images},
-                          runs));
+  file.write(*page);
   file.commit();
   std::fprintf(stderr, "wrote %s\n", options.out.c_str());
   return kDone;

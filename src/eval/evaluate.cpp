@@ -352,6 +352,11 @@ EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(co
           .make = [policy = make_policy(spec)](const std::shared_ptr<const Item>&, uint64_t, int) { return policy; }};
 }
 
+int side_for(const Engine& engine) {
+  const int64_t side = engine.impl().model.config.vision.crop_size;
+  return side > 0 ? static_cast<int>(side) : 336;
+}
+
 EvalResult evaluate(const Engine& engine, const EvalOptions& options, const EvalProgress& progress) {
   return Examiner(engine, options, progress).run();
 }

@@ -87,6 +87,9 @@ struct EvalProgress {
   std::function<void(const EvalAnswer&)> on_answer = {};
 };
 
+// Pixels along a side that the model wants: nothing is gained by scaling a drawing.
+int side_for(const Engine& engine);
+
 EvalResult evaluate(const Engine& engine, const EvalOptions& options, const EvalProgress& progress);
 
 }  // namespace espalier::eval

@@ -346,11 +346,9 @@ std::string to_json(const EvalResult& result, const EvalContext& context, const 
   json.update({{"split", "test"},
                {"seed", context.seed},
                {"items", context.items},
-               {"difficulty", context.difficulty},
-               {"command", context.command},
-               {"complete", result.is_complete},
-               {"items_sha256", digests},
-               {"cells", cells}});
+               {"difficulty", context.difficulty}});
+  if (!context.command.empty()) json["command"] = context.command;
+  json.update({{"complete", result.is_complete}, {"items_sha256", digests}, {"cells", cells}});
   return json.dump(1) + "\n";
 }
 

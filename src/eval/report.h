@@ -16,7 +16,7 @@ struct EvalContext {
   std::string difficulty;
   uint64_t seed = 0;
   int64_t items = 0;
-  std::string command;  // that makes the same again
+  std::string command;  // that makes the same again; empty: there is none
 };
 
 // `head`: how JSON outputs begin (result_json.h).

@@ -99,8 +99,11 @@ std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model) 
 }
 
 RecordedLayout read_layout(const std::filesystem::path& file) {
-  const std::string name = file.string();
-  const Json json = read_json_file(file);
+  return parse_layout(read_text_file(file), file.string());
+}
+
+RecordedLayout parse_layout(std::string_view text, const std::string& name) {
+  const Json json = parse_json(text, name);
   const JsonFields root(json, name);
   auto prompt = std::make_shared<PromptLayout>();
   prompt->query_example = static_cast<int>(root.integer_at("query_example", -1, limits::kLayoutTokens));

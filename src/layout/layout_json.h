@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "espalier/pruning.h"
 #include "espalier/token_layout.h"
@@ -17,7 +18,8 @@ struct RecordedLayout {
 };
 
 std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model);
-// Throws Error naming file and field.
+// Throws Error naming `name` or the file, and the field.
+RecordedLayout parse_layout(std::string_view json, const std::string& name);
 RecordedLayout read_layout(const std::filesystem::path& file);
 
 }  // namespace espalier

@@ -24,8 +24,10 @@
 #include "base/output_file.h"
 #include "base/safetensors.h"
 #include "espalier/error.h"
+#include "espalier/recording.h"
 #include "layout/layout_json.h"
 #include "model/decoder.h"
+#include "runtime/engine_impl.h"
 #include "runtime/generate.h"
 #include "runtime/signals.h"
 
@@ -253,21 +255,42 @@ std::string dump_json(const Result& result) {
 
 }  // namespace
 
-void record(const LoadedModel& model, const Request& request, const RecordFiles& files, const Callbacks& callbacks) {
-  check_outputs({}, {files.signals, files.layout});
+namespace {
+
+Recording record(const LoadedModel& model, const Request& request, const std::vector<std::string>& only,
+                 const Callbacks& callbacks) {
   Request prefill_only = request;
   prefill_only.options.max_new_tokens = 1;
-  Recorder recorder(model, files.only);
+  Recorder recorder(model, only);
   const Result result = generate(model, prefill_only, callbacks, {.watcher = &recorder});
   if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
   const c10::InferenceMode no_gradients;
-  const Arrays arrays = recorder.finish();
-  for (const std::string& name : files.only)
-    if (std::ranges::none_of(arrays, [&](const auto& entry) { return Wanted({name})(entry.first); }))
-      throw Error("--only " + name + ": this model and prompt record nothing of that name");
+  Recording recording{.layout = layout_to_json(recorder.prompt(), model.facts), .signals = recorder.finish()};
+  for (const std::string& name : only)
+    if (std::ranges::none_of(recording.signals, [&](const auto& entry) { return Wanted({name})(entry.first); }))
+      throw Error("only " + name + ": this model and prompt record nothing of that name");
+  return recording;
+}
+
+}  // namespace
+
+std::optional<Recording> record(const Engine& engine, const Request& request, const std::vector<std::string>& only,
+                                const Callbacks& callbacks) {
+  std::optional<Recording> recording;
+  try {
+    engine.impl().compute->run([&] { recording = record(engine.impl().model, request, only, callbacks); });
+  } catch (const Cancelled&) {
+    return std::nullopt;
+  }
+  return recording;
+}
+
+void record(const LoadedModel& model, const Request& request, const RecordFiles& files, const Callbacks& callbacks) {
+  check_outputs({}, {files.signals, files.layout});
+  const Recording recording = record(model, request, files.only, callbacks);
   OutputFile layout(files.layout), signals(files.signals);
-  layout.write(layout_to_json(recorder.prompt(), model.facts));
-  write_arrays(signals, arrays, metadata_of("espalier.signals", model, request));
+  layout.write(recording.layout);
+  write_arrays(signals, recording.signals, metadata_of("espalier.signals", model, request));
   commit({&signals, &layout});
 }
 

@@ -18,8 +18,8 @@ struct RecordFiles {
   std::vector<std::string> only;  // empty: all; else names ("attention.5") or families ("hidden")
 };
 
-// Runs encode and prefill of the request with its policy and writes both files. Rows and columns of tokens that are
-// gone are zeros.
+// record() of espalier/recording.h on the calling thread, written to both files. Throws Cancelled when a callback
+// cancels.
 void record(const LoadedModel& model, const Request& request, const RecordFiles& files, const Callbacks& callbacks);
 
 // Runs the whole request and writes PREFIX.safetensors and PREFIX.json. `pixel_values`, if not empty: a safetensors

@@ -25,9 +25,10 @@ at::Tensor copy_of(const TensorView& view) {
   return t;
 }
 
-// The shape that an array has for n tokens and m patches, -1 where any size will do; empty for a name that means
+// The shape that an array has, -1 where any size will do; empty for a name that means
 // nothing here.
-std::vector<int64_t> expected_shape(const std::string& name, int64_t n, int64_t m) {
+std::vector<int64_t> expected_shape(const std::string& name, const PromptLayout& prompt) {
+  const int64_t n = prompt.num_tokens, m = prompt.num_image_tokens(false);
   const auto is = [&](const char* family) { return name.starts_with(family); };
   if (is("hidden.") || is("final_norm.")) return {n, -1};
   if (is("attention.")) return {-1, n, n};
@@ -50,6 +51,11 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return "[" + text + "]";
 }
 
+void check_shape(const std::string& where, const std::vector<int64_t>& shape, const std::vector<int64_t>& expected) {
+  if (!expected.empty() && !fits(shape, expected))
+    throw Error(where + ": expected shape " + shape_text(expected) + ", got " + shape_text(shape));
+}
+
 at::Tensor reduce_heads(const at::Tensor& per_head, AttentionProbe::Heads heads) {  // [h, ...]
   switch (heads) {
     case AttentionProbe::Heads::kMax:
@@ -70,10 +76,19 @@ RecordedSignals::RecordedSignals(const std::filesystem::path& file, const Prompt
   for (const auto& [name, view] : recorded.tensors()) {
     if (view.dtype != Dtype::kF32)
       throw Error(file_ + ": " + name + ": expected F32, got " + std::string(name_of(view.dtype)));
-    const std::vector<int64_t> expected = expected_shape(name, prompt.num_tokens, prompt.num_image_tokens(false));
-    if (!expected.empty() && !fits(view.shape, expected))
-      throw Error(file_ + ": " + name + ": expected shape " + shape_text(expected) + ", got " + shape_text(view.shape));
+    check_shape(file_ + ": " + name, view.shape, expected_shape(name, prompt));
     arrays_.emplace(name, copy_of(view));
+  }
+}
+
+RecordedSignals::RecordedSignals(std::map<std::string, at::Tensor> arrays, std::string source,
+                                 const PromptLayout& prompt)
+    : RecordedSignals(std::move(arrays), std::move(source)) {
+  for (const auto& [name, array] : arrays_) {
+    const std::string where = file_ + ": " + name;
+    if (!array.defined() || array.scalar_type() != at::kFloat || !array.is_cpu())
+      throw Error(where + ": expected float32 on the CPU, got " + (array.defined() ? array.toString() : "nothing"));
+    check_shape(where, array.sizes().vec(), expected_shape(name, prompt));
   }
 }
 

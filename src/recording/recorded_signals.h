@@ -18,7 +18,9 @@ class RecordedSignals {
  public:
   // Throws Error when the file is not safetensors with float32 arrays of the layout's length.
   RecordedSignals(const std::filesystem::path& file, const PromptLayout& prompt);
-  // Arrays that were never in a file, on any device; `name` stands in errors.
+  // The same of arrays in memory; `name` stands in errors.
+  RecordedSignals(std::map<std::string, at::Tensor> arrays, std::string name, const PromptLayout& prompt);
+  // Made-up arrays, on any device, that fit.
   RecordedSignals(std::map<std::string, at::Tensor> arrays, std::string name)
       : file_(std::move(name)), arrays_(std::move(arrays)) {}
 

@@ -7,12 +7,14 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 #include <vector>
 
 #include "base/json_schema.h"
 #include "base/output_file.h"
 #include "base/safetensors.h"
 #include "espalier/error.h"
+#include "espalier/recording.h"
 #include "layout/layout_json.h"
 #include "layout/points_json.h"
 #include "layout/policy_walk.h"
@@ -48,17 +50,15 @@ std::vector<int64_t> to_vector(const at::Tensor& t) {
 
 }  // namespace
 
-void replay(const PolicyPtr& policy, const ReplayFiles& files) {
+namespace {
+
+Replayed replay(const PolicyPtr& policy, RecordedLayout layout, const RecordedSignals& recorded) {
   const c10::InferenceMode no_gradients;
-  const std::filesystem::path beside = std::filesystem::path(files.out).replace_extension(".safetensors");
-  check_outputs({files.signals, files.layout}, {files.out, beside});
-  RecordedLayout layout = read_layout(files.layout);
   for (const ImageShape& shape : layout.prompt->images) {
     const ImageShape wanted = policy->wanted_shape(layout.model, shape);
     if (wanted.grid != shape.grid || wanted.tiling != shape.tiling)
       throw Error(policy->spec() + ": it changes pictures before the vision tower; a recording begins behind that");
   }
-  const RecordedSignals recorded(files.signals, *layout.prompt);
   recorded.complete(layout.model);
   PolicyWalk walk(policy, layout.model, layout.prompt);
   std::vector<ActPoint> acted;
@@ -68,25 +68,51 @@ void replay(const PolicyPtr& policy, const ReplayFiles& files) {
     for (const Signal& signal : walk.needs()) signals.push_back(recorded.compute(signal, *point, walk.layout()));
     walk.act(signals);
   }
+  Replayed replayed;
+  const std::vector<PointTrace> points = walk.trace(/*with_scores=*/true);
+  for (size_t i = 0; i < points.size(); ++i) {
+    ReplayedPoint& point = replayed.points.emplace_back(ReplayedPoint{.trace = points[i]});
+    const auto merged = walk.merged(i);
+    if (!merged) continue;
+    point.merged = merged_vectors(recorded, *merged, acted[i]);
+    point.merged_source = to_vector(merged->source);
+    point.merged_position_from = to_vector(merged->position_from);
+  }
+  replayed.kept = walk.kept_sources();
+  return replayed;
+}
+
+}  // namespace
+
+Replayed replay(const PolicyPtr& policy, const Recording& recording) {
+  RecordedLayout layout = parse_layout(recording.layout, "layout");
+  const RecordedSignals recorded(recording.signals, "signals", *layout.prompt);
+  return replay(policy, std::move(layout), recorded);
+}
+
+void replay(const PolicyPtr& policy, const ReplayFiles& files) {
+  const std::filesystem::path beside = std::filesystem::path(files.out).replace_extension(".safetensors");
+  check_outputs({files.signals, files.layout}, {files.out, beside});
+  RecordedLayout layout = read_layout(files.layout);
+  const RecordedSignals recorded(files.signals, *layout.prompt);
+  const Replayed replayed = replay(policy, std::move(layout), recorded);
   // New vectors go to a sibling file, one tensor a point that has some.
-  std::vector<at::Tensor> merged;
   std::vector<TensorToWrite> tensors;
   nlohmann::ordered_json result = {
       {"schema", kJsonSchema}, {"policy", policy->spec()}, {"points", nlohmann::ordered_json::array()}};
-  const std::vector<PointTrace> points = walk.trace(/*with_scores=*/true);
-  for (size_t i = 0; i < points.size(); ++i) {
-    nlohmann::ordered_json entry = to_json(points[i]);
-    if (const auto of_point = walk.merged(i)) {
+  for (size_t i = 0; i < replayed.points.size(); ++i) {
+    const ReplayedPoint& point = replayed.points[i];
+    nlohmann::ordered_json entry = to_json(point.trace);
+    if (point.merged.defined()) {
       const std::string name = "merged." + std::to_string(i);
-      merged.push_back(merged_vectors(recorded, *of_point, acted[i]));
-      tensors.push_back({name, Dtype::kF32, merged.back().sizes().vec(), merged.back().data_ptr()});
+      tensors.push_back({name, Dtype::kF32, point.merged.sizes().vec(), point.merged.data_ptr()});
       entry["merged"] = name;
-      entry["merged_source"] = to_vector(of_point->source);
-      entry["merged_position_from"] = to_vector(of_point->position_from);
+      entry["merged_source"] = point.merged_source;
+      entry["merged_position_from"] = point.merged_position_from;
     }
     result["points"].push_back(std::move(entry));
   }
-  result["kept"] = walk.kept_sources();
+  result["kept"] = replayed.kept;
   OutputFile out(files.out);
   out.write(to_line(result) + "\n");
   if (tensors.empty()) return out.commit();

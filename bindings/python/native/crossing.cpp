@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "crossing.h"
+
+#include <future>
+
+namespace espalier::python {
+
+namespace {
+
+// Signals are handled on this thread alone; elsewhere there is nothing to look after.
+bool is_main_thread() {
+  const py::object main = py::module_::import("threading").attr("main_thread")();
+  return main.attr("ident").cast<unsigned long>() == PyThread_get_thread_ident();
+}
+
+}  // namespace
+
+Raised::Raised(const py::error_already_set& error) : value_(hold(error.value())), what_(error.what()) {
+  what_ = what_.substr(0, what_.find('\n'));
+}
+
+void Raised::restore() const {
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(value_->ptr())), value_->ptr());
+}
+
+Held hold(py::object object) {
+  return {new py::object(std::move(object)), [](const py::object* held) {
+            if (!Py_IsInitialized()) return;  // the interpreter has gone, and its objects with it
+            const py::gil_scoped_acquire lock;
+            delete held;
+          }};
+}
+
+void wait_interruptibly(const std::function<bool(std::chrono::milliseconds)>& wait) {
+  constexpr std::chrono::milliseconds kBetweenLooks{50};
+  for (;;) {
+    {
+      const py::gil_scoped_release unlocked;
+      if (wait(kBetweenLooks)) return;
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+}
+
+void run_interruptibly(const std::function<void()>& work, const std::function<void()>& cancel) {
+  // On the thread that computes, too, where a callback asks: work must stay on it.
+  if (!is_main_thread()) {
+    const py::gil_scoped_release unlocked;
+    return work();
+  }
+  std::future<void> done = std::async(std::launch::async, work);
+  try {
+    wait_interruptibly(
+        [&](std::chrono::milliseconds time) { return done.wait_for(time) == std::future_status::ready; });
+  } catch (const py::error_already_set&) {
+    cancel();
+    {
+      const py::gil_scoped_release unlocked;
+      done.wait();
+    }
+    throw;
+  }
+  done.get();
+}
+
+void refuse(py::handle of, const char* name, const char* expected, py::handle got) {
+  std::string came = py::repr(got).cast<std::string>();
+  constexpr size_t kLongest = 80;
+  if (came.size() > kLongest) came = py::type::of(got).attr("__name__").cast<std::string>();
+  throw Error(py::type::of(of).attr("__name__").cast<std::string>() + "." + name + ": expected " + expected + ", got " +
+              came);
+}
+
+at::Tensor tensor_field(py::handle of, const char* name) {
+  return optional_field<at::Tensor>(of, name).value_or(at::Tensor());
+}
+
+py::object callable_field(py::handle of, const char* name) {
+  py::object value = of.attr(name);
+  if (!value.is_none() && !PyCallable_Check(value.ptr())) refuse(of, name, "a function", value);
+  return value;
+}
+
+py::str text_of(std::string_view bytes) {
+  PyObject* text = PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace");
+  if (!text) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(text);
+}
+
+}  // namespace espalier::python
