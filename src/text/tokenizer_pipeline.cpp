@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/error_text.h"
@@ -136,8 +137,19 @@ Split read_digits(const JsonFields& step) {
           .behavior = one_by_one ? SplitBehavior::kIsolated : SplitBehavior::kContiguous};
 }
 
+// The library's table of punctuation is that of an early Unicode: without what has come since, and with two characters
+// that are no punctuation any more. Found by asking for every code point.
+constexpr std::string_view kPunctuationSince =
+    R"(\x{61D}\x{9FD}\x{A76}\x{C77}\x{C84}\x{1B7D}-\x{1B7E}\x{2E43}-\x{2E4F}\x{2E52}-\x{2E5D})"
+    R"(\x{10EAD}\x{10F55}-\x{10F59}\x{10F86}-\x{10F89}\x{1144B}-\x{1144F}\x{1145A}-\x{1145B})"
+    R"(\x{1145D}\x{11660}-\x{1166C}\x{116B9}\x{1183B}\x{11944}-\x{11946}\x{119E2})"
+    R"(\x{11A3F}-\x{11A46}\x{11A9A}-\x{11A9C}\x{11A9E}-\x{11AA2}\x{11B00}-\x{11B09})"
+    R"(\x{11C41}-\x{11C45}\x{11C70}-\x{11C71}\x{11EF7}-\x{11EF8}\x{11F43}-\x{11F4F}\x{11FFF})"
+    R"(\x{12FF1}-\x{12FF2}\x{16E97}-\x{16E9A}\x{16FE2}\x{1E95E}-\x{1E95F})";
+
 Split read_punctuation(const JsonFields& step) {
-  return {.pattern = {R"([!-/:-@\[-`{-~]|\p{P})", step.place()},
+  return {.pattern = {R"((?![)" + std::string(kPunctuationSince) + R"(])(?:[!-/:-@\[-`{-~]|\p{P})|[\x{166D}\x{111C9}])",
+                      step.place()},
           .behavior = read_behavior(step, step.string("behavior").value_or("Isolated"))};
 }
 

@@ -143,7 +143,7 @@ def goldens():
         for seed, (name, style) in enumerate(STYLES.items()):
             file.write_text(json.dumps(tokenizer_json(style)))
             kind = "llama" if seed % 2 else "qwen"
-            fixed = ["", " ", "a<image> b </s> c", "x<image>y _<image>", "  two  spaces ", "don't 12345 abc.def, x"] + HARD
+            fixed = ["", " ", "a<image> b </s> c", "x<image>y _<image>", "  two  spaces ", "don't 12345 abc.def, x", "\u1b7da \u2e43 a\u166da, \u00bd"] + HARD
             content = json.loads(file.read_text())
             golden = {"tokenizer": content, "loses_text": '"Removed"' in json.dumps(content["pre_tokenizer"])} | cases(file, kind, fixed, seed, 24)
             for case in golden["texts"] if '"trim_offsets": true' in json.dumps(content["post_processor"]) or golden["loses_text"] else []:
