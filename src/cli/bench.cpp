@@ -281,21 +281,28 @@ Run add_bench(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   add_model_options(app, options->model);
   app.add_option(
-      "--policy", options->policies,
-      "policies to compare; the first is what speed-ups refer to (repeatable). all: every policy that the model "
-      "runs, unpruned first, at 2/9 or with its own schedule");
+         "--policy", options->policies,
+         "Policy to time; may be given several times, and the first is what speed-ups refer to. all: every policy that "
+         "the model runs, unpruned first, at 2/9 or with its own schedule")
+      ->type_name("SPEC");
   app.add_option_function<std::string>(
          "--shots", [=](const std::string& text) { options->shots = read_shots(text); },
-         "in-context examples, several numbers separated by commas (default 4)")
-      ->type_name("N,...");
+         "In-context examples, several numbers separated by commas (4)")
+      ->type_name("N,…");
   add_integer(
-      app, "--repeat", {1, 1000}, [=](int64_t n) { options->repeat = static_cast<int>(n); },
-      "counted runs (default 5)");
+      app, "--repeat", {1, 1000}, [=](int64_t n) { options->repeat = static_cast<int>(n); }, "Counted runs (5)");
   add_integer(
-      app, "--new-tokens", {1, 4096}, [=](int64_t n) { options->new_tokens = n; }, "tokens to generate (default 8)");
-  app.add_option("--json", options->json, "file that receives one JSON line a policy and number of shots");
-  app.add_option("--markdown", options->markdown,
-                 "file that receives a table: tokens by layer, FLOPs, time to first token and of selection, KV bytes");
+      app, "--new-tokens", {1, 4096}, [=](int64_t n) { options->new_tokens = n; }, "Tokens to generate (8)");
+  app.add_option("--json", options->json, "Also write one JSON line per policy and number of shots to this file")
+      ->type_name("FILE");
+  app.add_option(
+         "--markdown", options->markdown,
+         "Also write a table to this file: tokens by layer, FLOPs, time to first token and of selection, KV bytes")
+      ->type_name("FILE");
+  app.footer(
+      "Times an in-context prompt of drawn pictures, policies in turn, medians of the counted runs.\n\n"
+      "  espalier bench --policy none --policy catp:keep_ratio=2/9 --shots 0,4,8\n"
+      "  espalier bench --policy all --markdown costs.md");
   return [=] { return bench(*options); };
 }
 

@@ -116,8 +116,8 @@ Run add_generate(CLI::App& app) {
       "The text goes to stdout as it comes, everything else to stderr. Sampling defaults are those of the model's\n"
       "generation_config.json. --chat may be given several times: the prompts run together, answers come in order.\n\n"
       "  espalier generate --image cat.jpg --prompt \"What is on the sofa?\"\n"
-      "  espalier generate --model llava-1.5-7b-hf --image a.jpg --image b.jpg --prompt \"What differs?\" \\\n"
-      "      --policy fastv:keep_ratio=1/2 --greedy --stats");
+      "  espalier generate --model llava-1.5-7b-hf --image a.jpg --image b.jpg \\\n"
+      "      --prompt \"What differs?\" --policy fastv:keep_ratio=1/2 --greedy --stats");
   return [options] { return generate(*options); };
 }
 

@@ -6,6 +6,8 @@
 #include <charconv>
 #include <system_error>
 
+#include "base/closest.h"
+
 namespace espalier {
 
 namespace {
@@ -126,7 +128,8 @@ void check_names(const PolicySpec& spec, const std::vector<std::string_view>& kn
     if (std::ranges::find(known, name) == known.end()) {
       std::string list;
       for (const std::string_view k : known) list += (list.empty() ? "" : ", ") + std::string(k);
-      throw Error(spec.name + ": unknown option " + in_quotes(name) + "; its options are " + list);
+      throw Error(spec.name + ": unknown option " + in_quotes(name) + did_you_mean(name, known) + "; its options are " +
+                  list);
     }
     if (std::any_of(spec.options.begin(), option, [&](const auto& earlier) { return earlier.first == name; }))
       throw Error(spec.name + ": option " + shown(name) + " is given twice");

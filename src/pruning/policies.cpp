@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/closest.h"
 #include "base/error_text.h"
 #include "espalier/error.h"
 #include "espalier/policies/table.h"
@@ -51,12 +52,14 @@ const std::vector<PolicyRow>& rows() {
 }
 
 PolicyPtr make_one(const PolicySpec& spec, const PolicyFiles& files) {
-  std::string known;
+  std::string list;
+  std::vector<std::string_view> known;
   for (const PolicyRow& row : rows()) {
     if (row.entry.name == spec.name) return row.make(spec, files);
-    known += (known.empty() ? "" : ", ") + std::string(row.entry.name);
+    list += (list.empty() ? "" : ", ") + std::string(row.entry.name);
+    known.push_back(row.entry.name);
   }
-  throw Error("policy: there is no " + in_quotes(spec.name) + "; there are " + known);
+  throw Error("policy: there is no " + in_quotes(spec.name) + did_you_mean(spec.name, known) + "; there are " + list);
 }
 
 // As it was written.
