@@ -2,8 +2,10 @@
 #include <CLI/App.hpp>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "base/output_file.h"
@@ -17,6 +19,7 @@
 #include "inspect/traced_run.h"
 #include "runtime/engine_impl.h"
 #include "runtime/prompt_packer.h"
+#include "text/conversations.h"
 
 namespace espalier::cli {
 
@@ -26,9 +29,21 @@ struct InspectOptions {
   ModelOptions model;
   PromptOptions prompt;
   std::vector<std::string> policies;
+  std::optional<std::string> answer;
   int64_t max_new_tokens = 32;
   std::filesystem::path out;
 };
+
+// The last turn of the assistant, which is then no part of the question.
+std::optional<std::string> take_last_answer(Prompt& prompt) {
+  Chat* chat = std::get_if<Chat>(&prompt);
+  if (!chat || chat->messages.empty() || chat->messages.back().role != "assistant") return std::nullopt;
+  std::string answer;
+  for (const Part& part : chat->messages.back().content)
+    if (const auto* text = std::get_if<TextPart>(&part)) answer += text->text;
+  *chat = without_last_answer(std::move(*chat));
+  return answer;
+}
 
 ExitStatus inspect(const InspectOptions& options) {
   check_outputs(options.model, options.prompt, {options.out});
@@ -36,6 +51,7 @@ ExitStatus inspect(const InspectOptions& options) {
   std::vector<PolicyPtr> policies;  // all of them checked before any work
   for (const std::string& spec : options.policies) policies.push_back(read_policy(options.prompt.plugins, spec));
   request.prompt = read_prompt(options.prompt);
+  const std::optional<std::string> told = take_last_answer(request.prompt);
   request.options.max_new_tokens = options.max_new_tokens;
   request.options.greedy = true;
   catch_interrupts();
@@ -52,7 +68,8 @@ ExitStatus inspect(const InspectOptions& options) {
   OutputFile file(options.out);
   file.write(inspect_page({.model = engine.folder().filename().string(),
                            .version = ESPALIER_VERSION,
-                           .images = pack_prompt(engine.impl().model, request.prompt, 0).images},
+                           .images = pack_prompt(engine.impl().model, request.prompt, 0).images,
+                           .answer = options.answer ? options.answer : told},
                           runs));
   file.commit();
   std::fprintf(stderr, "wrote %s\n", options.out.c_str());
@@ -74,14 +91,18 @@ Run add_inspect(CLI::App& app) {
   add_integer(
       app, "--max-new-tokens", {0, 1'000'000'000}, [options](int64_t n) { options->max_new_tokens = n; },
       "Longest answer, in tokens (32)");
+  app.add_option_function<std::string>(
+         "--answer", [options](const std::string& text) { options->answer = text; },
+         "The right answer, to stand beside the others; without it the last turn, where that is the assistant's")
+      ->type_name("TEXT");
   app.add_option("--out", options->out, "HTML page to write; it needs no other file and no network")
       ->required()
       ->type_name("FILE");
   app.footer(
       "Answers are greedy. The page shows each picture with the tokens kept and dropped at every point, their scores,\n"
       "budgets by picture and layer, and position ids.\n\n"
-      "  espalier inspect --chat messages.json --policy catp:keep_ratio=2/9 --policy fastv:keep_ratio=2/9 --out "
-      "kept.html");
+      "  espalier inspect --chat messages.json --policy catp:keep_ratio=2/9 \\\n"
+      "      --policy fastv:keep_ratio=2/9 --out kept.html");
   return [options] { return inspect(*options); };
 }
 
