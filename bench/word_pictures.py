@@ -287,7 +287,7 @@ def table(a):
 
     print("**Answers.** Right: the right answer's logit above those of all values that the prompt never shows. KL: nats, of the next "
           "token, to the unpruned model. Query, examples: percent of the asked-about, other things' and background tokens that are left "
-          "at the end. Tokens: image tokens a layer, as a share of the unpruned.\n")
+          "at the end. Tokens: image tokens per layer, as a share of the unpruned.\n")
     print("| policy | tokens | right | 95 % | of those that unpruned has right | KL | query | examples |\n|---|--:|--:|--:|--:|--:|--:|--:|")
     for policy, of in runs.items():
         lines = list(of.values())

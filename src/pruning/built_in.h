@@ -28,6 +28,9 @@ struct Method {
 };
 
 template <typename Options>
+PolicyPtr make(const Method<Options>& method, const Options& options);
+
+template <typename Options>
 class BuiltIn final : public PruningPolicy {
  public:
   // Throws Error for options that make no policy.
@@ -52,6 +55,18 @@ class BuiltIn final : public PruningPolicy {
   }
   std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const override {
     return method_.steps(options_, model, prompt);
+  }
+  PolicyPtr for_model(const ModelFacts& model) const override {
+    Options options = options_;
+    bool is_other = false;
+    for (const PolicyDefault& set : model.policy_defaults) {
+      const Option<Options>* option = set.policy == method_.name ? method_.options.find(set.option) : nullptr;
+      if (!option || !option->write(options).empty()) continue;
+      is_other = true;
+      if (const std::string wrong = option->read(options, set.value, {PolicySpec{set.policy, {}}}); !wrong.empty())
+        throw Error("policy_defaults.json: " + set.policy + ": " + set.option + "=" + shown(set.value) + " " + wrong);
+    }
+    return is_other ? make(method_, options) : nullptr;
   }
 
  private:

@@ -51,12 +51,13 @@ void replay(const std::string& spec, const ReplayFiles& files) {
   const c10::InferenceMode no_gradients;
   const std::filesystem::path beside = std::filesystem::path(files.out).replace_extension(".safetensors");
   check_outputs({files.signals, files.layout}, {files.out, beside});
-  const PolicyPtr policy = make_policy(spec);
+  const PolicyPtr asked = make_policy(spec);
   RecordedLayout layout = read_layout(files.layout);
+  const PolicyPtr policy = for_model(asked, layout.model);
   for (const ImageShape& shape : layout.prompt->images) {
     const ImageShape wanted = policy->wanted_shape(layout.model, shape);
     if (wanted.grid != shape.grid || wanted.tiling != shape.tiling)
-      throw Error(policy->spec() + ": it changes pictures before the vision tower; a recording begins behind that");
+      throw Error(policy->spec() + ": it changes pictures before the vision tower; a recording begins after that");
   }
   const RecordedSignals recorded(files.signals, *layout.prompt);
   recorded.complete(layout.model);

@@ -25,7 +25,7 @@ Request with_seed(Request request, uint64_t seed) {
 
 Sequence pack(const LoadedModel& model, const Request& request) {
   Stopwatch packing;
-  PolicyPtr policy = policy_of(request);
+  PolicyPtr policy = for_model(policy_of(request), model.facts);
   PackedPrompt packed = pack_prompt(model, request.prompt, request.options.max_new_tokens, policy.get());
   Sequence sequence(model, std::move(packed), std::move(policy));
   packing.stop();
@@ -127,6 +127,7 @@ Result RequestRun::take_result() {
   r.logprobs = std::move(logprobs);
   r.prompt_token_ids = sequence.prompt.ids;
   r.prompt = sequence.prompt.text;
+  r.policy = sequence.walk.policy().spec();
   r.finish_reason = answer.finish_reason();
   r.points = sequence.walk.trace(request.trace);
   r.kept = sequence.walk.kept_sources();
