@@ -34,7 +34,7 @@ struct Split {
 
 // From here on text is written in the alphabet of byte_level.h, for the steps behind it too.
 struct ByteLevel {
-  bool add_prefix_space = false;      // to each part that has none
+  bool add_prefix_space = false;           // to each part that has none
   std::optional<SplitPattern> words = {};  // GPT-2's, with use_regex
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pretrained decoder, its own tokenizer with Digits and ByteLevel's use_regex, against Transformers. The folder is not
-// in the repository: tests/golden/smollm/make_smollm.sh makes it.
+// A pretrained decoder, its own tokenizer with Digits and ByteLevel's use_regex, against Transformers. The folder is
+// not in the repository: tests/golden/smollm/make_smollm.sh makes it.
 #include <gtest/gtest.h>
 
 #include "tests/cli/run_espalier.h"
