@@ -219,7 +219,8 @@ Run add_train_atp(CLI::App& app) {
       "Modules for a quarter of the tokens, then a question under them:\n\n"
       "  espalier train-atp --target-ratio 1/4 --steps 300 --learning-rate 0.003 \\\n"
       "      --final-temperature 100 --out atp25\n"
-      "  espalier generate --chat messages.json --policy atp:weights=atp25/atp.safetensors");
+      "  espalier generate --chat messages.json \\\n"
+      "      --policy atp:weights=atp25/atp.safetensors");
   return [=] { return train(*options); };
 }
 
