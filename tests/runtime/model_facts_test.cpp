@@ -138,7 +138,7 @@ TEST(PolicyDefaults, RefuseWhatCannotBeLeftOpen) {
     const std::string message = message_of<Error>([&] { Engine::load(checkpoint.path()); });
     for (const char* part : parts) expect_says(message, {part});
   }
-  const WithDefaults checkpoint({{"catp", {{"k", "much"}}}});
+  const WithDefaults checkpoint(json{{"catp", {{"k", "much"}}}});
   const Engine engine = Engine::load(checkpoint.path());
   expect_says(message_of<Error>([&] { engine.generate(asks("catp:keep_ratio=1/3")); }),
               {"policy_defaults.json: catp: k=much is not an integer"});
