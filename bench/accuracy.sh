@@ -132,7 +132,7 @@ for table in "${tables[@]}"; do
     policies)
       policies oracle:@ oracle:@,knows=scene random:@ uniform:@ resize:@ divprune:@ cdpruner:@ hired:@ visionzip:@ prumerge:@ prumerge+:@ \
         fastv:@ "fastv:@,layer=$K" "attention:@,layer=$K" "attention:@,layer=$K,rows=own_text" "attention:@,layer=$K,rows=query_text" \
-        "attention:@,layer=$K,rows=all" "dart:@,layer=$K" catp:@ "catp:@,k=$K" sparsevlm:@ pyramiddrop:@ plphp:@ \
+        "attention:@,layer=$K,rows=all" "dart:@,layer=$K" catp:@,k=2 "catp:@,k=$K" sparsevlm:@ pyramiddrop:@ plphp:@ \
         "divprune:keep_ratio=1/2 + fastv:@,layer=$K"
       fitted 0.6 0.7 0.8
       specs+=(--policy m3:keep_ratio=1/4 --policy m3:keep_ratio=1/16 --policy "vtw:layer=$K")

@@ -184,15 +184,43 @@ def table(machine, parts, ops, runs, sides, has_every_row=False):
 
 # ---- the page ----
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --quiet: #6b7280; --rule: #d7dae0; --page: #fff; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --quiet: #9aa0a8; --rule: #3a3f47; --page: #15171a; } }
-body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1000px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem; } p { color: var(--quiet); margin: 0 0 .6rem; }
-pre { overflow-x: auto; font-size: 12px; } svg { width: 100%; height: auto; } text { font: 12px system-ui, sans-serif; fill: var(--ink); } .quiet { fill: var(--quiet); }
-line { stroke: var(--rule); }
+# The look of the inspect page and of src/report/plot.cpp.
+LIGHT = ("--paper:#fbfaf7;--card:#fff;--ink:#24261f;--soft:#6d7066;--line:#e3e1d8;--line0:#3f7d4e;--line1:#3a6ea5;--line2:#b4532a;"
+         "--line3:#7a5aa6;--line4:#a8842c;--line5:#2f8f8b")
+DARK = ("--paper:#191b17;--card:#22251f;--ink:#ecebe2;--soft:#a3a697;--line:#363a31;--line0:#74b684;--line1:#7eaede;--line2:#e08a5f;"
+        "--line3:#b39bdc;--line4:#d9b862;--line5:#6cc7c3")
+COLOURS = f":root {{ color-scheme: light dark; {LIGHT} }} @media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}"
+MARKS = "text { font: 13px system-ui, sans-serif; fill: var(--ink); } .quiet { fill: var(--soft); } .axis { stroke: var(--line); }"
+STYLE = f"""{COLOURS}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 24px; font-weight: 650; }} h2 {{ font-size: 17px; font-weight: 650; margin: 2.2rem 0 .3rem; }} p {{ color: var(--soft); margin: 0 0 .6rem; }}
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; width: 100%; }}
+th, td {{ text-align: right; padding: 4px 8px; border-bottom: 1px solid var(--line); }} th {{ color: var(--soft); font-weight: 500; }}
+th:first-child, td:first-child {{ text-align: left; }} .missed {{ color: var(--line2); font-weight: 600; }}
+.scroll {{ overflow-x: auto; }} .plots {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 8px; }}
+svg {{ width: 100%; height: auto; }} {MARKS}
 """
-COLOURS = ("#3b6fb6", "#c8553d", "#4f8a5b", "#8a5fa8", "#b8892b", "#4a8f9c")
+LINES_PER_PLOT = 6   # more cannot be followed: they go on in a plot of their own
+
+
+def round_ticks(end, count=5):
+    """0 and multiples of 1, 2 or 5 times a power of ten up to `end`, about `count` of them."""
+    rough = end / count
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    return [i * step for i in range(int(end / step * (1 + 1e-9)) + 1)]
+
+
+def named(value):
+    return f"{value:,.10g}"
+
+
+def groups(series):
+    """The series in parts that one plot can show; the first, which the others are compared with, in each of them."""
+    names = list(series)
+    first, rest = names[:1], names[1:]
+    step = LINES_PER_PLOT - 1
+    return [{n: series[n] for n in first + rest[i:i + step]} for i in range(0, max(1, len(rest)), step)]
 
 
 def bars(rows, has_ceiling=True, width=1000, left=430):
@@ -201,40 +229,44 @@ def bars(rows, has_ceiling=True, width=1000, left=430):
     for i, (label, part, text) in enumerate(rows):
         y, room = 4 + i * step, width - left - 170
         out.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{html.escape(label)}</text>'
-                   f'<rect x="{left}" y="{y + 2}" width="{max(1, room * min(part, 1.2) / 1.2):.1f}" height="13" fill="{COLOURS[0]}"/>'
+                   f'<rect x="{left}" y="{y + 2}" width="{max(1, room * min(part, 1.2) / 1.2):.1f}" height="13" style="fill:var(--line1)"/>'
                    f'<text class="quiet" x="{left + room * min(part, 1.2) / 1.2 + 6:.1f}" y="{y + 12}">{html.escape(text)}</text>')
     if has_ceiling:
         x = left + (width - left - 170) / 1.2
-        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{8 + len(rows) * step}"/>')
+        out.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{8 + len(rows) * step}"/>')
     return f'<svg viewBox="0 0 {width} {10 + len(rows) * step}" role="img">{"".join(out)}</svg>'
 
 
-def lines(series, unit, width=1000, height=330):
-    """series: name -> [(x, y)]; both axes from 0."""
-    left, right, top, bottom = 70, 250, 10, 40
+def lines(series, title, unit, width=640, height=300):
+    """series: name -> [(x, y)]; both axes from 0. The legend stands below."""
+    left, right, top = 62, 16, 44
+    bottom = 46 + 18 * len(series)
     points = [p for line in series.values() for p in line]
-    most_x, most_y = max(p[0] for p in points), max(p[1] for p in points) or 1
+    most_x, most_y = max(p[0] for p in points) or 1, max(p[1] for p in points) or 1
+    ticks = round_ticks(most_y)
+    if ticks[-1] < most_y:
+        ticks.append(ticks[-1] + ticks[1])
+    height += bottom
 
     def place(x, y):
-        return left + (width - left - right) * x / most_x, height - bottom - (height - top - bottom) * y / most_y
+        return left + (width - left - right) * x / most_x, height - bottom - (height - top - bottom) * y / ticks[-1]
 
-    out = []
-    for i in range(5):
-        value = most_y * i / 4
+    out = [f'<text x="{left}" y="18" style="font-weight:600">{html.escape(title)}</text><text class="quiet" x="{left}" y="35">{html.escape(unit)}</text>']
+    for value in ticks:
         _, y = place(0, value)
-        out.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                   f'<text class="quiet" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:{",.0f" if most_y >= 20 else ".3g"}}</text>')
+        out.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                   f'<text class="quiet" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{named(value)}</text>')
     for x in sorted({p[0] for p in points}):
         out.append(f'<text class="quiet" x="{place(x, 0)[0]:.1f}" y="{height - bottom + 18}" text-anchor="middle">{x}</text>')
-    out.append(f'<text class="quiet" x="{left}" y="{height - 4}">shots; {unit}</text>')
+    out.append(f'<text class="quiet" x="{(left + width) / 2:.0f}" y="{height - bottom + 36}" text-anchor="middle">shots</text>')
     for i, (name, line) in enumerate(series.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        style = f"var(--line{i % LINES_PER_PLOT})"
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in line))
-        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in (place(*p) for p in line)]
-        out.append(f'<rect x="{width - right + 20}" y="{14 + 20 * i}" width="12" height="12" fill="{colour}"/>'
-                   f'<text x="{width - right + 38}" y="{24 + 20 * i}">{html.escape(name)}</text>')
-    return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(out)}</svg>'
+        out.append(f'<polyline points="{path}" fill="none" stroke-width="2" style="stroke:{style}"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" style="fill:{style}"/>' for x, y in (place(*p) for p in line)]
+        y = height - bottom + 56 + 18 * i
+        out.append(f'<circle cx="{left + 4}" cy="{y - 4.5}" r="3.2" style="fill:{style}"/><text x="{left + 14}" y="{y}">{html.escape(name)}</text>')
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">{"".join(out)}</svg>', height
 
 
 def by_shots(runs, value):
@@ -244,22 +276,68 @@ def by_shots(runs, value):
     return series
 
 
+COSTS = (("Time to the first token", "encode + select + prefill, ms", lambda r: median(r, "first_token")),
+         ("A later token", "ms", lambda r: median(r, "decode_per_token")),
+         ("KV cache after prefill", "MiB", lambda r: r["stats"]["kv_bytes"] / 2 ** 20))
+
+
+def plots(runs):
+    """Cost by shots, as (SVG, height)."""
+    return [lines(group, title, unit) for title, unit, value in COSTS for group in groups(by_shots(runs, value))]
+
+
 def picture(runs):
-    """Cost by shots, to show by itself."""
-    runs = [r for r in runs if r.get("decode_graphs", True)]
-    panels = [("Time to the first token, ms", lambda r: median(r, "first_token")),
-              ("A later token, ms", lambda r: median(r, "decode_per_token")), ("KV cache, MB", lambda r: r["stats"]["kv_bytes"] * 1e-6)]
-    out, step = [], 380
-    for i, (title, value) in enumerate(panels):
-        panel = lines(by_shots(runs, value), title).replace("<svg ", f'<svg x="0" y="{i * step + 30}" width="1000" height="330" ', 1)
-        out.append(f'<text x="70" y="{i * step + 20}" font-weight="bold">{title}</text>{panel}')
-    style = "text { font: 12px sans-serif; fill: #1c1e21; } .quiet { fill: #6b7280; } line { stroke: #d7dae0; }"
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {step * len(panels)}"><style>{style}</style>'
-            f'<rect width="100%" height="100%" fill="#fff"/>{"".join(out)}</svg>\n')
+    """The same below each other, to show by itself."""
+    out, y = [], 0
+    for panel, height in plots([r for r in runs if r.get("decode_graphs", True)]):
+        out.append(panel.replace("<svg ", f'<svg x="0" y="{y}" width="640" height="{height}" ', 1))
+        y += height
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {y}"><style>{COLOURS} {MARKS}</style>'
+            f'<rect width="100%" height="100%" style="fill:var(--paper)"/>{"".join(out)}</svg>\n')
 
 
-def page(machine, text, ops, runs):
-    body = [f"<h1>Espalier: measured{html.escape(' on ' + machine['device'] if machine else '')}</h1>", f"<pre>{html.escape(text)}</pre>"]
+def html_table(head, rows):
+    cells = lambda kind, row: "".join(f"<{kind}>{c}</{kind}>" for c in row)
+    return (f'<div class="scroll"><table><tr>{cells("th", map(html.escape, head))}</tr>'
+            + "".join(f"<tr>{cells('td', row)}</tr>" for row in rows) + "</table></div>")
+
+
+def op_row(row):
+    reached, ceiling = share(row)
+    beside = ", ".join(f"{name} {other / row['median_us']:.1f} x" for name, other in row["beside_us"].items())
+    return [html.escape(str(c)) for c in (
+        f"{row['op']}, {row['shape']}", row["dtype"], f"{row['median_us']:,.1f}", f"{row['fastest_us']:,.1f} .. {row['slowest_us']:,.1f}",
+        f"{100 * reached:.0f} % of {ceiling}" if reached is not None else "", beside, f"{row['kernel']}, {row['threads']} threads")]
+
+
+def run_row(row):
+    return [html.escape(str(c)) for c in (
+        row["policy"] + ("" if row.get("decode_graphs", True) else ", steps launched one by one"), row["shots"],
+        f"{median(row, 'encode'):.0f}", f"{median(row, 'select_prefill'):.1f}", f"{median(row, 'first_token'):.1f}",
+        f"{median(row, 'decode_per_token'):.2f}",
+        f"{answer_ms(row, 8):.0f}", f"{answer_ms(row, 64):.0f}", f"{row['stats']['kv_bytes'] / 2 ** 20:.1f}", f"{row['stats']['peak_memory_bytes'] / 2 ** 30:.2f}")]
+
+
+def tables(machine, parts, ops, runs, sides):
+    head = ([", ".join(str(machine[k]) for k in ("device", "date", "commit") if k in machine)] if machine else []) + parts + ceilings(ops)
+    body = [f"<p>{'<br>'.join(map(html.escape, head))}</p>"] if head else []
+    targets = target_lines(ops, runs, sides)
+    if targets:
+        marks = {None: "", True: "met", False: '<span class="missed">missed</span>'}
+        body.append("<h2>Targets</h2>" + html_table(("", "measured", "target", ""), [
+            (html.escape(what), html.escape(measured), html.escape(target), marks[is_met]) for what, target, measured, is_met in targets]))
+    if runs:
+        body.append("<h2>Runs</h2><p>Medians.</p>" + html_table(
+            ("policy", "shots", "encode, ms", "select + prefill, ms", "first token, ms", "a later token, ms", "8 tokens, ms", "64 tokens, ms", "KV, MiB", "peak memory, GiB"),
+            map(run_row, runs)))
+    if ops:
+        body.append("<h2>Operators</h2>" + html_table(("op", "dtype", "median, us", "fastest .. slowest", "of its ceiling", "beside", "kernel"),
+                                                      map(op_row, ops)))
+    return body
+
+
+def page(machine, parts, ops, runs, sides):
+    body = [f"<h1>Espalier: measured{html.escape(' on ' + machine['device'] if machine else '')}</h1>"] + tables(machine, parts, ops, runs, sides)
     shares = [(r, *share(r)) for r in ops if r["dtype"] == "BFloat16"]
     for ceiling in ("copying", "reading", "matrix rate"):
         rows = [(f"{r['op']}, {r['shape']}", part, f"{100 * part:.0f} %, {r['median_us']:.0f} us") for r, part, of in shares if of == ceiling]
@@ -276,12 +354,7 @@ def page(machine, text, ops, runs):
         body.append(bars([(label, math.log1p(ratio) / most, f"{ratio:.1f} x {name}") for label, ratio, name in faster], has_ceiling=False))
     runs = [r for r in runs if r.get("decode_graphs", True)]
     if len({r["shots"] for r in runs}) > 1:
-        body.append("<h2>Time to the first token by number of shots</h2><p>Encode, select and prefill.</p>")
-        body.append(lines(by_shots(runs, lambda r: median(r, "first_token")), "ms"))
-        body.append("<h2>A later token by number of shots</h2>")
-        body.append(lines(by_shots(runs, lambda r: median(r, "decode_per_token")), "ms"))
-        body.append("<h2>KV cache by number of shots</h2>")
-        body.append(lines(by_shots(runs, lambda r: r["stats"]["kv_bytes"] * 1e-6), "MB"))
+        body.append(f'<h2>Cost by number of shots</h2><div class="plots">{"".join(svg for svg, _ in plots(runs))}</div>')
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Espalier, measured</title><style>{STYLE}</style>{"".join(body)}</html>\n'
 
 
@@ -304,7 +377,7 @@ def main():
     ops, runs, sides = read_lines(files)
     text = table(machine, parts, ops, runs, sides, has_every_row=bool(a.name))
     os.makedirs(out, exist_ok=True)
-    files = [(f"{a.name}.txt" if a.name else "table.txt", text), (f"{a.name}.html" if a.name else "plots.html", page(machine, text, ops, runs))]
+    files = [(f"{a.name}.txt" if a.name else "table.txt", text), (f"{a.name}.html" if a.name else "plots.html", page(machine, parts, ops, runs, sides))]
     if a.name and len({r["shots"] for r in runs}) > 1:
         files.append((f"{a.name}.svg", picture(runs)))
     for name, content in files:

@@ -20,7 +20,7 @@ int main(int argc, char** argv) try {
 
   Scheduler scheduler(engine);
   Request one{.prompt = in_context_chat({}, picture, argv[3]), .policy = "divprune:keep_ratio=1/2"};
-  Request other{.prompt = in_context_chat({}, picture, argv[3]), .policy = "catp:keep_ratio=2/9,k=3"};
+  Request other{.prompt = in_context_chat({}, picture, argv[3]), .policy = "catp:keep_ratio=2/9"};
   one.options.max_new_tokens = other.options.max_new_tokens = 16;
   Ticket first = scheduler.submit(one), second = scheduler.submit(other);
   std::string piece;

@@ -48,6 +48,7 @@ mapfile -t runtime < <(files src/runtime)
 mapfile -t recording < <(files src/recording)
 mapfile -t questions < <(files src/questions)
 mapfile -t synth < <(files src/synth)
+mapfile -t report < <(files src/report)
 mapfile -t evaluation < <(files src/eval)
 mapfile -t conformance < <(files src/conformance)
 mapfile -t serve < <(files src/serve)
@@ -76,7 +77,7 @@ own_includes 'model knows tensors: model/, base/, ops.h, the layout' \
 own_includes 'families join pictures and model: families/, model/, pictures/, base/, the layout' \
   '(families|model|pictures|base)/|espalier/(error|image|token_layout)\.h' "${families[@]}"
 own_includes 'layout knows tokens: layout/, base/ and public headers' '(layout|base)/|espalier/' "${layout[@]}"
-own_includes 'pruning knows decisions: pruning/, base/random.h, base/error_text.h and public headers' 'pruning/|base/(random|error_text)\.h|espalier/' "${pruning[@]}"
+own_includes 'pruning knows decisions: pruning/, base/{random,error_text,closest}.h and public headers' 'pruning/|base/(random|error_text|closest)\.h|espalier/' "${pruning[@]}"
 own_includes 'runtime joins what lies below; nothing above it' \
   '(runtime|layout|pruning|families|model|pictures|text|base|kernels)/|espalier/' "${runtime[@]}"
 own_includes 'recording stands on runtime' '(recording|runtime|layout|pruning|families|model|base)/|espalier/' "${recording[@]}"
@@ -86,13 +87,14 @@ own_includes 'conformance plays a runtime to policies' '(conformance|layout|reco
 own_includes 'inspect draws what runtime tells' '(inspect|runtime|layout|pictures|base)/|espalier/' "${inspect[@]}"
 own_includes 'serve shows what the public headers can do' 'serve/|espalier/' "${serve[@]}"
 own_includes 'c_api says the public headers in C' 'c_api/|espalier/' "${c_api[@]}"
-own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layout|pruning|base)/|espalier/' "${evaluation[@]}"
+own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layout|pruning|report|base)/|espalier/' "${evaluation[@]}"
+own_includes 'report draws numbers and knows nothing of models' 'report/' "${report[@]}"
 own_includes 'cli asks runtime and recording; base, text and pictures for its files' \
   '(eval|cli|serve|runtime|recording|layout|inspect|questions|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|kernels/support/cpu_level\.h|espalier/' "${cli[@]}"
 own_includes 'the program starts the command line' 'cli/' "${program[@]}"
 forbid 'the program loads libtorch only when it has to' '#include <(ATen|c10|torch)/' "${program[@]}"
 own_includes 'training stands beside runtime' \
-  '(training|synth|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"
+  '(training|synth|report|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"
 own_includes 'kernels know pointers: kernels/, ops.h and op_choices.h' 'kernels/|espalier/(ops|op_choices)\.h' "${kernels[@]}"
 own_includes 'examples use public headers only' 'espalier/' "${examples[@]}"
 own_includes 'bindings stand on public headers' 'espalier/|(crossing|engine|policy|request|result)\.h' "${bindings[@]}"

@@ -13,9 +13,9 @@ shift
 questions=('shape|two words for two shapes|dir' 'colour|two words for two colours|gav' 'spot|two words for the colour of a tiny spot|kib'
            'words|four words for four shapes|pog' 'define|a question about a thing whose shape has just been named|red')
 # The model reads what a word names in layer 2, and what a question is about in layers 3, 6 and 7 (models/demo/README.md): policies that
-# prune between, CATP as published and as it holds (docs/findings.md) among them, and trained modules (there, "ATP modules") that leave a quarter of the tokens on the average over layers.
+# prune between, CATP as published and as it holds (docs/findings.md) among them, the first with the k that policy_defaults.json names, and trained modules (there, "ATP modules") that leave a quarter of the tokens on the average over layers.
 models=$(readlink -f "$here/../../models/demo")
-policies=(none catp:keep_ratio=2/9,k=3 catp+:keep_ratio=2/9,k=3 "atp:weights=$models/atp_25.safetensors" fastv:keep_ratio=2/9,layer=3 random:keep_ratio=2/9)
+policies=(none catp:keep_ratio=2/9 catp+:keep_ratio=2/9,k=3 "atp:weights=$models/atp_25.safetensors" fastv:keep_ratio=2/9,layer=3 random:keep_ratio=2/9)
 
 # field NAME JSON: a string, or the last number of a list.
 text_of() { sed -E 's/.*"text":"([^"]*)","token_ids".*/\1/' <<<"$1"; }

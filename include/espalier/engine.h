@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "espalier/generation.h"
+#include "espalier/log.h"
+#include "espalier/model_facts.h"
 #include "espalier/tokenizer.h"
 
 namespace espalier {
@@ -42,6 +44,9 @@ struct EngineOptions {
   // the policy that looks at the question is used again by requests that begin alike. Answers are the same with and
   // without it. 0: nothing is kept beyond what sessions hold.
   int64_t prefix_cache_bytes = 0;
+  // The least of what is said, and to whom; without a sink to stderr.
+  LogLevel log_level = LogLevel::kWarning;
+  LogSink log = {};
   Progress on_progress = {};
 };
 
@@ -76,6 +81,7 @@ class Engine {
 
   TokenCounts count_tokens(const Prompt& prompt) const;
   const Tokenizer& tokenizer() const;
+  const ModelFacts& facts() const;
   std::filesystem::path folder() const;
 
   struct Impl;

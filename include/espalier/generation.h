@@ -106,6 +106,7 @@ struct Result {
   std::vector<int32_t> prompt_token_ids;  // each image placeholder expanded to its tokens
   std::vector<TokenLogprobs> logprobs;    // one for each of token_ids, with GenerationOptions::top_logprobs
   std::string prompt;                     // before expansion
+  std::string policy;                     // that ran: with what the model's folder sets, and a solved amount
   FinishReason finish_reason = FinishReason::kLength;
   std::vector<PointTrace> points;  // trace.h; what is kept, and with Request::trace the rest
   std::vector<int64_t> kept;       // source indices of the image tokens that survive all points

@@ -12,10 +12,10 @@
 namespace espalier {
 
 // Runs the requests one after another and returns one HTML file that needs nothing else. They ask the same prompt and
-// differ in their policies; Request::policy is what the page calls one, `custom` or not. Nothing when a callback
-// cancels. Throws Error where there is no request, for one that cannot be served, and for pictures that are not there
-// (handles alone).
+// differ in their policies; Result::policy is what the page calls one. `answer`: the right one, to stand beside the
+// others, where it is known. Nothing when a callback cancels. Throws Error where there is no request, for one that
+// cannot be served, and for pictures that are not there (handles alone).
 std::optional<std::string> inspect(const Engine& engine, std::span<const Request> requests,
-                                   const Callbacks& callbacks = {});
+                                   const Callbacks& callbacks = {}, const std::optional<std::string>& answer = {});
 
 }  // namespace espalier

@@ -42,6 +42,10 @@ TEST_P(PolicyConformance, KeepsTheShare) {
   if (!GetParam().keeps_the_share) GTEST_SKIP() << "the policy does not promise it";
   EXPECT_EQ(conformance::keeps_the_share(GetParam()), "");
 }
+TEST_P(PolicyConformance, KeepsTheShareOfEachImage) {
+  if (!GetParam().keeps_each_share) GTEST_SKIP() << "the policy does not promise it";
+  EXPECT_EQ(conformance::keeps_each_share(GetParam()), "");
+}
 TEST_P(PolicyConformance, KeepsAllAtOne) {
   if (!GetParam().keeps_all_at_one) GTEST_SKIP() << "the policy does not promise it";
   EXPECT_EQ(conformance::keeps_all_at_one(GetParam()), "");

@@ -25,6 +25,8 @@ struct ConformingPolicy {
   bool keeps_all_at_one = true;     // acts nowhere at keep_ratio 1
   bool keeps_pinned = true;         // tokens that the user pinned stay, if the share has room for them
   bool treats_images_alike = true;  // images that change places take their verdicts along
+  bool keeps_each_share = false;    // no image is left with less than its own share, rounded down: one that ranks the
+                                    // tokens of all images together may spend everything on one of them
   ModelFacts model = conformance_model();
 };
 
@@ -35,6 +37,7 @@ std::string keeps_tokens_that_are_there(
     const ConformingPolicy& policy);  // ascending, of those left by the point before
 std::string keeps_text(const ConformingPolicy& policy);
 std::string keeps_the_share(const ConformingPolicy& policy);
+std::string keeps_each_share(const ConformingPolicy& policy);
 std::string keeps_all_at_one(const ConformingPolicy& policy);
 std::string keeps_pinned(const ConformingPolicy& policy);
 std::string treats_images_alike(const ConformingPolicy& policy);

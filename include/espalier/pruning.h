@@ -11,7 +11,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <compare>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -23,52 +22,12 @@
 #include <variant>
 #include <vector>
 
+#include "espalier/act_point.h"
+#include "espalier/model_facts.h"
 #include "espalier/policies/amount.h"
 #include "espalier/token_layout.h"
 
 namespace espalier {
-
-// Layers are 0-based everywhere; "before layer L" means that L has not run.
-enum class Site : uint8_t {
-  kVisionOutput,     // patches as the vision tower leaves them, before the projector
-  kProjectorOutput,  // the packed sequence, before the decoder
-  kBeforeLayer,      // the state that enters decoder layer L
-  kAfterAttention,   // inside layer L, behind its attention: the layer's own cache stays whole, rows leave
-  kCache,            // the cache of layer L after prefill: tokens stay in the residual stream
-};
-
-struct ActPoint {
-  Site site = Site::kProjectorOutput;
-  int layer = 0;  // for the last three
-  bool operator==(const ActPoint&) const = default;
-  // Along the data: before layer L, after its attention, its cache, before layer L + 1.
-  std::strong_ordering operator<=>(const ActPoint& other) const {
-    const auto place = [](const ActPoint& p) { return std::pair(p.site < Site::kBeforeLayer ? -1 : p.layer, p.site); };
-    return place(*this) <=> place(other);
-  }
-};
-
-// "before_layer" …, as in files and messages; a point with its layer where it has one.
-std::string_view name_of(Site site);
-std::string to_string(const ActPoint& point);
-
-// What a policy may know of the model.
-struct ModelFacts {
-  int num_layers = 0;
-  int64_t hidden_size = 0;
-  int num_heads = 0;
-  int num_kv_heads = 0;
-  int64_t head_dim = 0;
-  int64_t intermediate_size = 0;
-  int64_t sliding_window = 0;  // 0: none
-  bool has_mrope = false;
-  int vision_layers = 0;
-  int vision_feature_layer = 0;  // 0-based layer whose output the projector reads
-  int vision_heads = 0;
-  int64_t vision_hidden_size = 0;
-  bool has_class_token = false;  // class row in the vision tower
-  bool has_text_tower = false;   // a CLIP text tower paired with it
-};
 
 // ---- signals ----
 // All are tensors on the model's device. Indices are int64, in the current sequence (TokenLayout); m =
@@ -273,9 +232,15 @@ class PruningPolicy {
   // tokens stay, and all of them where the request has no image tokens, or fewer than min_tokens. Throws Error when the
   // model or the request cannot serve the policy.
   virtual std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const = 0;
+  // The same policy with what it leaves open set to what the model's folder says (ModelFacts::policy_defaults); null
+  // where there is nothing to set. The engine asks before it asks anything else.
+  virtual std::shared_ptr<const PruningPolicy> for_model(const ModelFacts&) const { return nullptr; }
 };
 
 using PolicyPtr = std::shared_ptr<const PruningPolicy>;
+
+// `policy` as a model runs it: its for_model(), or itself.
+PolicyPtr for_model(PolicyPtr policy, const ModelFacts& model);
 
 // Policies in sequence, each seeing what the one before left: their steps behind each other. Every amount refers to the
 // unpruned pool; one above what an earlier policy leaves, or steps out of the data's order, are refused when a request

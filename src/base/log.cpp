@@ -6,38 +6,33 @@
 #include <spdlog/logger.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 
-#include <memory>
+#include <utility>
 
 namespace espalier {
 
 namespace {
 
-// Not in spdlog's registry: a program that uses spdlog itself keeps that for its own names.
-spdlog::logger& logger() {
-  static spdlog::logger instance = [] {
-    spdlog::logger made("espalier", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
-    made.set_pattern("%n: %^%l%$: %v");
-    made.set_level(spdlog::level::warn);
-    return made;
-  }();
-  return instance;
-}
-
-spdlog::string_view_t view(std::string_view text) {
-  return {text.data(), text.size()};
+LogSink stderr_sink() {
+  // Not in spdlog's registry: a program that uses spdlog itself keeps that for its own names.
+  const auto logger =
+      std::make_shared<spdlog::logger>("espalier", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  logger->set_pattern("%n: %^%l%$: %v");
+  return [logger](LogLevel level, std::string_view message) {
+    logger->log(level == LogLevel::kWarning ? spdlog::level::warn : spdlog::level::info,
+                spdlog::string_view_t(message.data(), message.size()));
+  };
 }
 
 }  // namespace
 
-void set_log_level(LogLevel level) {
-  logger().set_level(level == LogLevel::kInfo ? spdlog::level::info : spdlog::level::warn);
+Log::Log(LogLevel lowest, LogSink sink) : lowest_(lowest), sink_(std::make_shared<Sink>()) {
+  sink_->say = sink ? std::move(sink) : stderr_sink();
 }
 
-void log_info(std::string_view message) {
-  logger().log(spdlog::level::info, view(message));
-}
-void log_warning(std::string_view message) {
-  logger().log(spdlog::level::warn, view(message));
+void Log::say(LogLevel level, std::string_view message) const {
+  if (!says(level)) return;
+  const std::lock_guard turn(sink_->turn);
+  sink_->say(level, message);
 }
 
 }  // namespace espalier

@@ -1,17 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// What Espalier tells people who watch it run: the logger "espalier" on stderr. Results never go through it, and
-// neither do errors, which are exceptions.
+// Where an engine says what include/espalier/log.h describes. Copies share the sink and its turn.
 #pragma once
 
-#include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string_view>
+
+#include "espalier/log.h"
 
 namespace espalier {
 
-enum class LogLevel : uint8_t { kInfo, kWarning };
+class Log {
+ public:
+  // Without a sink: the logger "espalier" on stderr.
+  explicit Log(LogLevel lowest = LogLevel::kWarning, LogSink sink = {});
 
-void set_log_level(LogLevel level);  // of the process; kWarning at the start
-void log_info(std::string_view message);
-void log_warning(std::string_view message);
+  bool says(LogLevel level) const { return level >= lowest_ && level < LogLevel::kSilent; }
+  void verbose(std::string_view message) const { say(LogLevel::kVerbose, message); }
+  void warning(std::string_view message) const { say(LogLevel::kWarning, message); }
+
+ private:
+  struct Sink {
+    std::mutex turn;
+    LogSink say;
+  };
+  void say(LogLevel level, std::string_view message) const;
+
+  LogLevel lowest_;
+  std::shared_ptr<Sink> sink_;
+};
 
 }  // namespace espalier

@@ -178,7 +178,7 @@ void check_tiling(const std::map<std::string, TensorView>& tensors, std::span<co
     reached = bytes.data() + bytes.size();
   }
   const ptrdiff_t rest = data.data() + data.size() - reached;
-  if (rest > 0) throw Error(file + ": " + std::to_string(rest) + " bytes behind the last tensor belong to no tensor");
+  if (rest > 0) throw Error(file + ": " + std::to_string(rest) + " bytes after the last tensor belong to no tensor");
 }
 
 // Header text and the order in which the data follows it.

@@ -59,6 +59,7 @@ ExitStatus answer(const AnswerOptions& options) {
   const Engine engine = load_engine(options.model, progress);
   nlohmann::ordered_json json = json_head(engine);
   asking.model_id = json["model"].get<std::string>();
+  for (PolicyPtr& policy : asking.policies) policy = for_model(policy, engine.facts());  // answers say what ran
   const AskingResult result =
       answer_questions(engine, asking, file,
                        {.show = [&](int64_t done, int64_t total) { progress.show("answer", done, total); },
@@ -135,8 +136,9 @@ Run add_answer(CLI::App& app) {
       "Each line of --out is {\"question_id\", \"prompt\", \"text\", \"answer_id\", \"model_id\", \"metadata\"}, as "
       "LLaVA's own scripts read it; metadata names policy and tokens. Run again, the same command asks what is "
       "missing: after Ctrl-C, a crash, or with one more --policy.\n\n"
-      "  espalier answer --questions llava_pope_test.jsonl --image-folder val2014 --greedy --max-new-tokens 16 "
-      "--policy none --policy catp:keep_ratio=2/9 --out answers.jsonl");
+      "  espalier answer --questions llava_pope_test.jsonl --image-folder val2014 \\\n"
+      "      --greedy --max-new-tokens 16 --policy none --policy catp:keep_ratio=2/9 \\\n"
+      "      --out answers.jsonl");
   return [options] { return answer(*options); };
 }
 

@@ -215,9 +215,11 @@ Run add_bench(CLI::App& app) {
       "numbers (N,...) are axes: every combination is measured. Ctrl-C ends it with what is finished.\n\n" +
       bench_legend() +
       "\n"
-      "  espalier bench --model llava-1.5-7b-hf --policy none --policy catp:keep_ratio=2/9 --shots 1,4,16\n"
-      "  espalier bench --image cat.jpg --prompt \"What is on the sofa?\" --requests 1,8 --new-tokens 64 --json "
-      "b.jsonl");
+      "  espalier bench --model llava-1.5-7b-hf --shots 1,4,16 \\\n"
+      "      --policy none --policy catp:keep_ratio=2/9\n"
+      "  espalier bench --image cat.jpg --prompt \"What is on the sofa?\" \\\n"
+      "      --requests 1,8 --new-tokens 64 --json b.jsonl\n"
+      "  espalier bench --policy all --markdown costs.md");
   return [options] { return bench(*options); };
 }
 

@@ -96,7 +96,8 @@ Run add_calibrate(CLI::App& app) {
   app.footer(
       "What it writes holds for this model, machine, dtype, device and number of threads. Policies that were measured\n"
       "by name serve for their other options too, as long as these do not change what is computed.\n\n"
-      "  espalier calibrate --model llava-1.5-7b-hf --policy divprune --policy fastv:rows=all\n"
+      "  espalier calibrate --model llava-1.5-7b-hf \\\n"
+      "      --policy divprune --policy fastv:rows=all\n"
       "  espalier generate --model llava-1.5-7b-hf --policy divprune:ttft=250ms …\n"
       "  espalier calibrate --model llava-1.5-7b-hf --policy divprune --check 100 --seed 1");
   return [options] { return calibrate(*options); };

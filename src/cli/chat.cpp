@@ -104,7 +104,7 @@ Run add_chat(CLI::App& app) {
   app.add_option("--system", options->session.system, "What stands before the first turn")->type_name("TEXT");
   app.add_flag("--sticky", options->session.sticky,
                "Tokens of a picture that one turn dropped stay away; without it each question chooses anew");
-  app.add_flag("--stats", options->stats, "Print tokens kept and reused, times and memory to stderr behind each turn");
+  app.add_flag("--stats", options->stats, "Print tokens kept and reused, times and memory to stderr after each turn");
   app.footer(
       "A line is a turn; /image FILE puts a picture before the next one, /quit or the end of input ends.\n\n"
       "  espalier chat --model llava-1.5-7b-hf --policy catp:keep_ratio=2/9");

@@ -115,7 +115,7 @@ std::string cost_table(const std::string& heading, const std::vector<CostRow>& r
       "layers, text included,\nattention counted causally, without what the policy's signals cost, which *select* "
       "times "
       "(signals, decision, and taking\nthe tokens out). *First token*: encode, select and prefill. *KV*: bytes cached "
-      "behind the prefill, text included, where each\nlayer, and under `plphp` each KV head, has its own length. "
+      "after the prefill, text included, where each\nlayer, and under `plphp` each KV head, has its own length. "
       "Shares "
       "are of the first row.\n";
   for (size_t i = 0; i < left_out.size(); ++i)

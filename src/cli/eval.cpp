@@ -43,7 +43,7 @@ struct EvalArguments {
 // (models/demo/README.md): before layer 3 is the first place where its attention tells tokens apart.
 const std::vector<std::string> kUsualPolicies = {"catp:keep_ratio=2/9", "fastv:keep_ratio=2/9", "random:keep_ratio=2/9",
                                                  "oracle:keep_ratio=2/9"};
-const std::vector<std::string> kPoliciesOfBundledModel = {"catp:keep_ratio=2/9,k=3", "fastv:keep_ratio=2/9,layer=3",
+const std::vector<std::string> kPoliciesOfBundledModel = {"catp:keep_ratio=2/9", "fastv:keep_ratio=2/9,layer=3",
                                                           "random:keep_ratio=2/9", "oracle:keep_ratio=2/9"};
 const std::vector<std::string> kUsualSuites = {"single",        "detail",         "bind/shape-2x1", "bind/colour-2x1",
                                                "bind/spot-2x1", "bind/shape-2x2", "bind/shape-4x1", "define"};
@@ -112,9 +112,9 @@ Run add_eval(CLI::App& app) {
   add_plugin_option(app, arguments->plugins);
   app.add_option("--policy", arguments->policies,
                  "Policy to compare with the unpruned model; may be given several times. random without a seed is five "
-                 "draws an item, oracle:keep_ratio=R keeps the patches of what is asked about, with knows=scene those "
+                 "draws per item, oracle:keep_ratio=R keeps the patches of what is asked about, with knows=scene those "
                  "of all objects (catp, fastv, random and oracle at 2/9; on the bundled model the first two act before "
-                 "layer 3, behind the first one that reads pictures)")
+                 "layer 3, after the first one that reads pictures)")
       ->type_name("SPEC");
   app.add_option("--suite", arguments->suites,
                  "single, detail, bind, define, or a cell such as bind/shape-2x1; may be given several times (all of "
@@ -146,7 +146,8 @@ Run add_eval(CLI::App& app) {
       "Every policy answers the same items, which `espalier synth` writes out. Accuracy is exact match of the greedy\n"
       "answer. Without options it takes a few minutes on two cores. Ctrl-C ends it with the tables of what is "
       "finished.\n\n"
-      "  espalier eval --policy catp:keep_ratio=1/9 --policy random:keep_ratio=1/9 --suite bind --items 500\n"
+      "  espalier eval --policy catp:keep_ratio=1/9 --policy random:keep_ratio=1/9 \\\n"
+      "      --suite bind --items 500\n"
       "  espalier eval --curve --suite single --suite detail --svg curve.svg");
   return [arguments] { return evaluate(*arguments); };
 }

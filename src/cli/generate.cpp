@@ -99,7 +99,6 @@ ExitStatus generate(const GenerateOptions& options) {
     if (!options.json.replaces_text()) print(is_one ? "\n" : result.text + "\n");
     if (options.json.is_wanted()) {
       nlohmann::ordered_json line = json_head(engine);
-      line["policy"] = requests[i].custom->spec();
       line.update(to_json(result));
       lines += to_line(line) + "\n";
     }
@@ -122,8 +121,8 @@ Run add_generate(CLI::App& app) {
       "The text goes to stdout as it comes, everything else to stderr. Sampling defaults are those of the model's\n"
       "generation_config.json. --chat may be given several times: the prompts run together, answers come in order.\n\n"
       "  espalier generate --image cat.jpg --prompt \"What is on the sofa?\"\n"
-      "  espalier generate --model llava-1.5-7b-hf --image a.jpg --image b.jpg --prompt \"What differs?\" \\\n"
-      "      --policy fastv:keep_ratio=1/2 --greedy --stats");
+      "  espalier generate --model llava-1.5-7b-hf --image a.jpg --image b.jpg \\\n"
+      "      --prompt \"What differs?\" --policy fastv:keep_ratio=1/2 --greedy --stats");
   return [options] { return generate(*options); };
 }
 

@@ -4,11 +4,13 @@
 #include <CLI/Formatter.hpp>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/error_text.h"
 #include "cli/commands.h"
+#include "cli/help.h"
 #include "cli/interrupt.h"
 #include "cli/version.h"
 #include "espalier/error.h"
@@ -51,30 +53,53 @@ void complain(std::string_view message) {
   std::fprintf(stderr, "espalier: %s\n", one_line(message.substr(0, message.find('\n'))).c_str());
 }
 
+ExitStatus refuse(const CLI::App& app, const std::string& why) {
+  complain(why + "; see " + help_command(app));
+  return kBadInput;
+}
+
+ExitStatus explain(const CLI::App& app, const std::string& topic) {
+  if (topic.empty()) {
+    std::fputs(app.help().c_str(), stdout);
+    return kDone;
+  }
+  const CLI::App* command = find_command(app, topic);
+  if (!command) throw Error(no_command(app, topic) + "; see espalier --help");
+  std::fputs(command->help("espalier").c_str(), stdout);
+  return kDone;
+}
+
 ExitStatus run(int argc, char** argv) {
   CLI::App app("Espalier runs LLaVA-style vision-language models with visual-token pruning.", "espalier");
+  app.formatter(help_formatter(help_width()));
+  app.allow_extras();  // reported here, with what was likely meant
   app.set_version_flag("--version", version_text());
   app.require_subcommand(0, 1);
-  app.footer("Each command explains itself: espalier COMMAND --help");
+  app.footer(
+      "Each command explains itself, with examples: espalier help COMMAND, or espalier COMMAND --help.\n\n"
+      "  espalier generate --image cat.jpg --prompt \"What is on the sofa?\"\n"
+      "  espalier policies");
   Run chosen;
   for (const Command& command : kCommands) {
     CLI::App* subcommand = app.add_subcommand(command.name, command.summary);
     const Run run_command = command.add(*subcommand);
     subcommand->parse_complete_callback([&chosen, run_command] { chosen = run_command; });
   }
+  std::string topic;
+  CLI::App* help = app.add_subcommand("help", "Explain a command");
+  help->add_option("COMMAND", topic, "Name of the command; without it all of them are listed");
+  help->footer("  espalier help generate");
+  help->parse_complete_callback([&] { chosen = [&] { return explain(app, topic); }; });
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& asked) {  // --help, --version
     app.exit(asked);
     return kDone;
   } catch (const CLI::ParseError& error) {
-    complain(Error(error.what()).what() + std::string(" (see espalier --help)"));
-    return kBadInput;
+    return refuse(app, unknown_word(app).value_or(Error(error.what()).what()));
   }
-  if (!chosen) {
-    complain("a command is needed (see espalier --help)");
-    return kBadInput;
-  }
+  if (const std::optional<std::string> unknown = unknown_word(app)) return refuse(app, *unknown);
+  if (!chosen) return refuse(app, "a command is needed");
   return chosen();
 }
 

@@ -31,11 +31,11 @@ struct PoliciesOptions {
   JsonOutput json;
 };
 
-// Reads config.json alone: weights say nothing about what a policy may ask for.
+// Reads config.json and policy_defaults.json alone: weights say nothing about what a policy may ask for.
 std::optional<ModelFacts> facts_of_folder(const std::filesystem::path& folder) {
   if (folder.empty()) return std::nullopt;
   const std::filesystem::path file = folder / "config.json";
-  return facts_of(parse_config(read_text_file(file), file.string()));
+  return facts_of(parse_config(read_text_file(file), file.string()), folder);
 }
 
 Json options_json(std::span<const PolicyOption> options) {
@@ -53,6 +53,8 @@ Json policy_json(const PolicyEntry& entry, const std::optional<ModelFacts>& fact
   if (facts) {
     const std::string refusal = entry.refusal(*facts);
     json["runs"] = refusal.empty();
+    for (const PolicyDefault& set : facts->policy_defaults)
+      if (set.policy == entry.name) json["defaults_of_model"][set.option] = set.value;
     if (!refusal.empty()) json["refusal"] = refusal;
   }
   return json;
@@ -91,6 +93,8 @@ std::string policy_text(const PolicyEntry& entry, const std::optional<ModelFacts
   }
   if (!entry.needs.empty()) text += "    needs: " + std::string(entry.needs) + "\n";
   if (facts) {
+    for (const PolicyDefault& set : facts->policy_defaults)
+      if (set.policy == entry.name) text += "    on this model: " + set.option + "=" + set.value + "\n";
     const std::string refusal = entry.refusal(*facts);
     text += refusal.empty() ? "    runs on this model\n" : "    not on this model: " + refusal + "\n";
   }

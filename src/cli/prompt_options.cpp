@@ -2,11 +2,9 @@
 #include "cli/prompt_options.h"
 
 #include <CLI/App.hpp>
-#include <chrono>
 #include <memory>
 #include <utility>
 
-#include "base/log.h"
 #include "base/output_file.h"
 #include "cli/bundled_model.h"
 #include "cli/interrupt.h"
@@ -56,7 +54,8 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       app, "--threads", {1, 1024}, [&options](int64_t n) { options.threads = static_cast<int>(n); },
       "Processor threads; without it one for each core");
   app.add_flag_callback(
-      "--verbose", [] { set_log_level(LogLevel::kInfo); }, "Say on stderr what is being done");
+      "--verbose", [&options] { options.log_level = LogLevel::kVerbose; },
+      "Say on stderr what was loaded and how it runs: family, chat template, kernels, memory");
 }
 
 Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
@@ -71,15 +70,13 @@ Engine load_engine(const ModelOptions& options, TerminalProgress& progress) {
   engine_options.costs = options.costs;
   engine_options.prefix_cache_bytes = options.prefix_cache_bytes;
   engine_options.image_cache_bytes = options.image_cache_bytes;
+  engine_options.log_level = options.log_level;
   engine_options.on_progress = [&progress](std::string_view stage, int64_t done, int64_t total) {
     if (interrupted()) throw Interrupted();
     progress.show(stage, done, total);
   };
-  const auto start = std::chrono::steady_clock::now();
   Engine engine = Engine::load(folder, engine_options);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   progress.clear();
-  log_info("loaded " + folder.string() + " in " + std::to_string(seconds.count()) + " s");
   return engine;
 }
 

@@ -31,6 +31,7 @@ struct ModelOptions {
   int threads = 0;  // 0: as many as the library chooses
   int64_t prefix_cache_bytes = 0;
   int64_t image_cache_bytes = 0;
+  LogLevel log_level = LogLevel::kWarning;
 };
 void add_model_options(CLI::App& app, ModelOptions& options);
 

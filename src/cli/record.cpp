@@ -6,7 +6,6 @@
 #include <memory>
 #include <string>
 
-#include "base/log.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/prompt_options.h"
@@ -25,12 +24,12 @@ struct RecordOptions {
 
 // Whole attention maps grow with the square of the prompt; nothing else in a recording does.
 void warn_of_size(const Engine& engine, const Request& request) {
-  const ModelFacts& facts = engine.impl().model.facts;
+  const ModelFacts& facts = engine.facts();
   const auto tokens = static_cast<double>(engine.count_tokens(request.prompt).prompt_tokens);
   const double gigabytes = tokens * tokens * facts.num_heads * facts.num_layers * sizeof(float) / 1e9;
   if (gigabytes < 1) return;
-  log_warning("the attention maps of this prompt are " + std::to_string(std::llround(gigabytes)) +
-              " GB in memory and on disk; --only limits what is recorded");
+  engine.impl().model.log.warning("the attention maps of this prompt are " + std::to_string(std::llround(gigabytes)) +
+                                  " GB in memory and on disk; --only limits what is recorded");
 }
 
 ExitStatus record(const RecordOptions& options) {
@@ -63,8 +62,8 @@ Run add_record(CLI::App& app) {
   app.footer(
       "Without --policy the run is unpruned. With one, the signals are those of the pruned run, with zeros for tokens "
       "that are gone.\n\n"
-      "  espalier record --image cat.jpg --prompt \"What is on the sofa?\" --signals s.safetensors --layout l.json "
-      "--only hidden attention.2");
+      "  espalier record --image cat.jpg --prompt \"What is on the sofa?\" \\\n"
+      "      --signals s.safetensors --layout l.json --only hidden attention.2");
   return [options] { return record(*options); };
 }
 

@@ -42,7 +42,8 @@ Run add_replay(CLI::App& app) {
       ->type_name("FILE");
   app.footer(
       "No model is loaded. A signal that the policy needs and that was not recorded is an error which names it.\n\n"
-      "  espalier replay --policy catp:keep_ratio=2/9 --signals s.safetensors --layout l.json --out kept.json");
+      "  espalier replay --policy catp:keep_ratio=2/9 --signals s.safetensors \\\n"
+      "      --layout l.json --out kept.json");
   return [options] { return replay(*options); };
 }
 

@@ -37,7 +37,7 @@ void add_sampling_options(CLI::App& app, GenerationOptions& options) {
   app.add_option("--stop", options.stop, "End the answer before this text; may be given several times")
       ->allow_extra_args(false)
       ->type_name("TEXT");
-  app.add_flag("--ignore-eos", options.ignore_eos, "Go on behind the end token, up to --max-new-tokens");
+  app.add_flag("--ignore-eos", options.ignore_eos, "Go on after the end token, up to --max-new-tokens");
 }
 
 }  // namespace espalier::cli

@@ -81,7 +81,7 @@ void add_access(CLI::App& app, serve::ServeOptions& options) {
       app, "--port", {0, 65535}, [&options](int64_t n) { options.port = static_cast<uint16_t>(n); },
       "Port; 0 takes a free one (8080)");
   app.add_option("--api-key-file", options.api_key_file,
-                 "Keys, one a line; requests must bring one: Authorization: Bearer KEY")
+                 "Keys, one per line; requests must bring one: Authorization: Bearer KEY")
       ->type_name("FILE");
   app.add_flag("--no-auth", options.no_auth, "Listen beyond this machine without a key");
   app.add_option("--allow-images", options.allow_images, "Folder below which requests may name pictures by file:")
@@ -161,7 +161,8 @@ Run add_serve(CLI::App& app) {
       "SIGTERM and SIGINT stop it: no new requests, those that run end within --grace. docs/serve.md says what can be\n"
       "asked, with examples.\n\n"
       "  espalier serve --model llava-1.5-7b-hf --policy catp:keep_ratio=2/9\n"
-      "  curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+      "  curl http://127.0.0.1:8080/v1/chat/completions \\\n"
+      "      -H 'Content-Type: application/json' \\\n"
       "      -d '{\"messages\": [{\"role\": \"user\", \"content\": \"What is an espalier?\"}]}'");
   return [options] { return run_server(*options); };
 }

@@ -22,7 +22,8 @@ std::string scaled(double value, double step, const char* prefix_end, const char
   size_t prefix = 0;
   for (; value >= step && prefix + 1 < kPrefixes.size(); ++prefix) value /= step;
   if (prefix == 0) return fixed(value, 0) + " " + unit;
-  return fixed(value, 2) + " " + kPrefixes[prefix] + prefix_end + unit;
+  const bool is_binary = prefix == 1 && *prefix_end;  // KiB, but kFLOP
+  return fixed(value, 2) + " " + (is_binary ? "K" : kPrefixes[prefix]) + prefix_end + unit;
 }
 
 std::string bytes(int64_t value) {
@@ -81,7 +82,7 @@ std::string prompt_line(const Stats& s) {
 
 std::string time_lines(const Stats& s) {
   std::string decode = fixed(s.decode_ms, 1) + " ms";
-  if (s.new_tokens > 1) decode += " (" + fixed(s.decode_ms / double(s.new_tokens - 1), 2) + " ms a token)";
+  if (s.new_tokens > 1) decode += " (" + fixed(s.decode_ms / double(s.new_tokens - 1), 2) + " ms per token)";
   return line("time", "encode " + fixed(s.encode_ms, 1) + " ms, select " + fixed(s.select_ms, 2) + " ms, prefill " +
                           fixed(s.prefill_ms, 1) + " ms, decode " + decode) +
          line("time to first token", fixed(s.encode_ms + s.select_ms + s.prefill_ms, 1) + " ms");

@@ -57,7 +57,7 @@ Run add_synth(CLI::App& app) {
       app, "--seed", {}, [=](int64_t n) { options->files.seed = static_cast<uint64_t>(n); },
       "Which list of items; published numbers use 0 (0)");
   add_integer(
-      app, "--items", {1, 1'000'000}, [=](int64_t n) { options->files.items = n; }, "Items a cell (10)");
+      app, "--items", {1, 1'000'000}, [=](int64_t n) { options->files.items = n; }, "Items per cell (10)");
   app.add_option("--difficulty", options->difficulty,
                  "plain, clutter (dull strokes), distractor (a grey object), hard (both) (hard)")
       ->type_name("NAME");
@@ -69,7 +69,7 @@ Run add_synth(CLI::App& app) {
       "Patches along a side, for the patch owners in index.jsonl (8)");
   app.footer(
       "Writes pictures as PNG, each item's conversation as messages.json for `espalier generate --chat`, and "
-      "index.jsonl\n"
+      "index.jsonl "
       "with answers, choices and what covers which patch. Prints the SHA-256 of each cell's texts and pixels.\n\n"
       "  espalier synth --out items --suite bind --items 100\n"
       "  espalier generate --chat items/bind/shape-2x1/000000/messages.json --greedy");

@@ -106,7 +106,8 @@ void add_data_options(CLI::App& app, const std::shared_ptr<TrainAtpOptions>& o) 
       ->type_name("FILE");
   app.add_option("--image-folder", o->image_folder, "Of the pictures that --data names (where it lies)")
       ->type_name("DIR");
-  app.add_option("--suite", o->suites, "Synthetic items: single, detail, bind, define, or suite/cell; repeatable (all)")
+  app.add_option("--suite", o->suites,
+                 "Synthetic items: single, detail, bind, define, or suite/cell; may be given several times (all)")
       ->type_name("NAME");
   app.add_option("--difficulty", o->difficulty, "Of synthetic pictures: plain, clutter, distractor or hard (hard)")
       ->type_name("NAME");
@@ -156,7 +157,7 @@ void add_method_options(CLI::App& app, const std::shared_ptr<TrainAtpOptions>& o
       "Of the loss on tokens in deep layers (0.05)");
   add_real(
       app, "--target-weight", {.takes_low = true}, [=](double x) { o->target_weight = x; },
-      "Of the loss on the distance from the target (0.2 a token)");
+      "Of the loss on the distance from the target (0.2 per token)");
   app.add_flag("--normalise-target", o->normalise_target, "That distance as a share of a picture's tokens");
   add_real(
       app, "--temperature", {}, [=](double x) { o->temperature = x; }, "Steepness of the soft masks (10)");
@@ -170,7 +171,7 @@ void add_run_options(CLI::App& app, const std::shared_ptr<TrainAtpOptions>& o) {
   add_integer(
       app, "--steps", {1}, [=](int64_t n) { o->steps = n; }, "Of the optimizer (1000)");
   add_integer(
-      app, "--batch", {1, 65536}, [=](int64_t n) { o->batch = n; }, "Conversations a step (8)");
+      app, "--batch", {1, 65536}, [=](int64_t n) { o->batch = n; }, "Conversations per step (8)");
   add_real(
       app, "--learning-rate", {}, [=](double x) { o->learning_rate = x; }, "Of the modules (0.001)");
   add_real(
@@ -215,9 +216,11 @@ Run add_train_atp(CLI::App& app) {
   add_method_options(app, options);
   add_run_options(app, options);
   app.footer(
-      "Modules for a quarter of the tokens, then a question under them:\n"
-      "  espalier train-atp --target-ratio 1/4 --steps 300 --learning-rate 0.003 --final-temperature 100 --out atp25\n"
-      "  espalier generate --chat messages.json --policy atp:weights=atp25/atp.safetensors");
+      "Modules for a quarter of the tokens, then a question under them:\n\n"
+      "  espalier train-atp --target-ratio 1/4 --steps 300 --learning-rate 0.003 \\\n"
+      "      --final-temperature 100 --out atp25\n"
+      "  espalier generate --chat messages.json \\\n"
+      "      --policy atp:weights=atp25/atp.safetensors");
   return [=] { return train(*options); };
 }
 

@@ -52,29 +52,36 @@ ExitStatus train(const TrainDemoOptions& options) {
 Run add_train_demo(CLI::App& app) {
   const auto options = std::make_shared<TrainDemoOptions>();
   options->out = "train-demo";
-  app.add_option("--out", options->out, "folder for states, logs and the model (default train-demo)");
+  app.add_option("--out", options->out, "Folder for states, logs and the model (train-demo)")->type_name("DIR");
   std::string names;
   for (const DemoStage& stage : demo_stages()) names += (names.empty() ? "" : ", ") + stage.name;
-  app.add_option("--stage", options->stages, "only this stage (repeatable): " + names);
+  app.add_option("--stage", options->stages, "Only this stage; may be given several times: " + names)
+      ->type_name("NAME");
   add_integer(
       app, "--seed", {0, INT64_MAX}, [=](int64_t n) { options->seed = static_cast<uint64_t>(n); },
-      "of weights and data (default 0)");
+      "Of weights and data (0)");
   add_integer(
       app, "--threads", {1, 1024}, [=](int64_t n) { options->threads = static_cast<int>(n); },
-      "CPU threads (default 1: two runs with one thread each beat one run with two)");
+      "Processor threads (1: two runs with one thread each beat one run with two)");
   add_integer(
       app, "--max-steps", {1, INT64_MAX}, [=](int64_t n) { options->max_steps = n; },
-      "pause a stage after so many steps; the same command goes on");
+      "Pause a stage after so many steps; the same command goes on");
   add_integer(
       app, "--save-every", {1, INT64_MAX}, [=](int64_t n) { options->save_every = n; },
-      "steps between saved states (default: the stage's own)");
+      "Steps between saved states (the stage's own)");
   app.add_option_function<std::string>(
          "--dtype",
          [=](const std::string& name) {
            options->dtype = name == "bf16" ? ComputeDtype::kBFloat16 : ComputeDtype::kFloat32;
          },
-         "of the arithmetic: f32 or bf16 (default bf16, with float32 masters)")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+         "Of the arithmetic: f32 or bf16 (bf16, with float32 masters)")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->type_name("TYPE");
+  app.footer(
+      "Stages follow each other, each from what the one before saved; interrupted, the same command goes on.\n\n"
+      "  espalier train-demo --out demo\n"
+      "  espalier train-demo --out demo --stage " +
+      demo_stages().front().name + " --max-steps 100");
   return [=] { return train(*options); };
 }
 

@@ -302,6 +302,27 @@ std::string keeps_the_share(const ConformingPolicy& policy) {
   });
 }
 
+std::string keeps_each_share(const ConformingPolicy& policy) {
+  return answer([&] {
+    for (const MadeUpPrompt& prompt : usual_prompts())
+      for (const Fraction ratio : {kThird, kHalf, kTwoThirds}) {
+        const MadeUpRun run = make_up_run(policy.model, prompt, 3);
+        Walk walked = walk(policy, ratio, run);
+        const TokenLayout& layout = walked.finish().layout();
+        const at::Tensor image = layout.image.index_select(0, layout.image_tokens);
+        for (size_t i = 0; i < prompt.images.size(); ++i) {
+          const int64_t share = ratio.num * run.prompt->num_patches(static_cast<int>(i)) / ratio.den;
+          const int64_t left = (image == static_cast<int64_t>(i)).sum().item<int64_t>();
+          if (left < share)
+            return "keep_ratio " + std::to_string(ratio.num) + "/" + std::to_string(ratio.den) + ": image " +
+                   std::to_string(i) + " is left with " + std::to_string(left) + " tokens, its share is " +
+                   std::to_string(share);
+        }
+      }
+    return std::string();
+  });
+}
+
 std::string keeps_all_at_one(const ConformingPolicy& policy) {
   return answer([&] {
     for (const MadeUpPrompt& prompt : usual_prompts()) {

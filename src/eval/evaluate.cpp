@@ -85,6 +85,9 @@ class Examiner {
     policies_ = options.policies;
     std::erase_if(policies_, [](const EvalPolicy& p) { return p.spec == "none"; });
     policies_.insert(policies_.begin(), eval_policy("none", [](const std::string& spec) { return make_policy(spec); }));
+    for (EvalPolicy& policy : policies_)  // rows say what ran
+      if (const PolicyPtr set = policy.fixed ? policy.fixed->for_model(engine.facts()) : nullptr)
+        policy.spec = set->spec();
     total_ = count_requests();
   }
 
@@ -347,9 +350,11 @@ EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(co
               return make_policy(prefix + std::to_string(index * kRandomDraws + static_cast<uint64_t>(draw)));
             }};
   }
+  const PolicyPtr policy = make_policy(spec);
   return {.spec = spec,
           .draws = 1,
-          .make = [policy = make_policy(spec)](const std::shared_ptr<const Item>&, uint64_t, int) { return policy; }};
+          .make = [policy](const std::shared_ptr<const Item>&, uint64_t, int) { return policy; },
+          .fixed = policy};
 }
 
 int side_for(const Engine& engine) {

@@ -18,11 +18,12 @@
 namespace espalier::eval {
 
 // What a spec string stands for. Beyond those of make_policy: `oracle:…` (oracle.h), and `random:…` without a seed,
-// which is five draws an item.
+// which is five draws per item.
 struct EvalPolicy {
   std::string spec;
   int draws = 1;
   std::function<PolicyPtr(const std::shared_ptr<const synth::Item>& item, uint64_t index, int draw)> make;
+  PolicyPtr fixed = {};  // where it is the same for all items
 };
 // `make_policy` reads all other specs. Throws Error as it does.
 EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(const std::string&)>& make_policy);

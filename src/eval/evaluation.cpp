@@ -27,10 +27,11 @@ std::optional<std::string> evaluate(const Engine& engine, const EvaluationOption
       asked.policies.push_back(eval::eval_policy(policy.spec, [](const std::string& s) { return make_policy(s); }));
       continue;
     }
-    asked.policies.push_back({.spec = policy.spec,
-                              .draws = 1,
-                              .make = [custom = policy.custom](const std::shared_ptr<const synth::Item>&, uint64_t,
-                                                               int) { return custom; }});
+    asked.policies.push_back(
+        {.spec = policy.spec,
+         .draws = 1,
+         .make = [custom = policy.custom](const std::shared_ptr<const synth::Item>&, uint64_t, int) { return custom; },
+         .fixed = policy.custom});
   }
   const eval::EvalResult result =
       eval::evaluate(engine, asked, {.show = callbacks.on_progress, .should_cancel = callbacks.should_cancel});

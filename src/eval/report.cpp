@@ -8,9 +8,13 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <span>
+#include <utility>
 
 #include "base/json_schema.h"
 #include "pruning/policy_spec.h"
+#include "report/plot.h"
 
 namespace espalier::eval {
 
@@ -163,7 +167,7 @@ std::string control_table(const std::vector<CellResult>& rows) {
 
 // Means over cells, each cell counting the same.
 std::string cost_table(const std::vector<CellResult>& rows) {
-  Table table({"policy", "accuracy", "of unpruned", "choice", "tokens a layer", "FLOPs", "first token ms",
+  Table table({"policy", "accuracy", "of unpruned", "choice", "tokens per layer", "FLOPs", "first token ms",
                "select + prefill ms"});
   double unpruned = 0;
   for (const std::string& policy : in_order(rows, [](const CellResult& c) { return c.policy; })) {
@@ -194,7 +198,7 @@ std::string cost_table(const std::vector<CellResult>& rows) {
 
 struct Line {
   std::string name;
-  std::vector<std::array<double, 4>> points;  // x, accuracy, low, high
+  std::vector<PlotPoint> points;
 };
 
 // `vtw:layer=3` -> 3; a negative number for other specs.
@@ -210,15 +214,19 @@ std::string without_folders(const std::string& value) {
   return (path.parent_path().filename() / path.filename()).string();
 }
 
-// A policy's name with the options that are not its amount; of policies in sequence each one's.
-std::string line_name(const std::string& spec) {
+bool is_amount(std::string_view option) {
+  return option == "keep_ratio" || option == "num_kept";
+}
+
+// A policy's name with its options, or those that are not its amount; of policies in sequence each one's.
+std::string line_name(const std::string& spec, bool with_amount) {
   std::string names;
   for (const PolicySpec& policy : parse_policy_spec(spec)) {
     names += (names.empty() ? "" : " + ") + policy.name;
     if (policy.name == "vtw" && !policy.options.empty() && policy.options[0].name == "layer") continue;
     const char* before = ":";
     for (const auto& [option, value] : policy.options) {
-      if (option == "keep_ratio" || option == "num_kept") continue;
+      if (is_amount(option) && !with_amount) continue;
       names += before + option + "=" + without_folders(value);
       before = ",";
     }
@@ -226,114 +234,50 @@ std::string line_name(const std::string& spec) {
   return names;
 }
 
-std::vector<Line> lines_of(const std::vector<CellResult>& rows, bool is_curve) {
+// What the legend calls each spec: those that differ in the amount alone are points of one line; one that has no such
+// others shows its amount.
+std::map<std::string, std::string> line_names(const std::vector<CellResult>& rows) {
+  std::map<std::string, std::set<std::string>> specs_of;
+  for (const CellResult& c : rows) specs_of[line_name(c.policy, false)].insert(c.policy);
+  std::map<std::string, std::string> names;
+  for (const auto& [name, specs] : specs_of)
+    for (const std::string& spec : specs) names[spec] = specs.size() == 1 ? line_name(spec, true) : name;
+  return names;
+}
+
+std::vector<Line> lines_of(const std::vector<CellResult>& rows, const std::map<std::string, std::string>& names,
+                           bool is_curve) {
   std::vector<Line> lines;
   for (const CellResult& c : rows) {
     if (c.policy == "none") continue;
-    const std::string name = line_name(c.policy);
+    const std::string& name = names.at(c.policy);
     auto line = std::ranges::find(lines, name, &Line::name);
     if (line == lines.end()) line = lines.insert(lines.end(), Line{name, {}});
-    line->points.push_back(
-        {is_curve ? withdrawal_layer(c.policy) : c.tokens_mean, c.accuracy(), c.interval.low, c.interval.high});
+    line->points.push_back({.x = is_curve ? withdrawal_layer(c.policy) : c.tokens_mean,
+                            .y = 100 * c.accuracy(),
+                            .interval = std::pair(100 * c.interval.low, 100 * c.interval.high)});
   }
-  for (Line& line : lines) std::ranges::sort(line.points);
+  for (Line& line : lines) std::ranges::sort(line.points, {}, &PlotPoint::x);
   return lines;
 }
 
-constexpr std::array<const char*, 10> kInks = {"#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951",
-                                               "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0"};
-
-const char* ink_of(size_t line) {
-  return kInks[line % kInks.size()];
-}
-
-class Drawing {
- public:
-  Drawing(int width, int height) {
-    text_ = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + std::to_string(width) + " " +
-            std::to_string(height) +
-            "\" font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
-  }
-  void line(double x0, double y0, double x1, double y1, const std::string& style) {
-    text_ += "<line x1=\"" + num(x0) + "\" y1=\"" + num(y0) + "\" x2=\"" + num(x1) + "\" y2=\"" + num(y1) + "\" " +
-             style + "/>\n";
-  }
-  // Of the i-th line: a dot, a square or a diamond in one of the inks.
-  void mark(double x, double y, size_t i) {
-    const std::string fill = "fill=\"" + std::string(ink_of(i)) + "\"/>\n";
-    const size_t shape = i / kInks.size() % 3;
-    if (shape == 0) {
-      text_ += "<circle cx=\"" + num(x) + "\" cy=\"" + num(y) + "\" r=\"2.5\" " + fill;
-    } else {
-      const std::string turn = shape == 1 ? "" : "transform=\"rotate(45 " + num(x) + " " + num(y) + ")\" ";
-      text_ +=
-          "<rect x=\"" + num(x - 2.2) + "\" y=\"" + num(y - 2.2) + "\" width=\"4.4\" height=\"4.4\" " + turn + fill;
-    }
-  }
-  void words(double x, double y, const std::string& words, const std::string& style = "") {
-    text_ += "<text x=\"" + num(x) + "\" y=\"" + num(y) + "\" " + style + ">" + escaped(words) + "</text>\n";
-  }
-  std::string finish() && { return std::move(text_) + "</svg>\n"; }
-
- private:
-  static std::string num(double v) { return format("%.1f", v); }
-  static std::string escaped(const std::string& words) {
-    std::string out;
-    for (const char c : words) out += c == '&' ? "&amp;" : c == '<' ? "&lt;" : std::string(1, c);
-    return out;
-  }
-  std::string text_;
-};
-
-constexpr double kPanelWidth = 220, kPanelHeight = 180, kLeft = 34, kRight = 14, kTop = 26, kBottom = 34;
-
-struct Point {
-  double x, y;
-};
-
-// Where the names of the legend begin: side by side, in as many rows as they need.
-std::vector<Point> legend_places(const std::vector<std::string>& names, double y, double width) {
-  std::vector<Point> places;
-  double x = kLeft;
-  for (const std::string& name : names) {
-    const double needed = 20 + 6.5 * static_cast<double>(name.size());
-    if (x > kLeft && x + needed > width) x = kLeft, y += 16;
-    places.push_back({x, y});
-    x += needed;
-  }
-  return places;
-}
-
-// One cell, its upper left corner at (x, y).
-void draw_panel(Drawing& out, double x, double y, const std::string& title, const std::vector<CellResult>& rows,
-                const std::vector<std::string>& names, double x_max, bool is_curve) {
-  const double w = kPanelWidth - kLeft - kRight, h = kPanelHeight - kTop - kBottom;
-  const auto px = [&](double v) { return x + kLeft + w * v / x_max; };
-  const auto py = [&](double v) { return y + kTop + h * (1 - v); };
-  out.words(x + kLeft, y + kTop - 8, title, "font-weight=\"bold\"");
-  for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0}) {
-    out.line(px(0), py(share), px(x_max), py(share), "stroke=\"#e5e5e5\"");
-    out.words(x + kLeft - 4, py(share) + 4, format("%.0f", 100 * share), "text-anchor=\"end\" fill=\"#666\"");
-  }
-  for (const double share : {0.0, 0.5, 1.0})
-    out.words(px(share * x_max), py(0) + 14, format("%.0f", share * x_max), "text-anchor=\"middle\" fill=\"#666\"");
-  out.words(px(x_max / 2), py(0) + 27, is_curve ? "images are gone before layer" : "image tokens a layer",
-            "text-anchor=\"middle\" fill=\"#666\"");
+// One cell, with the lines that a block's legend names.
+PlotPanel panel_of(const std::string& title, const std::vector<CellResult>& rows,
+                   const std::map<std::string, std::string>& names, std::span<const std::string> legend,
+                   bool is_curve) {
+  PlotPanel panel{.title = title,
+                  .x_label = is_curve ? "images are gone before layer" : "image tokens per layer",
+                  .y_label = "accuracy, %",
+                  .y_end = 100};
   for (const CellResult& c : rows)
-    if (c.policy == "none")
-      out.line(px(0), py(c.accuracy()), px(x_max), py(c.accuracy()), "stroke=\"#555\" stroke-dasharray=\"5 3\"");
-  out.line(px(0), py(rows[0].chance), px(x_max), py(rows[0].chance), "stroke=\"#999\" stroke-dasharray=\"1 3\"");
-  for (const Line& line : lines_of(rows, is_curve)) {
-    const auto number = static_cast<size_t>(std::ranges::find(names, line.name) - names.begin());
-    const std::string ink = ink_of(number);
-    for (size_t i = 0; i < line.points.size(); ++i) {
-      const auto& [vx, accuracy, low, high] = line.points[i];
-      out.line(px(vx), py(low), px(vx), py(high), "stroke=\"" + ink + "\" stroke-opacity=\"0.4\"");
-      out.mark(px(vx), py(accuracy), number);
-      if (i > 0)
-        out.line(px(line.points[i - 1][0]), py(line.points[i - 1][1]), px(vx), py(accuracy), "stroke=\"" + ink + "\"");
-    }
+    if (c.policy == "none") panel.levels.push_back({100 * c.accuracy()});
+  panel.levels.push_back({100 * rows[0].chance, true});
+  for (Line& line : lines_of(rows, names, is_curve)) {
+    const auto place = std::ranges::find(legend, line.name);
+    if (place != legend.end())
+      panel.lines.push_back({static_cast<size_t>(place - legend.begin()), std::move(line.points)});
   }
+  return panel;
 }
 
 }  // namespace
@@ -343,10 +287,8 @@ std::string to_json(const EvalResult& result, const EvalContext& context, const 
   for (const CellResult& c : result.cells) cells.push_back(row_json(c));
   for (const auto& [cell, digest] : result.digests) digests[cell] = digest;
   Json json = head;
-  json.update({{"split", "test"},
-               {"seed", context.seed},
-               {"items", context.items},
-               {"difficulty", context.difficulty}});
+  json.update(
+      {{"split", "test"}, {"seed", context.seed}, {"items", context.items}, {"difficulty", context.difficulty}});
   if (!context.command.empty()) json["command"] = context.command;
   json.update({{"complete", result.is_complete}, {"items_sha256", digests}, {"cells", cells}});
   return json.dump(1) + "\n";
@@ -366,7 +308,7 @@ std::string to_json_line(const EvalAnswer& answer) {
 std::string to_markdown(const EvalResult& result, const EvalContext& context) {
   const std::vector<CellResult> rows = rows_of(result, false), controls = rows_of(result, true);
   std::string text =
-      "Accuracy in percent, exact match of the greedy answer; " + std::to_string(context.items) + " items a cell, " +
+      "Accuracy in percent, exact match of the greedy answer; " + std::to_string(context.items) + " items per cell, " +
       context.difficulty + " scenes, seed " + std::to_string(context.seed) +
       ". ± is half the Wilson interval (95 %); * marks a difference to the unpruned model on the same items "
       "whose bootstrap interval (95 %) leaves out 0. First token: encode, select and prefill of an item asked alone, "
@@ -384,35 +326,25 @@ std::string to_markdown(const EvalResult& result, const EvalContext& context) {
 
 std::string to_svg(const EvalResult& result) {
   const std::vector<CellResult> rows = rows_of(result, false);
-  const std::vector<std::string> cells = in_order(rows, [](const CellResult& c) { return c.suite + "/" + c.cell; });
-  std::vector<std::string> names;
-  for (const std::string& name : in_order(rows, [](const CellResult& c) { return line_name(c.policy); }))
-    if (name != "none") names.push_back(name);
+  const std::map<std::string, std::string> names = line_names(rows);
+  std::vector<std::string> legend =
+      in_order(rows, [&](const CellResult& c) { return c.policy == "none" ? std::string() : names.at(c.policy); });
+  std::erase(legend, "");
   const bool is_curve = std::ranges::all_of(
       rows, [](const CellResult& c) { return c.policy == "none" || withdrawal_layer(c.policy) >= 0; });
-  constexpr size_t kColumns = 4;
-  const size_t lines = (cells.size() + kColumns - 1) / kColumns;
-  const double width = kPanelWidth * kColumns, top_of_legend = kPanelHeight * static_cast<double>(lines) + 20;
-  const std::vector<Point> legend = legend_places(names, top_of_legend, width);
-  const double end_of_legend = legend.empty() ? top_of_legend : legend.back().y;
-  Drawing out(static_cast<int>(width), static_cast<int>(end_of_legend) + 40);
-  for (size_t i = 0; i < cells.size(); ++i) {
-    std::vector<CellResult> own;
-    std::ranges::copy_if(rows, std::back_inserter(own),
-                         [&](const CellResult& c) { return c.suite + "/" + c.cell == cells[i]; });
-    double x_max = 1;
-    for (const CellResult& c : own)
-      x_max = std::max(x_max, is_curve ? withdrawal_layer(c.policy) + 1 : std::ceil(c.tokens_mean));
-    draw_panel(out, kPanelWidth * static_cast<double>(i % kColumns), kPanelHeight * static_cast<double>(i / kColumns),
-               cells[i], own, names, x_max, is_curve);
+  std::vector<PlotBlock> blocks;
+  for (size_t begin = 0; begin == 0 || begin < legend.size(); begin += kLinesPerBlock) {
+    const auto of_block = std::span(legend).subspan(begin, std::min(kLinesPerBlock, legend.size() - begin));
+    PlotBlock& block = blocks.emplace_back();
+    block.legend.assign(of_block.begin(), of_block.end());
+    for (const std::string& cell : in_order(rows, [](const CellResult& c) { return c.suite + "/" + c.cell; })) {
+      std::vector<CellResult> own;
+      std::ranges::copy_if(rows, std::back_inserter(own),
+                           [&](const CellResult& c) { return c.suite + "/" + c.cell == cell; });
+      block.panels.push_back(panel_of(cell, own, names, of_block, is_curve));
+    }
   }
-  for (size_t i = 0; i < names.size(); ++i) {
-    out.mark(legend[i].x, legend[i].y - 4, i);
-    out.words(legend[i].x + 7, legend[i].y, names[i]);
-  }
-  out.words(kLeft, end_of_legend + 20,
-            "Accuracy in percent with Wilson intervals (95 %). Dashed: unpruned. Dotted: chance.", "fill=\"#666\"");
-  return std::move(out).finish();
+  return plot_svg(blocks, "Bars: Wilson intervals (95 %). Dashed: unpruned. Dotted: chance.");
 }
 
 }  // namespace espalier::eval

@@ -29,8 +29,9 @@ std::string to_json_line(const EvalAnswer& answer);
 // costs.
 std::string to_markdown(const EvalResult& result, const EvalContext& context);
 
-// One panel per cell: accuracy over image tokens per layer, one line per policy (its specs joined), the unpruned model
-// dashed, chance dotted. Where all policies are `vtw:layer=L`, over L instead: the curve of late reading.
+// One panel per cell: accuracy over image tokens per layer, one line per policy (specs that differ in the amount alone
+// joined), the unpruned model dashed, chance dotted. More than kLinesPerBlock lines go on in panels of their own. Where
+// all policies are `vtw:layer=L`, over L instead: the curve of late reading.
 std::string to_svg(const EvalResult& result);
 
 }  // namespace espalier::eval

@@ -37,7 +37,11 @@ ModelConfig parse_config(std::string_view text, const std::string& name) {
   const std::string type = root.text("model_type", "(none)");
   std::string known;
   for (const Family& family : kFamilies) {
-    if (family.model_type == type) return family.read(root);
+    if (family.model_type == type) {
+      ModelConfig config = family.read(root);
+      config.family = family.name;
+      return config;
+    }
     known += (known.empty() ? "" : ", ") + std::string(family.model_type);
   }
   throw Error(root.field("model_type") + ": unknown architecture " + in_quotes(type) + " (known: " + known + ")");

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "families/vision_front_end.h"
 #include "model/config.h"
@@ -15,6 +16,7 @@
 namespace espalier {
 
 struct ModelConfig {
+  std::string_view family;  // as people say it
   DecoderConfig decoder;
   VisionFacts vision;
   int32_t image_token_id = 0;

@@ -9,8 +9,8 @@
 
 namespace espalier {
 
-std::optional<std::string> inspect(const Engine& engine, std::span<const Request> requests,
-                                   const Callbacks& callbacks) {
+std::optional<std::string> inspect(const Engine& engine, std::span<const Request> requests, const Callbacks& callbacks,
+                                   const std::optional<std::string>& answer) {
   if (requests.empty()) throw Error("inspect: one request or more were expected, got 0");
   std::vector<InspectedRun> runs;
   for (const Request& request : requests) {
@@ -20,8 +20,9 @@ std::optional<std::string> inspect(const Engine& engine, std::span<const Request
   const std::vector<ImagePart> images = pack_prompt(engine.impl().model, requests.front().prompt, 0).images;
   for (const ImagePart& part : images)
     if (!part.image) throw Error("inspect: a picture is known by its handle alone; the page shows its pixels");
-  return inspect_page({.model = engine.folder().filename().string(), .version = ESPALIER_VERSION, .images = images},
-                      runs);
+  return inspect_page(
+      {.model = engine.folder().filename().string(), .version = ESPALIER_VERSION, .images = images, .answer = answer},
+      runs);
 }
 
 }  // namespace espalier

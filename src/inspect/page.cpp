@@ -80,6 +80,7 @@ std::string inspect_page(const InspectedPrompt& prompt, std::span<const Inspecte
                {"pictures", pictures_json(prompt, first)},
                {"layouts", Json::array()},
                {"runs", Json::array()}};
+  if (prompt.answer) json["answer"] = *prompt.answer;
   std::vector<const PromptTrace*> layouts;  // of one prompt: only the shapes of its pictures can differ
   for (const InspectedRun& run : runs) {
     const auto at =

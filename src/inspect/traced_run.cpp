@@ -6,10 +6,11 @@
 namespace espalier {
 
 InspectedRun traced_run(const Engine& engine, const Request& request, Callbacks callbacks) {
-  InspectedRun run{.policy = request.policy, .prompt = {}, .points = {}, .result = {}};
+  InspectedRun run{.policy = {}, .prompt = {}, .points = {}, .result = {}};
   callbacks.on_prompt = [&](size_t, const PromptTrace& prompt) { run.prompt = prompt; };
   callbacks.on_point = [&](size_t, const PointTrace& point) { run.points.push_back(point); };
   run.result = engine.generate(request, callbacks);
+  run.policy = run.result.policy;
   return run;
 }
 

@@ -401,7 +401,7 @@ class Parser {
         take();
         call.keywords.emplace_back(std::move(keyword), parse_expression());
       } else {
-        if (!call.keywords.empty()) fail("a positional argument behind a keyword");
+        if (!call.keywords.empty()) fail("a positional argument after a keyword");
         call.arguments.push_back(parse_expression());
       }
     });

@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "espalier/error.h"
 #include "layout/cut.h"
+#include "layout/policy_defaults.h"
 
 namespace espalier {
 
@@ -87,6 +88,7 @@ std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model) 
                        {{"num_layers", model.num_layers},
                         {"vision_layers", model.vision_layers},
                         {"vision_feature_layer", model.vision_feature_layer}}}};
+  if (!model.policy_defaults.empty()) json["model"]["policy_defaults"] = to_json(model.policy_defaults);
   json["images"] = OrderedJson::array();
   for (const ImageShape& image : prompt.images) {
     OrderedJson entry = {{"grid", {image.grid.rows, image.grid.cols}}};
@@ -129,6 +131,8 @@ RecordedLayout parse_layout(std::string_view text, const std::string& name) {
   layout.model.vision_layers = static_cast<int>(model.integer("vision_layers", 0, limits::kLayers).value_or(0));
   layout.model.vision_feature_layer =
       static_cast<int>(model.integer("vision_feature_layer", -1, limits::kLayers).value_or(0));
+  if (const auto defaults = model.object("policy_defaults"))
+    layout.model.policy_defaults = read_policy_defaults(*defaults);
   return layout;
 }
 

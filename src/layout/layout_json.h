@@ -14,7 +14,7 @@ namespace espalier {
 
 struct RecordedLayout {
   std::shared_ptr<const PromptLayout> prompt;
-  ModelFacts model;  // num_layers, vision_layers and vision_feature_layer only
+  ModelFacts model;  // num_layers, vision_layers, vision_feature_layer and policy_defaults only
 };
 
 std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model);

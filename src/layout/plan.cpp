@@ -24,7 +24,7 @@ void check_images_in_order(const PromptLayout& prompt) {
   for (const Segment& s : prompt.segments) {
     if (s.kind == Segment::Kind::kText) continue;
     if (s.image < previous)
-      throw Error("layout: tokens of image " + std::to_string(s.image) + " stand behind those of image " +
+      throw Error("layout: tokens of image " + std::to_string(s.image) + " stand after those of image " +
                   std::to_string(previous));
     previous = s.image;
   }

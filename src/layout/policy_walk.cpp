@@ -199,7 +199,7 @@ bool PolicyWalk::fits(const PrefixWalk& prefix) const {
 
 void PolicyWalk::join() {
   if (!prefix_ || has_joined_ || next_ != boundary_)
-    throw Error(spec_ + ": a prefix is joined once, where the walk behind it stands at the boundary");
+    throw Error(spec_ + ": a prefix is joined once, where the walk after it stands at the boundary");
   layout_ = joined(prefix_->layout, layout_);
   for (size_t i = 0; i < records_.size(); ++i) records_[i] = joined(prefix_->records[i], records_[i]);
   has_joined_ = true;

@@ -208,7 +208,7 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
   check_stage_layers("atp", layers, 1, model.num_layers);
   check_images(o, prompt);
   if (!prompt.images.empty() && text_behind_last_image(prompt).empty())
-    throw Error("atp: no text stands behind the last image to rate its tokens");
+    throw Error("atp: no text stands after the last image to rate its tokens");
   const auto shared = std::make_shared<Shared>(shared_of(o, prompt));
   std::vector<Step> steps;
   for (size_t module = 0; module < layers.size(); ++module) {
@@ -324,7 +324,7 @@ PolicyRow atp_row() {
       {.paper = "arXiv 2412.00447",
        .summary = "modules between layers set thresholds for each crop; the number kept adapts",
        .sites = {Site::kBeforeLayer},
-       .needs = "attention of each crop's own rows and of text behind it in a few layers",
+       .needs = "attention of each crop's own rows and of text after it in a few layers",
        .refusal = needs_layers<4>,
        .examples = {{"atp:theta_r=0.3,theta_s=0.9"}, {"atp:theta_r=0.6:0.4:0.3,theta_s=1,norm=rank,layers=2:3:7"}}});
   made.make = [](const PolicySpec& spec, const PolicyFiles& files) {

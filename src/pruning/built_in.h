@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/error_text.h"
+#include "espalier/error.h"
 #include "espalier/policies/options.h"
 #include "espalier/policies/table.h"
 #include "espalier/pruning.h"
@@ -26,6 +28,9 @@ struct Method {
   bool row_breaks_compete = false;                // where the options do not say
   Options (*defaults)(const Options&) = nullptr;  // what spec() leaves out, where that is not Options()
 };
+
+template <typename Options>
+PolicyPtr make(const Method<Options>& method, const Options& options);
 
 template <typename Options>
 class BuiltIn final : public PruningPolicy {
@@ -52,6 +57,18 @@ class BuiltIn final : public PruningPolicy {
   }
   std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const override {
     return method_.steps(options_, model, prompt);
+  }
+  PolicyPtr for_model(const ModelFacts& model) const override {
+    Options options = options_;
+    bool is_other = false;
+    for (const PolicyDefault& set : model.policy_defaults) {
+      const Option<Options>* option = set.policy == method_.name ? method_.options.find(set.option) : nullptr;
+      if (!option || !option->write(options).empty()) continue;
+      is_other = true;
+      if (const std::string wrong = option->read(options, set.value, {set.policy, {}}); !wrong.empty())
+        throw Error("policy_defaults.json: " + set.policy + ": " + set.option + "=" + shown(set.value) + " " + wrong);
+    }
+    return is_other ? make(method_, options) : nullptr;
   }
 
  private:

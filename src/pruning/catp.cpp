@@ -209,7 +209,7 @@ OptionSet<T> options() {
            {{"growth", O::Importance::kGrowth},
             {"attention", O::Importance::kAttention},
             {"own_text", O::Importance::kOwnText}},
-           "of the examples' tokens: growth of the last row's attention; attention of the last row; of the text behind "
+           "of the examples' tokens: growth of the last row's attention; attention of the last row; of the text after "
            "the token's image"},
           {"query_score",
            &T::query_score,
@@ -217,12 +217,12 @@ OptionSet<T> options() {
             {"attention", O::QueryScore::kAttention},
             {"text", O::QueryScore::kText},
             {"both", O::QueryScore::kBoth}},
-           "of the query's tokens: cosine with the examples; attention of the last row; of the text behind the image; "
+           "of the query's tokens: cosine with the examples; attention of the last row; of the text after the image; "
            "the larger of both"},
           {"rank",
            &T::rank,
            {{"previous", O::Rank::kPrevious}, {"next", O::Rank::kNext}},
-           "whose attention: previous, the layer before the cut; next, the one behind it; catp+: previous, but never "
+           "whose attention: previous, the layer before the cut; next, the one after it; catp+: previous, but never "
            "layer 0 or 1"},
           {"query_cut",
            &T::query_cut,

@@ -112,7 +112,7 @@ Choice vote(const O& o, const TokenLayout& layout, std::span<const at::Tensor> s
 std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout& prompt) {
   if (!acts_before("dart", o.layer, model)) return {};
   if (o.image_pivots == 0 && text_behind_last_image(prompt).empty())
-    throw Error("dart: image_pivots=0, but no text behind the last image can be a pivot");
+    throw Error("dart: image_pivots=0, but no text after the last image can be a pivot");
   return {{.at = {Site::kBeforeLayer, o.layer},
            .scope = o.text_pivots == 0 ? Scope::kPrefix : Scope::kRequest,
            .budget = {.pool = Budget::Pool::kImage, .amount = o.amount, .at_least_one = true},
@@ -138,7 +138,7 @@ const Method<O>& method() {
                   {"image_pivots", &O::image_pivots, "tokens with the largest keys, of each image; they stay",
                    at_least(0)},
                   {"text_pivots", &O::text_pivots,
-                   "of the text behind the last image, shared by all images; they only vote", at_least(0)},
+                   "of the text after the last image, shared by all images; they only vote", at_least(0)},
                   row_breaks(&O::row_breaks_compete)},
       .steps = steps,
       .check = [](const O& o) {

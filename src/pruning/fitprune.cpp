@@ -96,7 +96,7 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
                 " layers, but the model has " + std::to_string(model.num_layers));
   const bool drops = std::ranges::any_of(recipe.deleted, [](int64_t number) { return number > 0; });
   if (drops && text_behind_last_image(prompt).empty())
-    throw Error("fitprune: no text stands behind the last image to rate its tokens");
+    throw Error("fitprune: no text stands after the last image to rate its tokens");
   const int64_t pool = prompt.num_image_tokens(o.row_breaks_compete);
   int64_t left = pool;
   std::vector<Step> steps;
@@ -152,7 +152,7 @@ PolicyRow fitprune_row() {
   return row(method(), {.paper = "arXiv 2409.10197",
                         .summary = "a fitted number of tokens leaves inside each layer",
                         .sites = {Site::kAfterAttention},
-                        .needs = "attention of all rows behind the first image in most layers; a recipe for the depth",
+                        .needs = "attention of all rows after the first image in most layers; a recipe for the depth",
                         .refusal =
                             [](const ModelFacts& model) {
                               return model.num_layers == 32

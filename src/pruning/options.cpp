@@ -6,6 +6,7 @@
 #include <charconv>
 #include <system_error>
 
+#include "base/closest.h"
 #include "base/error_text.h"
 
 namespace espalier {
@@ -128,7 +129,8 @@ void check_names(std::string_view policy, std::span<const GivenOption> given,
     if (std::ranges::find(known, option->name) == known.end()) {
       std::string list;
       for (const std::string_view k : known) list += (list.empty() ? "" : ", ") + std::string(k);
-      throw Error(std::string(policy) + ": unknown option " + in_quotes(option->name) + "; its options are " + list);
+      throw Error(std::string(policy) + ": unknown option " + in_quotes(option->name) +
+                  did_you_mean(option->name, known) + "; its options are " + list);
     }
     if (std::any_of(given.begin(), option, [&](const GivenOption& earlier) { return earlier.name == option->name; }))
       throw Error(std::string(policy) + ": option " + shown(option->name) + " is given twice");

@@ -109,6 +109,12 @@ class PerImage final : public PruningPolicy {
     std::ranges::stable_sort(all, {}, &Step::at);
     return all;
   }
+  PolicyPtr for_model(const ModelFacts& model) const override {
+    PolicyPtr others = espalier::for_model(others_, model);
+    std::vector<std::pair<PolicyPtr, Images>> own = own_;
+    for (auto& [policy, images] : own) policy = espalier::for_model(policy, model);
+    return others == others_ && own == own_ ? nullptr : std::make_shared<PerImage>(std::move(others), std::move(own));
+  }
 
  private:
   void add(const PruningPolicy& policy, const Images& images, const ModelFacts& model, const PromptLayout& prompt,

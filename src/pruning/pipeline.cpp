@@ -40,6 +40,12 @@ class Pipeline final : public PruningPolicy {
     return all;
   }
 
+  PolicyPtr for_model(const ModelFacts& model) const override {
+    std::vector<PolicyPtr> set;
+    for (const PolicyPtr& policy : policies_) set.push_back(espalier::for_model(policy, model));
+    return set == policies_ ? nullptr : std::make_shared<Pipeline>(std::move(set));
+  }
+
  private:
   void check_row_breaks(const PromptLayout& prompt) const {
     const auto is_row_break = [](const Segment& s) { return s.kind == Segment::Kind::kRowBreak; };
@@ -54,6 +60,11 @@ class Pipeline final : public PruningPolicy {
 };
 
 }  // namespace
+
+PolicyPtr for_model(PolicyPtr policy, const ModelFacts& model) {
+  PolicyPtr set = policy->for_model(model);
+  return set ? set : policy;
+}
 
 PolicyPtr chain(std::vector<PolicyPtr> policies) {
   if (policies.empty()) throw Error("pipeline: there is no policy in it");

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <vector>
 
+#include "base/closest.h"
 #include "base/error_text.h"
 #include "espalier/error.h"
 #include "espalier/policies/atp.h"
@@ -57,12 +58,14 @@ const std::vector<PolicyRow>& rows() {
 }
 
 const PolicyRow& row_of(const PolicySpec& spec) {
-  std::string known;
+  std::string list;
+  std::vector<std::string_view> known;
   for (const PolicyRow& row : rows()) {
     if (row.entry.name == spec.name) return row;
-    known += (known.empty() ? "" : ", ") + std::string(row.entry.name);
+    list += (list.empty() ? "" : ", ") + std::string(row.entry.name);
+    known.push_back(row.entry.name);
   }
-  throw Error("policy: there is no " + in_quotes(spec.name) + "; there are " + known);
+  throw Error("policy: there is no " + in_quotes(spec.name) + did_you_mean(spec.name, known) + "; there are " + list);
 }
 
 // As it was written.
@@ -136,7 +139,7 @@ PolicyPtr make_policy(std::string_view spec, const PolicyFiles& files, std::span
   if (!unsolved) return chain(std::move(policies));
   const auto make = [policies = std::move(policies), unsolved = *unsolved](Fraction keep_ratio) {
     PolicySpec with_amount = unsolved.spec;
-    with_amount.options.emplace_back("keep_ratio", to_string(keep_ratio));
+    with_amount.options.push_back({"keep_ratio", to_string(keep_ratio)});
     std::vector<PolicyPtr> all = policies;
     all[unsolved.place] = row_of(with_amount).make(with_amount, NoFiles());
     return chain(std::move(all));

@@ -64,6 +64,11 @@ class WithTarget final : public PruningPolicy {
                 ": only a request of an engine has costs to solve an amount from; keep_ratio or num_kept is "
                 "needed here");
   }
+  PolicyPtr for_model(const ModelFacts& model) const override {
+    if (!whole_->for_model(model)) return nullptr;
+    return with_target(spec_, target_,
+                       [make = make_, model](Fraction ratio) { return espalier::for_model(make(ratio), model); });
+  }
   const Target& target() const { return target_; }
   PolicyPtr at(Fraction keep_ratio) const { return make_(keep_ratio); }
 
@@ -105,7 +110,7 @@ std::optional<Target> take_target(PolicySpec& spec) {
     }
   }
   if (!target.ttft_ms && !target.kv_bytes) return std::nullopt;
-  std::erase_if(spec.options, [](const auto& option) { return option.first == "ttft" || option.first == "kv"; });
+  std::erase_if(spec.options, [](const auto& option) { return option.name == "ttft" || option.name == "kv"; });
   for (const auto& [name, text] : spec.options)
     if (name == "keep_ratio" || name == "num_kept")
       throw Error(spec.name + ": give " + to_string(target) + " or " + name + ", not both");

@@ -167,7 +167,7 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
   const std::vector<int> layers = o.layers.empty() ? scaled_layers(kLayersOf32, model.num_layers) : o.layers;
   check_stage_layers("sparsevlm", layers, 1, model.num_layers);
   if (text_behind_last_image(prompt).empty())
-    throw Error("sparsevlm: no text stands behind the last image to rate its tokens");
+    throw Error("sparsevlm: no text stands after the last image to rate its tokens");
   const std::vector<Amount> amounts = is_fixed(o) ? amounts_of(o) : std::vector<Amount>(layers.size());
   const auto raters = std::make_shared<at::Tensor>();
   std::vector<Step> steps = {read_raters(raters)};

@@ -59,7 +59,7 @@ class FitprunePass final : public PruningPolicy {
 
   std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const override {
     if (text_behind_last_image(prompt).empty())
-      throw Error("fitprune: no text stands behind the last image of a prompt to rate its tokens");
+      throw Error("fitprune: no text stands after the last image of a prompt to rate its tokens");
     std::vector<Step> steps;
     for (int layer = 0; layer < model.num_layers; ++layer)
       steps.push_back(

@@ -29,6 +29,7 @@
 #include "model/decoder.h"
 #include "runtime/engine_impl.h"
 #include "runtime/generate.h"
+#include "runtime/request_run.h"
 #include "runtime/signals.h"
 
 namespace espalier {
@@ -218,7 +219,7 @@ std::map<std::string, std::string> metadata_of(const char* format, const LoadedM
   return {{"format", format},
           {"schema", std::to_string(kJsonSchema)},
           {"model", model.folder.filename().string()},
-          {"policy", (request.custom ? request.custom : make_policy(request.policy))->spec()}};
+          {"policy", for_model(policy_of(request), model.facts)->spec()}};
 }
 
 void write_arrays(OutputFile& file, const Arrays& arrays, const std::map<std::string, std::string>& metadata) {

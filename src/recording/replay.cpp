@@ -52,12 +52,13 @@ std::vector<int64_t> to_vector(const at::Tensor& t) {
 
 namespace {
 
+// Of the policy as the recorded model runs it.
 Replayed replay(const PolicyPtr& policy, RecordedLayout layout, const RecordedSignals& recorded) {
   const c10::InferenceMode no_gradients;
   for (const ImageShape& shape : layout.prompt->images) {
     const ImageShape wanted = policy->wanted_shape(layout.model, shape);
     if (wanted.grid != shape.grid || wanted.tiling != shape.tiling)
-      throw Error(policy->spec() + ": it changes pictures before the vision tower; a recording begins behind that");
+      throw Error(policy->spec() + ": it changes pictures before the vision tower; a recording begins after that");
   }
   recorded.complete(layout.model);
   PolicyWalk walk(policy, layout.model, layout.prompt);
@@ -87,13 +88,15 @@ Replayed replay(const PolicyPtr& policy, RecordedLayout layout, const RecordedSi
 Replayed replay(const PolicyPtr& policy, const Recording& recording) {
   RecordedLayout layout = parse_layout(recording.layout, "layout");
   const RecordedSignals recorded(recording.signals, "signals", *layout.prompt);
-  return replay(policy, std::move(layout), recorded);
+  const PolicyPtr set = for_model(policy, layout.model);
+  return replay(set, std::move(layout), recorded);
 }
 
-void replay(const PolicyPtr& policy, const ReplayFiles& files) {
+void replay(const PolicyPtr& asked, const ReplayFiles& files) {
   const std::filesystem::path beside = std::filesystem::path(files.out).replace_extension(".safetensors");
   check_outputs({files.signals, files.layout}, {files.out, beside});
   RecordedLayout layout = read_layout(files.layout);
+  const PolicyPtr policy = for_model(asked, layout.model);
   const RecordedSignals recorded(files.signals, *layout.prompt);
   const Replayed replayed = replay(policy, std::move(layout), recorded);
   // New vectors go to a sibling file, one tensor a point that has some.

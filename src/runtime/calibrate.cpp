@@ -97,7 +97,7 @@ Pass run_pass(const Engine& engine, const std::string& policy, Draws& draws, con
       request.policy += (policy.find(':') == std::string::npos ? ":keep_ratio=" : ",keep_ratio=") + ratio;
     }
     try {
-      const PolicyPtr made = make_policy(request.policy);
+      const PolicyPtr made = for_model(make_policy(request.policy), model.facts);
       const PackedPrompt packed = pack_prompt(model, request.prompt, 1, made.get());
       pass.work =
           work_of(packed, planned_rows(plan_steps(*made, model.facts, *packed.layout), made->row_breaks_compete(),

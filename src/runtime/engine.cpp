@@ -114,6 +114,9 @@ TokenCounts Engine::count_tokens(const Prompt& prompt) const {
 const Tokenizer& Engine::tokenizer() const {
   return impl().model.tokenizer;
 }
+const ModelFacts& Engine::facts() const {
+  return impl().model.facts;
+}
 std::filesystem::path Engine::folder() const {
   return impl().model.folder;
 }

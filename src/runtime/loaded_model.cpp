@@ -15,7 +15,10 @@
 #include "base/json_file.h"
 #include "espalier/error.h"
 #include "families/families.h"
+#include "kernels/support/cpu_level.h"
+#include "layout/policy_defaults.h"
 #include "model/checkpoint.h"
+#include "runtime/kv_arena.h"
 
 namespace espalier {
 
@@ -78,12 +81,13 @@ at::Device compute_device(DeviceKind kind) {
   return at::Device(at::kCUDA, 0);
 }
 
-// Tensors of the checkpoint in the compute dtype on the compute device, counted as they are given out.
+// Tensors of the checkpoint in the compute dtype on the compute device, counted as they are given out. `bytes` must
+// outlive the source.
 WeightSource weights_of(const std::filesystem::path& folder, at::ScalarType dtype, at::Device device, int64_t total,
-                        const Progress& on_progress) {
+                        const Progress& on_progress, int64_t& bytes) {
   const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(folder));
   const auto done = std::make_shared<int64_t>(0);
-  return [=](const std::string& name, at::IntArrayRef shape) {
+  return [=, &bytes](const std::string& name, at::IntArrayRef shape) {
     const TensorView* view = checkpoint->find(name);
     if (!view) throw Error(folder.string() + ": the weights lack " + name);
     if (!std::ranges::equal(view->shape, shape))
@@ -91,6 +95,7 @@ WeightSource weights_of(const std::filesystem::path& folder, at::ScalarType dtyp
                            at::IntArrayRef(view->shape)));
     const at::Tensor weight =
         over_map(*view, scalar_type(view->dtype, folder.string() + ": " + name)).to(device, dtype);
+    bytes += static_cast<int64_t>(weight.nbytes());
     if (on_progress) on_progress("load", ++*done, total);
     return weight;
   };
@@ -104,9 +109,50 @@ std::string words_of_a_picture(const Tokenizer& tokenizer, int32_t image_token) 
   return tokenizer.id_of(begin) && tokenizer.id_of(end) ? begin + placeholder + end : placeholder;
 }
 
+std::string name_of(at::ScalarType dtype) {
+  return dtype == at::kFloat ? "float32" : dtype == at::kBFloat16 ? "bfloat16" : "float16";
+}
+
+std::string_view name_of(kernels::CpuLevel level) {
+  switch (level) {
+    case kernels::CpuLevel::kPlain:
+      return "plain";
+    case kernels::CpuLevel::kAvx2:
+      return "AVX2";
+    case kernels::CpuLevel::kAvx512:
+      return "AVX-512";
+    case kernels::CpuLevel::kAmx:
+      return "AMX";
+  }
+  return "";
+}
+
+std::string words_of(const std::optional<ChatTemplate>& chat_template) {
+  if (!chat_template) return "none; raw prompts only";
+  return chat_template->name() + (chat_template->takes_text_only() ? ", made for text: pictures are put in" : "");
+}
+
+void describe(const LoadedModel& model, const EngineOptions& options, int64_t weight_bytes) {
+  if (!model.log.says(LogLevel::kVerbose)) return;
+  const ModelFacts& facts = model.facts;
+  model.log.verbose(c10::str("model: ", model.folder.string(), ", ", facts.family, ", ", facts.num_layers,
+                             " decoder layers of width ", facts.hidden_size, ", ", facts.dtype,
+                             options.int8_weights ? " with int8 weights" : ""));
+  model.log.verbose("chat template: " + words_of(model.chat_template));
+  for (const PolicyDefault& set : facts.policy_defaults)
+    model.log.verbose(c10::str("policies: ", set.policy, " takes ", set.option, "=", set.value, " on this model"));
+  if (model.device.is_cuda())
+    model.log.verbose("kernels: CUDA" + std::string(options.decode_graphs ? ", decoding as a graph" : ""));
+  else
+    model.log.verbose(c10::str("kernels: ", name_of(kernels::cpu_level()), ", ", at::get_num_threads(), " threads"));
+  model.log.verbose(c10::str("memory: ", weight_bytes >> 20, " MiB of weights read, ",
+                             bytes_per_kv_row(model.config.decoder, model.dtype) * facts.num_layers / 1024,
+                             " KiB of KV cache per token"));
+}
+
 }  // namespace
 
-ModelFacts facts_of(const ModelConfig& config) {
+ModelFacts facts_of(const ModelConfig& config, const std::filesystem::path& folder) {
   const DecoderConfig& d = config.decoder;
   const VisionFacts& v = config.vision;
   return {.num_layers = d.num_layers,
@@ -122,7 +168,11 @@ ModelFacts facts_of(const ModelConfig& config) {
           .vision_heads = v.num_heads,
           .vision_hidden_size = v.patches_per_token * v.hidden_size,
           .has_class_token = v.has_class_token,
-          .has_text_tower = false};
+          .has_text_tower = false,
+          .name = std::filesystem::absolute(folder / "").lexically_normal().parent_path().filename().string(),
+          .family = std::string(config.family),
+          .dtype = config.dtype,
+          .policy_defaults = policy_defaults_of(folder)};
 }
 
 LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions& options) {
@@ -136,7 +186,7 @@ LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions&
                     .config = config,
                     .front_end = {},
                     .weights = {},
-                    .facts = facts_of(config),
+                    .facts = facts_of(config, folder),
                     .tokenizer = Tokenizer::load(folder),
                     .chat_template = options.chat_template.empty() ? ChatTemplate::find(folder)
                                                                    : ChatTemplate::read(options.chat_template, folder),
@@ -144,13 +194,18 @@ LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions&
                     .dtype = dtype,
                     .device = device,
                     .costs = find_costs(folder, options.costs, name_of(dtype, options.int8_weights),
-                                        device.is_cpu() ? "cpu" : "cuda")};
+                                        device.is_cpu() ? "cpu" : "cuda"),
+                    .log = Log(options.log_level, options.log)};
+  model.facts.dtype = name_of(dtype);
   if (model.chat_template)
     model.chat_template->set_placeholder(words_of_a_picture(model.tokenizer, config.image_token_id));
-  const WeightSource source = weights_of(folder, dtype, device, std::ssize(weight_names(config)), options.on_progress);
+  int64_t weight_bytes = 0;
+  const WeightSource source =
+      weights_of(folder, dtype, device, std::ssize(weight_names(config)), options.on_progress, weight_bytes);
   model.front_end = config.load_front_end(folder, source);
   model.weights.decoder = bind_decoder(config.decoder, source);
   if (options.int8_weights) quantise_to_int8(model.weights.decoder);
+  describe(model, options, weight_bytes);
   return model;
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "base/log.h"
 #include "espalier/engine.h"
 #include "espalier/pruning.h"
 #include "families/model_config.h"
@@ -35,10 +36,12 @@ struct LoadedModel {
   at::ScalarType dtype;
   at::Device device;
   KnownCosts costs;
+  Log log;
 };
 
 LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions& options);
 
-ModelFacts facts_of(const ModelConfig& config);
+// Of a folder whose config.json has been read.
+ModelFacts facts_of(const ModelConfig& config, const std::filesystem::path& folder);
 
 }  // namespace espalier

@@ -52,7 +52,7 @@ RequestRun::RequestRun(const LoadedModel& loaded, const Request& asked, size_t i
       call(std::move(shared_call)),
       pixel_values(std::move(extras.pixel_values)),
       uses_prefixes(extras.uses_prefixes && !sees_all(extras.watcher) && !pixel_values.defined()),
-      policy(policy_of(request)),
+      policy(for_model(policy_of(request), model.facts)),
       sequence(packed_sequence()),
       sampler(sampling_rules(request.options, model.generation), request.options.seed, sequence.prompt.ids),
       answer(model.tokenizer, request.options, model.generation.eos_ids, index, call->callbacks.on_text) {
@@ -159,6 +159,7 @@ Result RequestRun::take_result() {
   r.logprobs = std::move(logprobs);
   r.prompt_token_ids = sequence.prompt.ids;
   r.prompt = sequence.prompt.text;
+  r.policy = sequence.walk.policy().spec();
   r.finish_reason = answer.finish_reason();
   r.points = sequence.walk.trace(request.trace);
   r.kept = sequence.walk.kept_sources();

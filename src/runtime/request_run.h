@@ -79,7 +79,7 @@ struct RequestRun {
   const std::shared_ptr<Call> call;
   at::Tensor pixel_values;
   const bool uses_prefixes;
-  const PolicyPtr policy;              // as it was asked for
+  const PolicyPtr policy;              // as it was asked for, and as the model runs it
   std::optional<SolvedPolicy> solved;  // where that has a target
   const std::chrono::steady_clock::time_point submitted = std::chrono::steady_clock::now();
   double packing_ms = 0;  // of the time since

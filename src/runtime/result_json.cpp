@@ -182,6 +182,7 @@ Json to_json(const Result& result) {
                {"finish_reason", name_of(result.finish_reason)},
                {"prompt_token_ids", result.prompt_token_ids},
                {"prompt", result.prompt},
+               {"policy", result.policy},
                {"points", points},
                {"kept", result.kept},
                {"stats", to_json(result.stats)}};

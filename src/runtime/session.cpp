@@ -119,7 +119,12 @@ struct Session::Impl {
 };
 
 Session::Session(const Engine& engine, const SessionOptions& options)
-    : impl_(new Impl{engine, options, options.custom ? options.custom : make_policy(options.policy), {}, {}, {}}) {
+    : impl_(new Impl{engine,
+                     options,
+                     for_model(options.custom ? options.custom : make_policy(options.policy), engine.facts()),
+                     {},
+                     {},
+                     {}}) {
   if (!options.system.empty()) impl_->chat.messages.push_back({"system", {TextPart{options.system}}});
 }
 Session::Session(Session&&) noexcept = default;

@@ -146,7 +146,7 @@ std::string Metrics::text(const Gauges& gauges) const {
   };
   constexpr Times kTimes[] = {
       {"espalier_time_to_first_token_seconds", "From a request's last byte", &OfPolicy::first_token},
-      {"espalier_time_per_output_token_seconds", "Of the tokens behind the first", &OfPolicy::time_per_token},
+      {"espalier_time_per_output_token_seconds", "Of the tokens after the first", &OfPolicy::time_per_token},
       {"espalier_encode_seconds", "Pictures, tokenizer, vision tower, projector", &OfPolicy::encode},
       {"espalier_select_seconds", "Deciding and applying what is dropped", &OfPolicy::select},
       {"espalier_prefill_seconds", "Decoder up to the first token", &OfPolicy::prefill},

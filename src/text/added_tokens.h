@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tokens that are cut out of a text before BPE sees it: `<image>`, `</s>`, `<|im_start|>`. Found exactly, leftmost
-// first and of several the longest. A tree over their bytes: adding one takes as long as it is, however many there are,
+// first and of several the longest. A token may ask to stand alone as a word, and may take the white space beside it
+// along. A tree over their bytes: adding one takes as long as it is, however many there are,
 // and looking at a place of the text no longer than the longest of them.
 #pragma once
 
@@ -19,7 +20,15 @@ class AddedTokens {
     int32_t id;
   };
 
-  void add(std::string_view content, int32_t id);  // empty content is never found; of two alike the first is
+  struct Rules {
+    bool single_word = false;  // found only where no letter, digit or underscore stands beside it
+    bool strip_left = false;   // white space in front of it goes with it
+    bool strip_right = false;
+  };
+
+  // Empty content is never found; of two alike the first is.
+  void add(std::string_view content, int32_t id, Rules rules);
+  void add(std::string_view content, int32_t id) { add(content, id, {}); }
   std::vector<Match> find_all(std::string_view text) const;
 
  private:
@@ -29,7 +38,11 @@ class AddedTokens {
   }
 
   std::unordered_map<uint64_t, int32_t> children_;  // edge -> node; node 0 is the root
-  std::vector<int32_t> ids_ = {kNone};              // [node] of the token that ends there
+  struct End {
+    int32_t id = kNone;
+    Rules rules = {};
+  };
+  std::vector<End> ends_ = {{}};  // [node] the token that ends there
 };
 
 }  // namespace espalier

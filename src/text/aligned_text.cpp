@@ -26,7 +26,7 @@ AlignedText AlignedText::of(std::string_view original, size_t begin, size_t end)
 AlignedText AlignedText::slice(size_t first, size_t last) const {
   return {text.substr(first, last - first),
           {ends.begin() + static_cast<ptrdiff_t>(first), ends.begin() + static_cast<ptrdiff_t>(last)},
-          first == 0 ? begin : ends[first - 1]};
+          begin_of(first)};
 }
 
 void AlignedText::prepend(std::string_view what, size_t most) {
@@ -42,6 +42,12 @@ void AlignedText::append(std::string_view bytes, size_t from, size_t to) {
   ends.push_back(to);
 }
 
+void AlignedText::append(const AlignedText& of, size_t first, size_t last) {
+  text.append(of.text, first, last - first);
+  ends.insert(ends.end(), of.ends.begin() + static_cast<ptrdiff_t>(first),
+              of.ends.begin() + static_cast<ptrdiff_t>(last));
+}
+
 void AlignedText::replace_all(std::string_view from, std::string_view to, size_t most) {
   size_t found = text.find(from);
   if (found == std::string::npos) return;
@@ -52,17 +58,12 @@ void AlignedText::replace_all(std::string_view from, std::string_view to, size_t
   out.text.reserve(text.size());
   out.ends.reserve(text.size());
   size_t done = 0;
-  const auto keep_until = [&](size_t position) {
-    out.text.append(text, done, position - done);
-    out.ends.insert(out.ends.end(), ends.begin() + static_cast<ptrdiff_t>(done),
-                    ends.begin() + static_cast<ptrdiff_t>(position));
-  };
   for (; found != std::string::npos; found = text.find(from, done)) {
-    keep_until(found);
+    out.append(*this, done, found);
     done = found + from.size();
-    out.append(to, found == 0 ? begin : ends[found - 1], ends[done - 1]);
+    out.append(to, begin_of(found), ends[done - 1]);
   }
-  keep_until(text.size());
+  out.append(*this, done, text.size());
   *this = std::move(out);
 }
 

@@ -21,7 +21,9 @@ struct AlignedText {
 
   void prepend(std::string_view what, size_t most);
   void replace_all(std::string_view from, std::string_view to, size_t most);  // `from` is not empty
-  void append(std::string_view bytes, size_t from, size_t to);  // `bytes` stand for the original's [from, to)
+  void append(std::string_view bytes, size_t from, size_t to);    // `bytes` stand for the original's [from, to)
+  void append(const AlignedText& of, size_t first, size_t last);  // the bytes [first, last) of another
+  size_t begin_of(size_t position) const { return position == 0 ? begin : ends[position - 1]; }  // in the original
 };
 
 }  // namespace espalier

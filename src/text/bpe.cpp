@@ -45,13 +45,12 @@ struct Bpe::Candidate {
   }
 };
 
-Bpe::Bpe(Vocabulary vocabulary, Alphabet alphabet, int32_t unknown_id, bool fuse_unknown)
-    : vocabulary_(std::move(vocabulary)), alphabet_(alphabet), unknown_id_(unknown_id), fuse_unknown_(fuse_unknown) {
+Bpe::Bpe(Vocabulary vocabulary, Rules rules) : vocabulary_(std::move(vocabulary)), rules_(rules) {
   byte_ids_.fill(kNone);
-  if (alphabet_ == Alphabet::kCharacters) return;
+  if (rules_.alphabet == Alphabet::kCharacters) return;
   for (int byte = 0; byte < 256; ++byte) {
     std::string token;
-    if (alphabet_ == Alphabet::kByteFallback) {
+    if (rules_.alphabet == Alphabet::kByteFallback) {
       token = byte_token(byte);
     } else {
       append_utf8(kByteLevelAlphabet[static_cast<size_t>(byte)], token);
@@ -87,14 +86,14 @@ bool Bpe::append_bytes(std::string_view piece, size_t begin, size_t end, std::ve
 }
 
 void Bpe::append_unknown(std::string_view piece, size_t begin, size_t end, std::vector<Node>& out) const {
-  if (unknown_id_ < 0) {
+  if (rules_.unknown_id < 0) {
     throw Error("the tokenizer has no token for " + in_quotes(piece.substr(begin, end - begin)) +
                 " and no unk_token to stand for it");
   }
-  if (fuse_unknown_ && !out.empty() && out.back().id == unknown_id_) {
+  if (rules_.fuse_unknown && !out.empty() && out.back().id == rules_.unknown_id) {
     out.back().end = end;
   } else {
-    out.push_back({unknown_id_, kNone, kNone, end});
+    out.push_back({rules_.unknown_id, kNone, kNone, end});
   }
 }
 
@@ -102,7 +101,7 @@ std::vector<Bpe::Node> Bpe::symbols_of(std::string_view piece) const {
   std::vector<Node> nodes;
   nodes.reserve(piece.size());
   for (size_t begin = 0, end; begin < piece.size(); begin = end) {
-    if (alphabet_ == Alphabet::kByteLevel) {
+    if (rules_.alphabet == Alphabet::kByteLevel) {
       end = begin + 1;
       if (!append_bytes(piece, begin, end, nodes)) append_unknown(piece, begin, end, nodes);
       continue;
@@ -152,7 +151,17 @@ void Bpe::merge(std::vector<Node>& nodes) const {
   }
 }
 
+int32_t Bpe::id_of_whole(std::string_view piece) const {
+  if (rules_.alphabet != Alphabet::kByteLevel) return vocabulary_.id_of(piece);
+  std::string written;
+  for (const char byte : piece) append_utf8(kByteLevelAlphabet[static_cast<uint8_t>(byte)], written);
+  return vocabulary_.id_of(written);
+}
+
 void Bpe::encode(std::string_view piece, std::vector<Symbol>& out) const {
+  if (rules_.ignore_merges) {
+    if (const int32_t id = id_of_whole(piece); id >= 0) return out.push_back({id, piece.size()});
+  }
   std::vector<Node> nodes = symbols_of(piece);
   merge(nodes);
   for (const Node& node : nodes) {

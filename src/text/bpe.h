@@ -26,7 +26,13 @@ class Bpe {
     size_t end;  // offset in the piece behind its last byte
   };
 
-  Bpe(Vocabulary vocabulary, Alphabet alphabet, int32_t unknown_id, bool fuse_unknown);
+  struct Rules {
+    Alphabet alphabet = Alphabet::kCharacters;
+    int32_t unknown_id = -1;     // -1: none
+    bool fuse_unknown = false;   // neighbours that are unknown are one token
+    bool ignore_merges = false;  // a piece that is a token as a whole is that token, merges or not
+  };
+  Bpe(Vocabulary vocabulary, Rules rules);
 
   // Ranks are given in order, 0, 1, …; a pair given twice keeps the later rank. False when a token is not in the
   // vocabulary.
@@ -52,6 +58,7 @@ class Bpe {
     }
   };
 
+  int32_t id_of_whole(std::string_view piece) const;  // -1: no token
   std::vector<Node> symbols_of(std::string_view piece) const;
   bool append_bytes(std::string_view piece, size_t begin, size_t end, std::vector<Node>& out) const;
   void append_unknown(std::string_view piece, size_t begin, size_t end, std::vector<Node>& out) const;
@@ -59,9 +66,7 @@ class Bpe {
   const Merge* find_merge(int32_t left, int32_t right) const;
 
   Vocabulary vocabulary_;
-  Alphabet alphabet_;
-  int32_t unknown_id_;  // -1: none
-  bool fuse_unknown_;
+  Rules rules_;
   std::array<int32_t, 256> byte_ids_;                     // -1: no token for this byte
   std::unordered_map<uint64_t, Merge, PairHash> merges_;  // (left id, right id) -> merge
   int32_t next_rank_ = 0;

@@ -37,6 +37,7 @@ class ChatTemplate {
 
   // What stands for a picture where a template takes text alone; "<image>" at the start.
   void set_placeholder(std::string placeholder) { placeholder_ = std::move(placeholder); }
+  const std::string& name() const { return name_; }
   bool takes_text_only() const { return takes_text_only_; }
 
   // Throws Error where the template raises one, and when it cannot be told where a user turn begins.

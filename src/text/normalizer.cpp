@@ -112,11 +112,9 @@ void apply_nfc(AlignedText& piece) {
     composed.clear();
     if (segment.size() > 1) composer.compose(segment, composed);
     if (segment.size() == 1 || composed == segment) {
-      out.text += segment;
-      out.ends.insert(out.ends.end(), piece.ends.begin() + static_cast<ptrdiff_t>(begin),
-                      piece.ends.begin() + static_cast<ptrdiff_t>(end));
+      out.append(piece, begin, end);
     } else {
-      out.append(composed, begin == 0 ? piece.begin : piece.ends[begin - 1], piece.ends[end - 1]);
+      out.append(composed, piece.begin_of(begin), piece.ends[end - 1]);
     }
   }
   piece = std::move(out);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The regular expression of a Split pre-tokenizer, run by PCRE2 with the meaning that Oniguruma gives it in the
+// The regular expression of a pre-tokenizer, run by PCRE2 with the meaning that Oniguruma gives it in the
 // `tokenizers` library. Const after construction; safe to share between threads.
 #pragma once
 
@@ -18,9 +18,16 @@ class SplitPattern {
   // Throws Error "WHERE: …" for an expression that PCRE2 refuses.
   SplitPattern(const std::string& regex, const std::string& where);
 
-  // Appends to `ends` where the parts of valid UTF-8 text[begin, end) end: every match is a part, and so is what stands
-  // between two matches ("Isolated"). Look-ahead sees nothing behind `end`.
-  void cut(std::string_view text, size_t begin, size_t end, std::vector<size_t>& ends) const;
+  struct Fragment {
+    size_t end;
+    bool is_match;
+  };
+  // Valid UTF-8 text[begin, end) in order, without gaps: every match is a fragment, and so is what stands between two
+  // of them. Look-ahead sees nothing behind `end`.
+  void cut(std::string_view text, size_t begin, size_t end, std::vector<Fragment>& fragments) const;
+
+  // One that matches the text as it stands.
+  static std::string quoted(std::string_view text);
 
  private:
   std::shared_ptr<const pcre2_real_code_8> code_;

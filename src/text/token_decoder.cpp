@@ -56,6 +56,13 @@ TokenDecoder TokenDecoder::byte_level() {
   return decoder;
 }
 
+TokenDecoder TokenDecoder::metaspace(std::string replacement, bool strips_first) {
+  TokenDecoder decoder;
+  decoder.metaspace_ = std::move(replacement);
+  decoder.strips_first_ = strips_first;
+  return decoder;
+}
+
 TokenDecoder TokenDecoder::sequence(Steps steps) {
   TokenDecoder decoder;
   decoder.steps_ = std::move(steps);
@@ -87,6 +94,11 @@ void TokenDecoder::add(std::string_view token, State& state, std::string& out) c
   if (byte_level_) {
     state.held_back += bytes_of(token);
     drain_utf8(state.held_back, false, out);
+    return;
+  }
+  if (!metaspace_.empty()) {
+    out += replace_all(std::string(token), metaspace_, state.is_first && strips_first_ ? "" : " ");
+    state.is_first = false;
     return;
   }
   std::string text(token);

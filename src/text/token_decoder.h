@@ -18,6 +18,7 @@ class TokenDecoder {
     std::string held_back;  // bytes that are no whole character yet, or a run of byte tokens that may still grow
     size_t stripped = 0;    // characters taken off the front so far
     bool at_front = true;   // nothing that stays has come yet
+    bool is_first = true;   // no token has come yet
   };
 
   // ByteLevel: characters of byte_level.h to bytes, the bytes to UTF-8 with one U+FFFD for each invalid sequence.
@@ -33,6 +34,9 @@ class TokenDecoder {
   };
   static TokenDecoder sequence(Steps steps);
 
+  // Metaspace: `replacement` (▁) to a space; with `strips_first` it is nothing in the first token.
+  static TokenDecoder metaspace(std::string replacement, bool strips_first);
+
   // Appends to `out` what became certain.
   void add(std::string_view token, State& state, std::string& out) const;
   void finish(State& state, std::string& out) const;
@@ -42,6 +46,8 @@ class TokenDecoder {
   void append_stripped(std::string_view text, State& state, std::string& out) const;
 
   bool byte_level_ = false;
+  std::string metaspace_;  // empty: another decoder
+  bool strips_first_ = false;
   Steps steps_;
 };
 

@@ -30,13 +30,13 @@ void cut_out(const AddedTokens& added, std::string_view text, OnText on_text, On
 void encode_words(const TokenizerImpl& tokenizer, AlignedText piece, size_t& left, Tokens& out) {
   std::vector<Bpe::Symbol> symbols;
   const size_t before = piece.text.size();
-  const std::vector<size_t> ends = tokenizer.pre_tokenizer.apply(piece, before + left);
-  left -= std::max(before, piece.text.size()) - before;
+  const auto [text, ends] = tokenizer.pre_tokenizer.apply(std::move(piece), before + left);
+  left -= std::max(before, text.text.size()) - before;
   size_t begin = 0;
   for (size_t end : ends) {
     symbols.clear();
-    tokenizer.bpe.encode(std::string_view(piece.text).substr(begin, end - begin), symbols);
-    for (const Bpe::Symbol& symbol : symbols) out.push_back({symbol.id, piece.ends[begin + symbol.end - 1]});
+    tokenizer.bpe.encode(std::string_view(text.text).substr(begin, end - begin), symbols);
+    for (const Bpe::Symbol& symbol : symbols) out.push_back({symbol.id, text.ends[begin + symbol.end - 1]});
     begin = end;
   }
 }

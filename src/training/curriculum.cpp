@@ -98,7 +98,7 @@ const std::vector<CurriculumStage>& curriculum() {
                     .attribute_share = {1, 1, 1.5}}},
       // Reading must move behind layer 2, or no policy inside the decoder can be told from another.
       {.plan = decoder_plan("late-reading", true, 1e-3, 1600, 100, {.accuracy = 0.95}),
-       .summary = "binding, definitions and questions, 16 of 64 tokens, read behind layer 2",
+       .summary = "binding, definitions and questions, 16 of 64 tokens, read after layer 2",
        .data = Data::kPictures,
        .after = "few-tokens",
        .difficulties = {kHard},

@@ -180,7 +180,7 @@ TEST_F(SafetensorsTest, RefusesOverlapHolesTrailingBytesAndDuplicates) {
                       error(two("[0,4]", "[5,9]"), "123456789"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "tensor \"a\": 2 bytes before it",
                       error(two("[2,6]", "[6,10]"), "1234567890"));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "2 bytes behind the last tensor",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "2 bytes after the last tensor",
                       error(two("[0,4]", "[4,8]"), "1234567890"));
   EXPECT_PRED_FORMAT2(
       ::testing::IsSubstring, "key \"a\" appears twice",

@@ -121,17 +121,60 @@ TEST(Inspect, BadPolicyLeavesNoFile) {
   EXPECT_FALSE(std::filesystem::exists(page));
 }
 
-// In a browser without a window, where there is one: every point has its pictures, and no script failed.
-TEST(Inspect, ABrowserDrawsIt) {
-  if (std::system("command -v chromium >/dev/null 2>&1") != 0) GTEST_SKIP() << "no chromium";
+// The last turn of a chat, where it is the assistant's, is what would be right, and no part of the question.
+TEST(Inspect, KnowsTheRightAnswer) {
   const TemporaryFolder folder;
-  const std::string page = inspected(folder, kPolicies), dom = folder / "dom.html";
+  const json asked = {{{"role", "user"}, {"content", "what?"}}};
+  json answered = asked;
+  answered.push_back({{"role", "assistant"}, {"content", "that"}});
+  const auto page_of = [&](const json& chat, const Arguments& more) {
+    const std::string page = folder / "page.html";
+    output_of(Arguments{"inspect", "--model", kModel.string(), "--out", page, "--max-new-tokens", "1", "--policy",
+                        "none", "--chat", folder.write("chat.json", chat.dump())} +
+              more);
+    return runs_of(page);
+  };
+  const json plain = page_of(asked, {}), told = page_of(answered, {});
+  EXPECT_FALSE(plain.contains("answer"));
+  EXPECT_EQ(told["answer"], "that");
+  EXPECT_EQ(told["prompt"], plain["prompt"]);
+  EXPECT_EQ(page_of(answered, {"--answer", "this"})["answer"], "this");
+}
+
+// What a page becomes in a browser without a window.
+std::string drawn_in_browser(const TemporaryFolder& folder, const std::string& page) {
+  const std::string dom = folder / "dom.html";
   const std::string command =
       "timeout 120 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir='" +
       std::string(folder / "profile") + "' --virtual-time-budget=8000 --dump-dom 'file://" + page + "' > '" + dom +
       "' 2>/dev/null";
-  ASSERT_EQ(std::system(command.c_str()), 0);
-  const std::string drawn = read_whole(dom);
+  EXPECT_EQ(std::system(command.c_str()), 0);
+  return read_whole(dom);
+}
+
+bool has_browser() {
+  return std::system("command -v chromium >/dev/null 2>&1") == 0;
+}
+
+// Where the preprocessor cuts a picture, the page says so; where it does not, there is nothing to say.
+TEST(Inspect, ABrowserMarksWhatIsCutOff) {
+  if (!has_browser()) GTEST_SKIP() << "no chromium";
+  const TemporaryFolder folder;
+  for (const bool is_square : {true, false}) {
+    const std::string page = folder / "page.html",
+                      picture = kCases / "images" / (is_square ? "56x56_shapes_33.png" : "120x50_lines_34.png");
+    output_of({"inspect", "--model", kModel.string(), "--out", page, "--max-new-tokens", "1", "--policy", "none",
+               "--prompt", "what?", "--image", picture});
+    const std::string drawn = drawn_in_browser(folder, page);
+    EXPECT_NE(drawn.find(is_square ? "<span id=\"cropped\" hidden" : "<span id=\"cropped\">"), std::string::npos);
+  }
+}
+
+// Every point has its pictures, many points are folded, two kinds of counts stand apart, and no script failed.
+TEST(Inspect, ABrowserDrawsIt) {
+  if (!has_browser()) GTEST_SKIP() << "no chromium";
+  const TemporaryFolder folder;
+  const std::string page = inspected(folder, kPolicies), drawn = drawn_in_browser(folder, page);
   EXPECT_NE(drawn.find("data-ready=\"yes\""), std::string::npos);
   const json runs = runs_of(page)["runs"];
   size_t figures = 0;
@@ -142,6 +185,12 @@ TEST(Inspect, ABrowserDrawsIt) {
     return found;
   };
   EXPECT_EQ(count("<figure"), figures);
+  EXPECT_EQ(count("4 more points"), 1u);  // of plphp's 8 pictures
+  EXPECT_EQ(count("5 more points"), 1u);  // and of its 9 strips
+  EXPECT_EQ(count("<caption>left by each point</caption>"), 4u);
+  EXPECT_EQ(count("<caption>entering the decoder, where it changes</caption>"), 4u);
+  EXPECT_EQ(count("class=\"without\""), 1u);  // stage 1 of catp
+  EXPECT_EQ(count(" kB"), 0u);
   EXPECT_EQ(count("class=\"strip\""),
             std::accumulate(runs.begin(), runs.end(), size_t{0},
                             [](size_t sum, const json& run) { return sum + 1 + run["points"].size(); }));

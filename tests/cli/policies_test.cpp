@@ -86,5 +86,18 @@ TEST(Policies, SaysWhatAModelCanRun) {
   EXPECT_NE(policies.at("fastv")["refusal"].get<std::string>().find("layer"), std::string::npos);
 }
 
+// The bundled model reads its pictures in layer 2 (models/demo/README.md): its folder says which k of catp waits for
+// it.
+TEST(Policies, OfTheBundledModelNeedNoHand) {
+  const std::string demo = kGolden.parent_path().parent_path() / "models" / "demo";
+  EXPECT_EQ(policies_of({"--model", demo}).at("catp")["defaults_of_model"], (json{{"k", "3"}}));
+  EXPECT_FALSE(policies_of({"--model", kModel}).at("catp").contains("defaults_of_model"));
+  EXPECT_NE(output_of({"policies", "--model", demo}).find("    on this model: k=3\n"), std::string::npos);
+  const std::string chat = kGolden.parent_path().parent_path() / "examples" / "demo" / "shape" / "messages.json";
+  const json answer = json_of({"generate", "--chat", chat, "--policy", "catp:keep_ratio=2/9", "--greedy", "--json"});
+  EXPECT_EQ(answer["policy"], "catp:keep_ratio=2/9,k=3");
+  EXPECT_EQ(answer["points"].back()["layer"], 4);
+}
+
 }  // namespace
 }  // namespace espalier::test

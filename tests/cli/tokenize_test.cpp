@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include "tests/cli/run_espalier.h"
 
 namespace espalier::test {
@@ -51,6 +53,31 @@ TEST(Tokenize, AddsIdsAndWhatTheyDecodeTo) {
   EXPECT_EQ(made[0]["decoded"], golden["prompt"]);
   EXPECT_EQ(made[1]["ids"], json::array({1}));
   EXPECT_EQ(made[1]["ids_no_special"], json::array());
+}
+
+// Lines of id and text that make up the text again; special tokens stand as what they are.
+TEST(Tokenize, OfOneTextPrintsATokenPerLine) {
+  const json whole = {{"text", "What's in <image>? caf\u00e9"}};
+  const std::string out = output_of({"tokenize", "--model", kModel.string(), whole["text"].get<std::string>()});
+  std::string text;
+  json ids = json::array();
+  std::istringstream lines(out);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t tab = line.find('\t');
+    ASSERT_NE(tab, std::string::npos) << line;
+    ids.push_back(std::stoi(line.substr(0, tab)));
+    text += json::parse(line.substr(tab + 1)).get<std::string>();
+  }
+  EXPECT_EQ(text, "<s>" + whole["text"].get<std::string>());
+  const TemporaryFolder folder;
+  const std::string in = folder.write("in.json", json::array({whole}).dump()), file = folder / "out.json";
+  output_of({"tokenize", "--model", kModel.string(), "--in", in, "--out", file});
+  EXPECT_EQ(read_json(file)[0]["ids"], ids);
+  for (const Arguments& wrong : {Arguments{}, {"a", "--in", in, "--out", file}, {"--in", in}}) {
+    const Outcome outcome = run_espalier(Arguments{"tokenize"} + wrong);
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_NE(outcome.err.find("either TEXT or both of --in and --out are needed"), std::string::npos) << outcome.err;
+  }
 }
 
 }  // namespace

@@ -67,6 +67,7 @@ std::vector<std::string> all_answers(const ConformingPolicy& policy) {
   return {keeps_tokens_that_are_there(policy),
           keeps_text(policy),
           conformance::keeps_the_share(policy),
+          conformance::keeps_each_share(policy),
           conformance::keeps_all_at_one(policy),
           conformance::keeps_pinned(policy),
           conformance::treats_images_alike(policy),
@@ -100,6 +101,27 @@ TEST(Conformance, SeesMoreThanTheShare) {
   const auto policy =
       choosing([](const TokenLayout& layout, Fraction) { return at::arange(layout.num_image_tokens(), at::kLong); });
   EXPECT_NE(conformance::keeps_the_share(policy).find("the shares of the images add up to"), std::string::npos);
+}
+
+// Prefers the largest image: wherever that stands, so that it treats images alike, and may spend all it has on it.
+TEST(Conformance, SeesAPolicyThatSpendsAllOnOneImage) {
+  ConformingPolicy policy = choosing([](const TokenLayout& layout, Fraction ratio) {
+    const at::Tensor image = layout.image.index_select(0, layout.image_tokens);
+    int64_t largest = 0;
+    for (size_t i = 0; i < layout.prompt->images.size(); ++i)
+      largest = std::max(largest, (image == static_cast<int64_t>(i)).sum().item<int64_t>());
+    std::vector<int64_t> kept;  // of the largest image first
+    for (const bool of_largest : {true, false})
+      for (int64_t t = 0; t < image.size(0); ++t)
+        if ((layout.prompt->num_patches(static_cast<int>(image[t].item<int64_t>())) == largest) == of_largest &&
+            std::ssize(kept) < image.size(0) * ratio.num / ratio.den)
+          kept.push_back(t);
+    std::ranges::sort(kept);
+    return at::tensor(kept, at::kLong);
+  });
+  EXPECT_EQ(conformance::keeps_the_share(policy), "");
+  EXPECT_EQ(conformance::keeps_each_share(choosing(sound)), "");
+  EXPECT_NE(conformance::keeps_each_share(policy).find("tokens, its share is"), std::string::npos);
 }
 
 TEST(Conformance, SeesThatRatioOneDrops) {

@@ -76,6 +76,9 @@ std::vector<ConformingPolicy> policies() {
     const bool is_left_out = std::ranges::count(std::array{"keepmask", "m3", "fitprune", "resize"}, entry.name) > 0;
     if (is_left_out || std::ranges::count(list, name, &ConformingPolicy::name) > 0) continue;
     list.push_back(by_share(entry.name, std::string(entry.name) + (entry.name == "attention" ? ":layer=2,@" : ":@")));
+    list.back().keeps_each_share =
+        std::ranges::count(std::array{"uniform", "divprune", "cdpruner", "vispruner", "hiprune", "scope"}, entry.name) >
+        0;
   }
   return list;
 }

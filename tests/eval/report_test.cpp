@@ -9,6 +9,8 @@
 #include <set>
 #include <string>
 
+#include "report/plot.h"
+
 namespace espalier::eval {
 namespace {
 
@@ -108,54 +110,75 @@ TEST(Report, PlotIsWellFormed) {
   EXPECT_TRUE(svg.starts_with("<svg "));
   EXPECT_TRUE(svg.ends_with("</svg>\n"));
   EXPECT_NE(svg.find("bind/shape-2x1"), std::string::npos);
-  EXPECT_NE(svg.find(">fastv<"), std::string::npos);
+  EXPECT_NE(svg.find(">fastv:keep_ratio=1/2<"), std::string::npos);
+  EXPECT_NE(svg.find(">accuracy, %<"), std::string::npos);
   EXPECT_EQ(svg.find("nan"), std::string::npos);
 }
 
-// Names in the legend: amounts left out, of files the last folder, of policies in sequence each one.
+// Names in the legend: options, of files the last folder, of policies in sequence each one; the amount where it is the
+// same all along the line.
 TEST(Report, PlotNamesItsLines) {
   EvalResult result = small_result();
   for (const char* policy : {"divprune:keep_ratio=1/2 + fastv:keep_ratio=1/3,layer=3",
                              "atp:weights=build/some/where/atp.safetensors", "sparsevlm:theta=1/2:1/3,keep_ratio=1/2"})
     result.cells.push_back(cell(policy, "bind", "shape-2x1", 60, 100, 32));
   const std::string svg = to_svg(result);
-  for (const char* name : {"divprune + fastv:layer=3", "atp:weights=where/atp.safetensors", "sparsevlm:theta=1/2:1/3"})
+  for (const char* name : {"divprune:keep_ratio=1/2 + fastv:keep_ratio=1/3,layer=3",
+                           "atp:weights=where/atp.safetensors", "sparsevlm:theta=1/2:1/3,keep_ratio=1/2"})
     EXPECT_NE(svg.find(std::string(">") + name + "<"), std::string::npos) << name;
+  result.cells.push_back(cell("fastv:keep_ratio=1/4", "bind", "shape-2x1", 50, 100, 16));
+  EXPECT_NE(to_svg(result).find(">fastv<"), std::string::npos);
 }
 
-// A legend too long for one row goes on in the next, inside the picture, and no two lines look alike.
+// A legend too long for one row goes on in the next, inside the picture. More lines than a panel can show go on in the
+// next one, so that no two lines of a panel look alike.
 TEST(Report, PlotOfManyPolicies) {
   EvalResult result = small_result();
-  constexpr int kPolicies = 30;
-  for (int i = 0; i < kPolicies; ++i) {
+  constexpr size_t kPolicies = 30;
+  for (size_t i = 0; i < kPolicies; ++i) {
     const std::string name = "some_policy:with_an_option=" + std::to_string(i);
-    result.cells.push_back(cell(name.c_str(), "bind", "shape-2x1", 60 + i, 100, 32));
+    result.cells.push_back(cell(name.c_str(), "bind", "shape-2x1", 60 + static_cast<int64_t>(i), 100, 32));
   }
   const std::string svg = to_svg(result);
   const std::regex box("viewBox=\"0 0 ([0-9]+) ([0-9]+)\""),
-      entry("<(circle|rect)([^>]*)fill=\"([^\"]+)\"/>\n<text x=\"([0-9.]+)\" y=\"([0-9.]+)\" >(some[^<]+)<");
+      entry(
+          "<(circle|rect)([^>]*)style=\"fill:([^\"]+)\"/>\n<text x=\"([0-9.]+)\" y=\"([0-9.]+)\" "
+          "class=\"name\">([^<]+)<");
   std::smatch size;
   ASSERT_TRUE(std::regex_search(svg, size, box));
-  std::set<std::string> looks;
-  int entries = 0;
+  std::set<std::string> looks;  // of the panel
+  size_t entries = 0;
   for (std::sregex_iterator it(svg.begin(), svg.end(), entry), end; it != end; ++it, ++entries) {
     const bool is_turned = (*it)[2].str().find("transform") != std::string::npos;
+    if (entries % kLinesPerBlock == 0) looks.clear();
     looks.insert((*it)[1].str() + (is_turned ? " turned " : " ") + (*it)[3].str());
     EXPECT_LE(std::stod((*it)[4]) + 6.0 * static_cast<double>((*it)[6].length()), std::stod(size[1]));
     EXPECT_LE(std::stod((*it)[5]), std::stod(size[2]));
+    EXPECT_EQ(looks.size(), entries % kLinesPerBlock + 1);
   }
-  EXPECT_EQ(entries, kPolicies);
-  EXPECT_EQ(looks.size(), static_cast<size_t>(kPolicies));
+  EXPECT_EQ(entries, kPolicies + 1);  // and fastv
+  size_t panels = 0;
+  for (size_t at = 0; (at = svg.find(">bind/shape-2x1<", at)) != std::string::npos; ++at) ++panels;
+  EXPECT_EQ(panels, 6u);
 }
 
 // The curve of late reading is drawn over the layer; beside other policies, over tokens like these.
 TEST(Report, PlotOfACurve) {
   EvalResult result = small_result();
-  EXPECT_NE(to_svg(result).find("image tokens a layer"), std::string::npos);
+  EXPECT_NE(to_svg(result).find("image tokens per layer"), std::string::npos);
   result.cells[1].policy = "vtw:layer=3";
   EXPECT_NE(to_svg(result).find("images are gone before layer"), std::string::npos);
   result.cells.push_back(cell("fastv:keep_ratio=1/2", "bind", "shape-2x1", 60, 100, 32));
-  EXPECT_NE(to_svg(result).find("image tokens a layer"), std::string::npos);
+  EXPECT_NE(to_svg(result).find("image tokens per layer"), std::string::npos);
+}
+
+TEST(Plot, TicksAreRound) {
+  using Ticks = std::vector<double>;
+  EXPECT_EQ(round_ticks(100), (Ticks{0, 20, 40, 60, 80, 100}));
+  EXPECT_EQ(round_ticks(19923), (Ticks{0, 5000, 10000, 15000}));
+  EXPECT_EQ(round_ticks(64), (Ticks{0, 20, 40, 60}));
+  EXPECT_EQ(round_ticks(8), (Ticks{0, 2, 4, 6, 8}));
+  EXPECT_EQ(round_ticks(0.5), (Ticks{0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5}));
 }
 
 }  // namespace

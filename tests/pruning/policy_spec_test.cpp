@@ -44,10 +44,12 @@ TEST(PolicySpec, FractionsAreExact) {
 
 TEST(PolicySpec, MistakesAreNamedInOneLine) {
   EXPECT_EQ(error_of_spec(""), "policy: the spec is empty");
-  EXPECT_EQ(error_of_spec("fastw:layer=2").find("policy: there is no \"fastw\"; there are none, random, uniform, "),
+  EXPECT_EQ(error_of_spec("fastw:layer=2")
+                .find("policy: there is no \"fastw\" (did you mean fastv?); there are none, random, uniform, "),
             0U);
   EXPECT_EQ(error_of_spec("random:keep_ratio=1/2,sed=1"),
-            "random: unknown option \"sed\"; its options are keep_ratio, num_kept, seed, row_breaks, positions, "
+            "random: unknown option \"sed\" (did you mean seed?); its options are keep_ratio, num_kept, seed, "
+            "row_breaks, positions, "
             "min_per_image, min_tokens");
   EXPECT_EQ(error_of_spec("random:keep_ratio=1/2,seed=1,seed=2"), "random: option seed is given twice");
   EXPECT_EQ(error_of_spec("random:keep_ratio"),

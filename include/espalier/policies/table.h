@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What `espalier policies` prints: the built-in policies with their options. The table is also what a spec string is
-// checked against.
+// checked against. No libtorch type appears here.
 #pragma once
 
 #include <span>
@@ -8,7 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "espalier/pruning.h"
+#include "espalier/act_point.h"
+#include "espalier/model_facts.h"
 
 namespace espalier {
 

@@ -140,4 +140,5 @@ def main():
     write(HERE / "variants.json", out)
 
 
-main()
+if __name__ == "__main__":
+    main()
