@@ -105,7 +105,7 @@ std::optional<Target> take_target(PolicySpec& spec) {
     }
   }
   if (!target.ttft_ms && !target.kv_bytes) return std::nullopt;
-  std::erase_if(spec.options, [](const auto& option) { return option.first == "ttft" || option.first == "kv"; });
+  std::erase_if(spec.options, [](const auto& option) { return option.name == "ttft" || option.name == "kv"; });
   for (const auto& [name, text] : spec.options)
     if (name == "keep_ratio" || name == "num_kept")
       throw Error(spec.name + ": give " + to_string(target) + " or " + name + ", not both");
