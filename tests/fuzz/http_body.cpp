@@ -2,6 +2,7 @@
 // Bodies of the server's requests, by all three readers.
 #include "serve/api_error.h"
 #include "serve/asked.h"
+#include "serve/policies.h"
 #include "tests/fuzz/scratch.h"
 #include "tests/fuzz/targets.h"
 
@@ -12,7 +13,8 @@ void run_http_body(std::string_view input) {
   options.model_name = "demo";
   options.allow_images = source_folder() / "tests/golden/images";
   serve::PictureReader::Shared pictures{.named = serve::NamedPictures(1 << 20)};
-  const serve::AskedOf of{options, pictures};
+  serve::Policies policies({});
+  const serve::AskedOf of{options, pictures, policies};
   const std::string body(input);
   const auto may_refuse_with_status = [](const auto& read) {
     try {
