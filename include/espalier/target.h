@@ -29,6 +29,13 @@ struct Target {
 // "ttft=250ms,kv=64MB", as a spec has it: in the largest unit that shows the value exactly.
 std::string to_string(const Target& target);
 
+// What a policy with a target is made of.
+struct OpenAmount {
+  Target target;
+  // The policy that keeps so much of each pool. Throws Error for an amount that it cannot keep.
+  std::function<PolicyPtr(Fraction keep_ratio)> at;
+};
+
 // A policy with a target, for a request of an engine; its own steps() throws Error. `spec`: what it calls itself;
 // `make`: the policy that keeps so much of each pool, asked for many amounts, which throws Error for one that it cannot
 // keep. Throws what `make` throws for all of it.

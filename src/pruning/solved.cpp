@@ -50,11 +50,10 @@ std::string shown_in(double value, std::span<const Unit> units) {
          std::string(unit->name);
 }
 
-// The one place that asks a policy whether it is one of these: no other policy needs to know of targets.
 class WithTarget final : public PruningPolicy {
  public:
   WithTarget(std::string spec, const Target& target, std::function<PolicyPtr(Fraction)> make)
-      : spec_(std::move(spec)), target_(target), make_(std::move(make)), whole_(make_({1, 1})) {}
+      : spec_(std::move(spec)), open_{target, std::move(make)}, whole_(open_.at({1, 1})) {}
 
   std::string spec() const override { return spec_; }
   CommonOptions common() const override { return whole_->common(); }
@@ -66,16 +65,14 @@ class WithTarget final : public PruningPolicy {
   }
   PolicyPtr for_model(const ModelFacts& model) const override {
     if (!whole_->for_model(model)) return nullptr;
-    return with_target(spec_, target_,
-                       [make = make_, model](Fraction ratio) { return espalier::for_model(make(ratio), model); });
+    return with_target(spec_, open_.target,
+                       [at = open_.at, model](Fraction ratio) { return espalier::for_model(at(ratio), model); });
   }
-  const Target& target() const { return target_; }
-  PolicyPtr at(Fraction keep_ratio) const { return make_(keep_ratio); }
+  const OpenAmount* open_amount() const override { return &open_; }
 
  private:
   std::string spec_;
-  Target target_;
-  std::function<PolicyPtr(Fraction)> make_;
+  OpenAmount open_;
   PolicyPtr whole_;
 };
 
@@ -122,14 +119,14 @@ PolicyPtr with_target(std::string spec, const Target& target, std::function<Poli
 }
 
 std::optional<Target> target_of(const PruningPolicy& policy) {
-  const auto* solved = dynamic_cast<const WithTarget*>(&policy);
-  return solved ? std::optional(solved->target()) : std::nullopt;
+  const OpenAmount* open = policy.open_amount();
+  return open ? std::optional(open->target) : std::nullopt;
 }
 
 PolicyPtr at_ratio(const PruningPolicy& policy, Fraction keep_ratio) {
-  const auto* solved = dynamic_cast<const WithTarget*>(&policy);
-  if (!solved) throw Error(policy.spec() + ": has no target to solve an amount for");
-  return solved->at(keep_ratio);
+  const OpenAmount* open = policy.open_amount();
+  if (!open) throw Error(policy.spec() + ": has no target to solve an amount for");
+  return open->at(keep_ratio);
 }
 
 }  // namespace espalier
