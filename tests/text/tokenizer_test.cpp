@@ -58,7 +58,9 @@ void expect_ends(const std::vector<Tokenizer::Token>& tokens, const json& c, boo
     EXPECT_GE(token.end, last);
     last = token.end;
   }
-  if (!loses_text) EXPECT_EQ(last, c["text"].get<std::string>().size());
+  if (!loses_text) {
+    EXPECT_EQ(last, c["text"].get<std::string>().size());
+  }
   if (!c.contains("ends")) return;
   std::vector<size_t> ends;
   for (const Tokenizer::Token& token : tokens) ends.push_back(token.end);
