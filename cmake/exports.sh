@@ -9,7 +9,7 @@ headers=$1 objects=$2
 
 declared=$(mktemp) hidden=$(mktemp) namespaces=$(mktemp) symbols=$(mktemp)
 trap 'rm -f "$declared" "$hidden" "$namespaces" "$symbols"' EXIT
-lines() { find "$headers" -name '*.h' -exec sed -E 's|//.*||' {} +; }
+lines() { find "$headers" -name '*.h' -exec sed -E 's|//.*||; s|^\[\[[a-z_]+\]\] ||' {} +; }
 
 lines | grep -E '^[A-Za-z]' | grep -oE '[A-Za-z_0-9]+\(|^(class|struct|enum class) [A-Za-z_0-9]+' |
   sed -E 's/\($//; s/.* //' | LC_ALL=C sort -u >"$declared"
