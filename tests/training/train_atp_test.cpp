@@ -276,7 +276,7 @@ TEST_F(TrainAtpTest, SaysWhatIsWrongWithTheOptions) {
   expect_error(o, "no such model folder");
   o = options("a");
   o.dtype = ComputeDtype::kFloat16;
-  expect_error(o, "f32 or bf16");
+  expect_error(o, "float32 or bfloat16");
   o = options("a");
   o.settings.grid = {3, 3};
   expect_error(o, "its modules are for crops of 3 x 3 tokens");
