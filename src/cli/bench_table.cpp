@@ -84,8 +84,8 @@ std::string bench_legend() {
          "speed-up: select + prefill of the first policy over that of this one. expected: the same of their FLOPs in "
          "the\n"
          "decoder. reached: the former over the latter.\n"
-         "noisy: the slow tenth of the runs took more than 1.3 times as long as the fast tenth; such numbers mean "
-         "little.\n";
+         "noisy: of first token or ms/token the slow tenth of the runs took more than 1.3 times as long as the fast\n"
+         "tenth; such numbers mean little.\n";
 }
 
 std::string bench_heading(const BenchResult& first, const BenchMachine& machine) {
