@@ -234,8 +234,8 @@ class PruningPolicy {
   // tokens stay, and all of them where the request has no image tokens, or fewer than min_tokens. Throws Error when the
   // model or the request cannot serve the policy.
   virtual std::vector<Step> steps(const ModelFacts& model, const PromptLayout& prompt) const = 0;
-  // Of a policy that leaves its amount to the engine (with_target): what a request may cost. Null of any other; owned by
-  // the policy.
+  // Of a policy that leaves its amount to the engine (with_target): what a request may cost. Null of any other; owned
+  // by the policy.
   virtual const OpenAmount* open_amount() const { return nullptr; }
   // The same policy with what it leaves open set to what the model's folder says (ModelFacts::policy_defaults); null
   // where there is nothing to set. The engine asks before it asks anything else.

@@ -156,9 +156,9 @@ TEST(Bench, InterruptKeepsWhatIsFinished) {
   const TemporaryFolder folder;
   const std::filesystem::path file = folder.path() / "lines.jsonl";
   EspalierProcess process(kBench + Arguments{"--shots", "0,1", "--policy", "none", "--repeat", "1000", "--new-tokens",
-                                             "1,64", "--json", file});
-  // The first setting takes the time of a thousand runs: long enough to be met in it.
-  ::usleep(3'000'000);
+                                             "64,1", "--json", file});
+  // The first setting takes the time of a thousand runs, minutes: it is met in it however busy the machine is.
+  ::usleep(8'000'000);
   process.interrupt();
   const Outcome outcome = process.wait();
   EXPECT_EQ(outcome.status, 130);
