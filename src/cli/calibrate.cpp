@@ -99,7 +99,7 @@ Run add_calibrate(CLI::App& app) {
       "  espalier calibrate --model llava-1.5-7b-hf \\\n"
       "      --policy divprune --policy fastv:rows=all\n"
       "  espalier generate --model llava-1.5-7b-hf --policy divprune:ttft=250ms …\n"
-      "  espalier calibrate --model llava-1.5-7b-hf --policy divprune --check 100 --seed 1");
+      "  espalier calibrate --model llava-1.5-7b-hf --check 100 --seed 1");
   return [options] { return calibrate(*options); };
 }
 

@@ -83,8 +83,8 @@ class HelpFormatter final : public CLI::Formatter {
 
  private:
   std::string entry(const std::string& name, const std::string& description) const {
-    std::string text = "  " + name;
-    const size_t indent = std::min(kIndent, width_ / 2);
+    std::string text = "  " + wrapped(name, width_, 2, 6);
+    const size_t indent = std::min(kIndent, width_ / 3);
     size_t used = columns(text);
     if (used + 2 > indent) {
       text += "\n";

@@ -60,7 +60,8 @@ ExitStatus refuse(const CLI::App& app, const std::string& why) {
 
 ExitStatus explain(const CLI::App& app, const std::string& topic) {
   if (topic.empty()) {
-    std::fputs(app.help().c_str(), stdout);
+    // Not help(), which explains the command that was given: this one.
+    std::fputs(app.get_formatter()->make_help(&app, app.get_name(), CLI::AppFormatMode::Normal).c_str(), stdout);
     return kDone;
   }
   const CLI::App* command = find_command(app, topic);

@@ -126,7 +126,7 @@ TEST(PolicyDefaults, GoAlongWithARecording) {
   const test::ScratchFolder folder;
   const std::filesystem::path signals = folder.path() / "s.safetensors", layout = folder.path() / "l.json",
                               out = folder.path() / "kept.json";
-  record(engine.impl().model, asks("none"), {.signals = signals, .layout = layout, .only = {}}, {});
+  record(engine.impl().model, asks("catp:keep_ratio=1/3"), {.signals = signals, .layout = layout, .only = {}}, {});
   EXPECT_EQ(read_layout(layout).model.policy_defaults, engine.facts().policy_defaults);
   replay(make_policy("catp:keep_ratio=1/3"), {.signals = signals, .layout = layout, .out = out});
   const json replayed = json::parse(test::read_file(out));
