@@ -2,11 +2,11 @@
 #include "cli/cost_table.h"
 
 #include <array>
-#include <cstdarg>
 #include <cstdio>
 #include <numeric>
 #include <utility>
 
+#include "cli/formatted.h"
 #include "espalier/policies/table.h"
 
 namespace espalier::cli {
@@ -60,15 +60,6 @@ std::vector<int64_t> image_tokens_by_layer(const Stats& stats) {
   for (const std::vector<int64_t>& of_images : stats.image_tokens_per_layer)
     counts.push_back(std::accumulate(of_images.begin(), of_images.end(), int64_t{0}));
   return counts;
-}
-
-__attribute__((format(printf, 1, 2))) std::string formatted(const char* format, ...) {
-  char text[512];
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(text, sizeof text, format, arguments);
-  va_end(arguments);
-  return text;
 }
 
 std::string row_text(const CostRow& row, const CostRow& first) {

@@ -6,6 +6,7 @@
 #include <random>
 #include <utility>
 
+#include "espalier/json.h"
 #include "serve/metrics.h"
 
 namespace espalier::serve {
@@ -99,32 +100,17 @@ Json usage_of(const std::vector<const Result*>& samples) {
             {"pruned_tokens", images - image_tokens_left(first)}}}};
 }
 
-Json solved_json(const SolvedAmount& solved) {
-  Json json = {{"policy", solved.policy}, {"fits", solved.fits}};
-  if (solved.predicted_ms) json["predicted_ms"] = *solved.predicted_ms;
-  if (solved.allowed_ms) json["allowed_ms"] = *solved.allowed_ms;
-  json["waited_ms"] = solved.waited_ms;
-  json["kv_bytes"] = solved.kv_bytes;
-  return json;
-}
-
+// Of what the library says of a request, the part that clients are told.
 Json stats_of(const Result& result, const std::string& policy) {
-  const Stats& stats = result.stats;
-  Json json = {{"policy", policy},
-               {"image_tokens", stats.image_tokens},
-               {"image_tokens_per_layer", stats.image_tokens_per_layer},
-               {"tokens_per_layer", stats.tokens_per_layer},
-               {"kv_tokens_per_layer", stats.kv_tokens_per_layer},
-               {"kv_bytes", stats.kv_bytes},
-               {"kv_bytes_unpruned", stats.kv_bytes_unpruned},
-               {"prefill_flops", stats.prefill_flops},
-               {"prefill_flops_unpruned", stats.prefill_flops_unpruned},
-               {"time_ms",
-                {{"encode", stats.encode_ms},
-                 {"select", stats.select_ms},
-                 {"prefill", stats.prefill_ms},
-                 {"decode", stats.decode_ms}}}};
-  if (stats.solved) json["solved"] = solved_json(*stats.solved);
+  const Json all = Json::parse(json_of(result.stats));
+  Json json = {{"policy", policy}};
+  for (const char* name : {"image_tokens", "image_tokens_per_layer", "tokens_per_layer", "kv_tokens_per_layer",
+                           "kv_bytes", "kv_bytes_unpruned"})
+    json[name] = all[name];
+  json["prefill_flops"] = all["flops"]["prefill"];
+  json["prefill_flops_unpruned"] = all["flops"]["prefill_unpruned"];
+  json["time_ms"] = all["time_ms"];
+  if (all.contains("solved")) json["solved"] = all["solved"];
   return json;
 }
 
