@@ -85,7 +85,8 @@ std::vector<int> by_need(std::span<const Cover> covers, const synth::Turn& turn)
   if (turn.asked) order = patches_of(*turn.asked);
   std::vector<std::vector<int>> others;
   std::vector<Cover> things = {{Cover::By::kSpot}};
-  for (uint8_t i = 0; i < turn.scene.objects.size(); ++i) things.push_back({Cover::By::kObject, i});
+  for (size_t i = 0; i < turn.scene.objects.size(); ++i)
+    things.push_back({Cover::By::kObject, static_cast<uint8_t>(i)});
   for (const Cover thing : things)
     if (turn.asked != thing) others.push_back(patches_of(thing));
   deal_out(std::move(others), order);
