@@ -4,11 +4,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <span>
 #include <string_view>
+#include <tuple>
 
 #include "base/spread.h"
+#include "espalier/error.h"
 #include "eval/oracle.h"
 #include "pruning/policy_spec.h"
 #include "runtime/engine_impl.h"
@@ -78,6 +81,9 @@ std::optional<bool> is_chosen(const Tokenizer& tokenizer, const std::string& pro
   return item.choices[static_cast<size_t>(best)] == item.query().answer;
 }
 
+// suite, cell, control, item, policy, draw
+using AnswerKey = std::tuple<std::string, std::string, std::optional<synth::Control>, uint64_t, std::string, int>;
+
 class Examiner {
  public:
   Examiner(const Engine& engine, const EvalOptions& options, const EvalProgress& progress)
@@ -88,6 +94,7 @@ class Examiner {
     for (EvalPolicy& policy : policies_)  // rows say what ran
       if (const PolicyPtr set = policy.fixed ? policy.fixed->for_model(engine.facts()) : nullptr)
         policy.spec = set->spec();
+    for (const EvalAnswer& answer : options.known) known_.emplace(key_of(answer), &answer);
     total_ = count_requests();
   }
 
@@ -197,14 +204,14 @@ class Examiner {
       row.chosen_correctly = 0;
     }
 
-    void add(const Reply& reply) {
+    void add(const EvalAnswer& answer) {
       ++row.n;
-      row.correct += reply.is_correct;
-      if (!reply.is_chosen_correctly) row.chosen_correctly.reset();
-      if (row.chosen_correctly) *row.chosen_correctly += *reply.is_chosen_correctly;
-      row.tokens_mean += image_tokens_a_layer(reply.stats);
-      row.flops += reply.stats.prefill_flops + reply.stats.probe_flops;
-      row.flops_unpruned += reply.stats.prefill_flops_unpruned;
+      row.correct += answer.is_correct;
+      if (!answer.is_chosen_correctly) row.chosen_correctly.reset();
+      if (row.chosen_correctly) *row.chosen_correctly += *answer.is_chosen_correctly;
+      row.tokens_mean += answer.tokens;
+      row.flops += answer.flops;
+      row.flops_unpruned += answer.flops_unpruned;
     }
 
     CellResult finish(const CellResult* unpruned) const {
@@ -256,11 +263,16 @@ class Examiner {
     const int draws = tally.policy->draws;
     std::vector<double> scores(posed.size(), 0);
     for (int draw = 0; draw < draws; ++draw) {
-      const std::vector<Reply> replies = ask(posed, *tally.policy, draw, &seen_);
-      for (size_t i = 0; i < replies.size(); ++i) {
-        tally.add(replies[i]);
-        scores[i] += replies[i].is_correct;
-        if (progress_.on_answer) answers_.push_back(answer_of(tally, posed[i], draw, replies[i]));
+      std::vector<const EvalAnswer*> known;
+      for (const Posed& p : posed) known.push_back(known_answer(tally, p, draw));
+      // Of a batch that lacks some all are asked again: so they come to the bits of a run that was never cut short.
+      std::vector<Reply> replies;
+      if (std::ranges::count(known, nullptr) > 0) replies = ask(posed, *tally.policy, draw, &seen_);
+      for (size_t i = 0; i < posed.size(); ++i) {
+        const EvalAnswer answer = known[i] ? *known[i] : answer_of(tally, posed[i], draw, replies[i]);
+        tally.add(answer);
+        scores[i] += answer.is_correct;
+        if (progress_.on_answer && !known[i]) answers_.push_back(answer);
       }
       done_ += std::ssize(posed);
       if (progress_.show) progress_.show(done_, total_);
@@ -278,7 +290,27 @@ class Examiner {
             .answer = reply.text,
             .expected = posed.item->query().answer,
             .is_correct = reply.is_correct,
-            .tokens = image_tokens_a_layer(reply.stats)};
+            .is_chosen_correctly = reply.is_chosen_correctly,
+            .tokens = image_tokens_a_layer(reply.stats),
+            .flops = reply.stats.prefill_flops + reply.stats.probe_flops,
+            .flops_unpruned = reply.stats.prefill_flops_unpruned};
+  }
+
+  static AnswerKey key_of(const EvalAnswer& answer) {
+    return {answer.suite, answer.cell, answer.control, answer.item, answer.policy, answer.draw};
+  }
+
+  // nullptr: it has to be asked.
+  const EvalAnswer* known_answer(const Tally& tally, const Posed& posed, int draw) const {
+    const CellResult& row = tally.row;
+    const auto found = known_.find({row.suite, row.cell, row.control, posed.index, row.policy, draw});
+    if (found == known_.end()) return nullptr;
+    const std::string& expected = posed.item->query().answer;
+    if (found->second->expected != expected)
+      throw Error("the answer to item " + std::to_string(posed.index) + " of " + row.suite + "/" + row.cell +
+                  " that was kept expects \"" + found->second->expected + "\", the item \"" + expected +
+                  "\": it is of another benchmark");
+    return found->second;
   }
 
   // Those of a batch that every policy has answered.
@@ -327,6 +359,7 @@ class Examiner {
   const EvalOptions& options_;
   const EvalProgress& progress_;
   std::vector<EvalPolicy> policies_;
+  std::map<AnswerKey, const EvalAnswer*> known_;
   ImageCache seen_{int64_t{1} << 30};  // of the batch at hand
   std::vector<EvalAnswer> answers_;    // of the batch at hand, until every policy has answered it
   int64_t done_ = 0, total_ = 0;

@@ -12,7 +12,6 @@
 #include <span>
 #include <utility>
 
-#include "base/json_schema.h"
 #include "pruning/policy_spec.h"
 #include "report/plot.h"
 
@@ -292,17 +291,6 @@ std::string to_json(const EvalResult& result, const EvalContext& context, const 
   if (!context.command.empty()) json["command"] = context.command;
   json.update({{"complete", result.is_complete}, {"items_sha256", digests}, {"cells", cells}});
   return json.dump(1) + "\n";
-}
-
-std::string to_json_line(const EvalAnswer& answer) {
-  const Json json = {
-      {"schema", kJsonSchema},       {"suite", answer.suite},
-      {"cell", answer.cell},         {"control", answer.control ? Json(name_of(*answer.control)) : Json(nullptr)},
-      {"item", answer.item},         {"policy", answer.policy},
-      {"draw", answer.draw},         {"answer", answer.answer},
-      {"expected", answer.expected}, {"right", answer.is_correct},
-      {"tokens", answer.tokens}};
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string to_markdown(const EvalResult& result, const EvalContext& context) {

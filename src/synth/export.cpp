@@ -30,7 +30,7 @@ class OutputFolder {
     temporary_ = path_.parent_path() / ("." + path_.filename().string() + ".partial-" + std::to_string(::getpid()));
     fs::remove_all(temporary_, code);
     fs::create_directories(temporary_, code);
-    if (code) throw Error(path.string() + ": cannot be written: " + code.message());
+    if (code) fail_to_write(path, code.value());
   }
   ~OutputFolder() {
     std::error_code code;
@@ -44,7 +44,7 @@ class OutputFolder {
   void commit() {
     std::error_code code;
     fs::rename(temporary_, path_, code);  // replaces an empty folder
-    if (code) throw Error(path_.string() + ": cannot be written: " + code.message());
+    if (code) fail_to_write(path_, code.value());
     temporary_.clear();
   }
 

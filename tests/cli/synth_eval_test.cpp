@@ -222,6 +222,78 @@ TEST(Eval, WritesEveryAnswer) {
   }
 }
 
+// The times of items asked alone differ from run to run, and the date.
+json without_times(json report) {
+  for (json& cell : report["cells"]) cell.erase("first_token_ms"), cell.erase("select_prefill_ms");
+  report.erase("date");
+  report.erase("command");
+  return report;
+}
+
+// Cut anywhere, also within a line, the file comes to the same bytes again, and the report to the same numbers.
+TEST(Eval, ResumeGoesOnWhereItWasCut) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "answers.jsonl";
+  const Arguments command = kSmallEval + Arguments{"--suite",   "single/colour",
+                                                   "--suite",   "bind/shape-2x1",
+                                                   "--policy",  "random:keep_ratio=1/2",
+                                                   "--policy",  "uniform:keep_ratio=1/4",
+                                                   "--answers", file,
+                                                   "--resume"};
+  const json undisturbed = without_times(json_of(command));
+  const std::string whole = read_whole(file);
+  EXPECT_EQ(without_times(json_of(command)), undisturbed);
+  EXPECT_EQ(read_whole(file), whole) << "nothing was left to ask";
+  std::vector<size_t> ends;
+  for (size_t end = whole.find('\n'); end != std::string::npos; end = whole.find('\n', end + 1))
+    ends.push_back(end + 1);
+  for (const size_t length : {size_t{0}, ends[1], ends[8] + 30, ends[ends.size() / 2], whole.size() - 1}) {
+    std::ofstream(file, std::ios::binary) << whole.substr(0, length);
+    EXPECT_EQ(without_times(json_of(command)), undisturbed) << length;
+    EXPECT_EQ(read_whole(file), whole) << length;
+  }
+}
+
+// An answer that is in the file counts as it stands: it is not asked again.
+TEST(Eval, ResumeAsksNothingTwice) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "answers.jsonl";
+  const Arguments command =
+      kSmallEval + Arguments{"--suite", "single/colour", "--no-controls", "--answers", file, "--resume", "--policy"};
+  output_of(command + Arguments{"uniform:keep_ratio=1/4"});
+  std::string all_right;
+  std::istringstream lines(read_whole(file));
+  for (std::string text; std::getline(lines, text);) {
+    json line = json::parse(text);
+    line["right"] = true;
+    all_right += line.dump() + "\n";
+  }
+  std::ofstream(file, std::ios::binary) << all_right;
+  const json report = json_of(command + Arguments{"uniform:keep_ratio=1/4", "--policy", "uniform:keep_ratio=1/2"});
+  EXPECT_EQ(report["cells"][0]["correct"], 6);
+  EXPECT_EQ(report["cells"][1]["correct"], 6);
+  EXPECT_LT(report["cells"][2]["correct"], 6) << "the model has random weights";
+  EXPECT_TRUE(read_whole(file).starts_with(all_right));
+}
+
+TEST(Eval, ResumeTakesNoAnswersOfAnotherRun) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "answers.jsonl";
+  const Arguments command =
+      kSmallEval +
+      Arguments{"--suite", "single/colour", "--no-controls", "--policy", "uniform:keep_ratio=1/4", "--answers",
+                file,      "--resume"};
+  output_of(command);
+  const std::string whole = read_whole(file);
+  const Outcome outcome = run_espalier(command + Arguments{"--seed", "1"});
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_NE(outcome.err.find("answers.jsonl line 1: it is of another run (llava15 in f32, hard scenes, seed 0"),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_EQ(read_whole(file), whole);
+  EXPECT_EQ(run_espalier({"eval", "--resume"}).status, 2) << "it needs a file";
+}
+
 TEST(Eval, FirstTokenIsWithEncode) {
   const json report =
       json_of(kSmallEval + Arguments{"--suite", "detail", "--policy", "uniform:keep_ratio=1/2", "--no-controls"});
