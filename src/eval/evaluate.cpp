@@ -358,7 +358,7 @@ EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(co
   const PolicyPtr policy = make_policy(spec);
   return {.spec = spec,
           .draws = 1,
-          .make = [policy](const std::shared_ptr<const Item>&, uint64_t, int) { return policy; },
+          .make = [policy](const std::shared_ptr<const Item>&, uint64_t, int) { return PolicyPtr(policy); },
           .fixed = policy};
 }
 
