@@ -7,6 +7,7 @@
 
 #include "base/json_schema.h"
 #include "espalier/json.h"
+#include "espalier/version.h"
 #include "layout/points_json.h"
 #include "layout/policy_defaults.h"
 #include "runtime/engine_impl.h"
@@ -24,11 +25,6 @@ std::string utc_now() {
   std::array<char, 32> text{};
   std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &fields);
   return text.data();
-}
-
-// As --dtype takes it.
-std::string_view name_of(at::ScalarType dtype) {
-  return dtype == at::kFloat ? "f32" : dtype == at::kBFloat16 ? "bf16" : "f16";
 }
 
 // All of a point: what a replay result has of it, and what is there in a trace only.
@@ -109,7 +105,7 @@ Json to_json(const std::vector<TokenLogprobs>& logprobs) {
 }  // namespace
 
 Json json_head() {
-  return {{"schema", kJsonSchema}, {"espalier", ESPALIER_VERSION}, {"date", utc_now()}};
+  return {{"schema", kJsonSchema}, {"espalier", version()}, {"date", utc_now()}};
 }
 
 Json json_head(const Engine& engine) {
@@ -117,7 +113,7 @@ Json json_head(const Engine& engine) {
   const std::filesystem::path folder = std::filesystem::absolute(model.folder).lexically_normal();
   Json head = json_head();
   head["model"] = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
-  head["dtype"] = name_of(model.dtype);
+  head["dtype"] = dtype_option(model.dtype);
   head["device"] = model.device.is_cuda() ? "cuda" : "cpu";
   return head;
 }
