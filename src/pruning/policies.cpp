@@ -165,6 +165,10 @@ std::string any_model(const ModelFacts&) {
   return {};
 }
 
+std::string needs_no_window(const ModelFacts& model) {
+  return model.sliding_window > 0 ? "a cache with a sliding window cannot be pruned" : "";
+}
+
 std::string needs_class_token(const ModelFacts& model) {
   return model.has_class_token ? std::string() : "needs a vision tower with a class token, this one has none";
 }
