@@ -44,6 +44,8 @@ namespace espalier {
   X(vispruner)               \
   X(hiprune)                 \
   X(scope)                   \
+  X(persistence)             \
+  X(visionpulse)             \
   X(resize)
 
 #define ESPALIER_DECLARE(name) PolicyRow name##_row();
