@@ -114,6 +114,8 @@ class Recorder final : public RunWatcher {
     if (!wanted_(name)) return;
     const TokenLayout& layout = layouts_.at(layer);
     const int64_t n = layout.num_tokens();
+    // Of a cache that was cut once nobody knows any more whose row stands where; nor can a step read it.
+    if (attention.size(1) != n + generated) return;
     generated_[name].push_back(
         as_float(at::cat({scatter_tokens(attention.slice(1, 0, n), 1, layout.source_index, layout.prompt->num_tokens),
                           attention.slice(1, n)},
