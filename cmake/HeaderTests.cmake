@@ -3,7 +3,7 @@
 # Those that promise to name no libtorch type are compiled without libtorch's include folder.
 set(torch_free_headers act_point.h engine.h error.h espalier.h evaluation.h generation.h image.h inspect.h json.h log.h
   model_facts.h policies/table.h prompt.h scheduler.h
-  session.h tokenizer.h)
+  session.h tokenizer.h version.h)
 
 file(GLOB_RECURSE headers RELATIVE ${PROJECT_SOURCE_DIR}/include CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/*.h)
 add_library(header_tests OBJECT)

@@ -23,7 +23,7 @@ def main(library, device="cpu"):
     key, value = (torch.randn(n, kv_heads, width, device=device) for _ in range(2))
     scale = width ** -0.5
 
-    # One sequence, causal. Several lie behind each other, with one more offset and one more length each.
+    # One sequence, causal. Several lie one after another, with one more offset and one more length each.
     whole, first, length = torch.tensor([0, n]), torch.tensor([0]), torch.tensor([n])
     output, lse = ops.attention(query, key, value, whole, first, length, scale, True)
     print("attention", tuple(output.shape), "log-sum-exp", tuple(lse.shape))

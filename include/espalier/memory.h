@@ -10,8 +10,8 @@ namespace espalier {
 // large as it has once been. The command line and the benchmarks of operators call it first; an application decides
 // for itself.
 //
-// Holds from now on for blocks below 1 GiB of the main thread (other threads' blocks above some tens of megabytes still
-// come from the system), on the CPU. False, and nothing changed, where the C library is not glibc. Thread-safe.
+// Holds from now on for blocks below 1 GiB of the main thread and of threads that begin later (which then share one
+// store of free blocks), on the CPU. False, and nothing changed, where the C library is not glibc. Thread-safe.
 bool keep_freed_memory();
 
 }  // namespace espalier

@@ -2,10 +2,12 @@
 #include "base/output_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -16,10 +18,6 @@ namespace espalier {
 namespace {
 
 namespace fs = std::filesystem;
-
-[[noreturn]] void fail(const fs::path& path, const char* doing, int error) {
-  throw Error(path.string() + ": cannot " + doing + ": " + std::generic_category().message(error));
-}
 
 // Where a chain of links ends, whether something is there or not.
 fs::path end_of_links(fs::path path) {
@@ -43,12 +41,45 @@ int open_special(const fs::path& path) {
   // Without O_NONBLOCK a pipe that nobody reads would be waited for. Behind /dev/stdout may stand a file that has text.
   const int descriptor = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0 && errno == ENXIO) throw Error(path.string() + ": cannot write: nobody reads this pipe");
-  if (descriptor < 0) fail(path, "write", errno);
+  if (descriptor < 0) fail_to_write(path, errno);
   ::fcntl(descriptor, F_SETFL, ::fcntl(descriptor, F_GETFL) & ~O_NONBLOCK);
   return descriptor;
 }
 
+// The file of that name, empty: made, or left behind by a process that was killed. -1 where another has it.
+int open_temporary(const fs::path& temporary, const fs::path& path) {
+  constexpr int kFlags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+  constexpr mode_t kMode = 0666;  // of which the user's umask takes away
+  for (;;) {
+    int descriptor = ::open(temporary.c_str(), kFlags | O_EXCL, kMode);
+    const bool is_new = descriptor >= 0;
+    if (!is_new && errno == EEXIST) descriptor = ::open(temporary.c_str(), kFlags, kMode);
+    struct stat named = {}, opened = {};
+    if (descriptor < 0) {
+      const int error = errno;
+      if (::lstat(temporary.c_str(), &named) == 0) return -1;
+      fail_to_write(path, error);
+    }
+    // On a file system without locks nobody knows whose a file is that was there before.
+    const bool is_mine = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0 || (is_new && errno != EWOULDBLOCK);
+    const bool is_ordinary = ::fstat(descriptor, &opened) == 0 && S_ISREG(opened.st_mode) &&
+                             opened.st_uid == ::geteuid() && opened.st_nlink <= 1;
+    // Whoever had it may have renamed or removed it before it was locked here.
+    const bool is_there =
+        ::lstat(temporary.c_str(), &named) == 0 && named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
+    if (is_mine && is_ordinary && is_there && ::ftruncate(descriptor, 0) == 0) return descriptor;
+    ::close(descriptor);
+    if (is_there || !is_mine) return -1;
+  }
+}
+
 }  // namespace
+
+void fail_to_write(const fs::path& file, int error) {
+  const std::string message = file.string() + ": cannot write: " + std::generic_category().message(error);
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG || error == EIO) throw std::runtime_error(message);
+  throw Error(message);
+}
 
 OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
   std::error_code code;
@@ -59,26 +90,28 @@ OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
     descriptor_ = open_special(path_);
     return;
   }
-  if (type == fs::file_type::directory) fail(path_, "write", EISDIR);
+  if (type == fs::file_type::directory) fail_to_write(path_, EISDIR);
   if (fs::exists(status) && type != fs::file_type::regular)
     throw Error(path_.string() + ": cannot write: not a regular file");
   target_ = end_of_links(path_);
-  // O_EXCL and not mkstemp: the file gets the permissions that the user's umask asks for.
-  for (int attempt = 0; descriptor_ < 0; ++attempt) {
-    temporary_ = target_;
-    temporary_ += ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
-    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (descriptor_ < 0 && (errno != EEXIST || attempt == 100)) {
-      const int error = errno;
-      temporary_.clear();
-      fail(path_, "write", error);
-    }
+  constexpr int kMostWriters = 100;  // of this file, at the same time
+  fs::path temporary;
+  for (int i = 0; i < kMostWriters && descriptor_ < 0; ++i) {
+    temporary = target_.string() + ".espalier-tmp-" + std::to_string(i);
+    descriptor_ = open_temporary(temporary, path_);
   }
+  if (descriptor_ < 0)
+    throw Error(path_.string() + ": cannot write: others write it, or left " + temporary.string() + " and more behind");
+  temporary_ = temporary;
 }
 
 OutputFile::~OutputFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  close();
+}
+
+void OutputFile::close() {
+  if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
 }
 
 void OutputFile::write(std::span<const std::byte> bytes) {
@@ -86,7 +119,7 @@ void OutputFile::write(std::span<const std::byte> bytes) {
     const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
     if (written < 0) {
       if (errno == EINTR) continue;
-      fail(path_, "write", errno);
+      fail_to_write(path_, errno);
     }
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
@@ -97,14 +130,18 @@ void OutputFile::write(std::string_view text) {
 }
 
 void OutputFile::finish() {
-  // A full disk over a network may only show when the file is closed.
-  if (::close(std::exchange(descriptor_, -1)) != 0) fail(path_, "write", errno);
+  // A full disk over a network may only show when a file is closed. It stays open, and with that locked, until it has
+  // its name.
+  const int second = ::dup(descriptor_);
+  if (second < 0 || ::close(second) != 0) fail_to_write(path_, errno);
 }
 
 void OutputFile::appear() {
-  if (temporary_.empty()) return;
-  if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail(path_, "write", errno);
-  temporary_.clear();
+  if (!temporary_.empty()) {
+    if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_to_write(path_, errno);
+    temporary_.clear();
+  }
+  close();
 }
 
 void OutputFile::commit() {
@@ -116,7 +153,7 @@ void commit(std::initializer_list<OutputFile*> files) {
   for (OutputFile* file : files) file->finish();
   std::error_code code;
   for (const OutputFile* file : files)  // what may have come to be since the file was opened
-    if (fs::is_directory(file->target_, code)) fail(file->path_, "write", EISDIR);
+    if (fs::is_directory(file->target_, code)) fail_to_write(file->path_, EISDIR);
   for (OutputFile* file : files) file->appear();
 }
 

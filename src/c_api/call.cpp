@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "espalier/scheduler.h"
+#include "espalier/version.h"
 
 struct espalier_error {
   espalier_code code;
@@ -66,7 +67,7 @@ char* new_text(const std::string& text) {
 extern "C" {
 
 const char* espalier_version(void) {
-  return ESPALIER_VERSION;
+  return espalier::version();
 }
 
 void espalier_text_free(char* text) {

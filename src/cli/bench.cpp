@@ -180,7 +180,7 @@ void add_precision(CLI::App& app, Options& options) {
   constexpr int64_t kMostRuns = 1000;
   add_integer(
       app, "--repeat", {1, kMostRuns}, [&options](int64_t n) { options.plan.repeat = static_cast<int>(n); },
-      "Counted runs of each policy at least, behind one that warms up (5)");
+      "Counted runs of each policy at least, after one that warms up (5)");
   add_integer(
       app, "--max-repeat", {1, kMostRuns}, [&options](int64_t n) { options.max_repeat = static_cast<int>(n); },
       "Runs at most, while --max-noise is not reached (3 times --repeat)");

@@ -19,6 +19,7 @@
 #include "cli/standard_output.h"
 #include "cli/terminal_progress.h"
 #include "espalier/error.h"
+#include "eval/kept_answers.h"
 #include "eval/report.h"
 #include "runtime/engine_impl.h"
 #include "runtime/result_json.h"
@@ -34,7 +35,7 @@ struct EvalArguments {
   std::string difficulty = "hard";
   eval::EvalOptions eval;
   std::optional<int> side;
-  bool has_curve = false, without_controls = false;
+  bool has_curve = false, without_controls = false, resumes = false;
   JsonOutput json;
   std::filesystem::path answers, markdown, svg;
 };
@@ -83,23 +84,37 @@ ExitStatus evaluate(EvalArguments arguments) {
     for (int layer = 1; layer < engine.impl().model.facts.num_layers; ++layer)
       add_policy(arguments, "vtw:layer=" + std::to_string(layer));
   options.side = arguments.side.value_or(eval::side_for(engine));
+  const nlohmann::ordered_json head = json_head(engine);
+  const eval::AnsweredRun run{.model = head["model"].get<std::string>(),
+                              .dtype = head["dtype"].get<std::string>(),
+                              .difficulty = arguments.difficulty,
+                              .seed = options.seed,
+                              .side = options.side};
   std::optional<OutputFile> answers;
-  if (!arguments.answers.empty()) answers.emplace(arguments.answers);
+  std::optional<eval::KeptAnswers> kept;
+  if (arguments.resumes) {
+    kept.emplace(arguments.answers, run);
+    options.known = kept->found();
+  } else if (!arguments.answers.empty()) {
+    answers.emplace(arguments.answers);
+  }
   eval::EvalProgress watching{.show = [&](int64_t done, int64_t total) { progress.show("eval", done, total); },
                               .should_cancel = [] { return interrupted(); }};
-  if (answers) watching.on_answer = [&](const eval::EvalAnswer& a) { answers->write(to_json_line(a)); };
+  if (answers) watching.on_answer = [&](const eval::EvalAnswer& a) { answers->write(to_json_line(run, a)); };
+  if (kept) watching.on_answer = [&](const eval::EvalAnswer& a) { kept->add(a); };
   const eval::EvalResult result = eval::evaluate(engine, options, watching);
   progress.clear();
   if (answers) answers->commit();
   if (!result.is_complete)
-    std::fputs("espalier: interrupted; what was finished is kept (the same command starts anew)\n", stderr);
+    std::fprintf(stderr, "espalier: interrupted; what was finished is kept (the same command %s)\n",
+                 kept ? "goes on" : "starts anew");
   if (result.cells.empty()) return kInterrupted;
   const eval::EvalContext context{
       .difficulty = arguments.difficulty, .seed = options.seed, .items = options.items, .command = command};
   const std::string markdown = to_markdown(result, context);
   if (!arguments.markdown.empty()) write_text(arguments.markdown, markdown);
   if (!arguments.svg.empty()) write_text(arguments.svg, to_svg(result));
-  arguments.json.write(to_json(result, context, json_head(engine)));
+  arguments.json.write(to_json(result, context, head));
   if (!arguments.json.replaces_text()) print(markdown);
   return result.is_complete ? kDone : kInterrupted;
 }
@@ -117,8 +132,9 @@ Run add_eval(CLI::App& app) {
                  "layer 3, after the first one that reads pictures)")
       ->type_name("SPEC");
   app.add_option("--suite", arguments->suites,
-                 "single, detail, bind, define, or a cell such as bind/shape-2x1; may be given several times (all of "
-                 "single, detail and define, and some of bind)")
+                 "single, detail, bind, define, a cell such as bind/shape-2x1, or for models that know their words "
+                 "crowded, in-context, screens; may be given several times (all of single, detail and define, and some "
+                 "of bind)")
       ->type_name("NAME");
   add_integer(
       app, "--seed", {}, [=](int64_t n) { arguments->eval.seed = static_cast<uint64_t>(n); },
@@ -136,10 +152,15 @@ Run add_eval(CLI::App& app) {
   app.add_flag("--no-controls", arguments->without_controls,
                "Leave out the unpruned model without images, with shuffled words, and without examples");
   arguments->json.add_option(app, "one object with the tables' numbers");
-  app.add_option(
-         "--answers", arguments->answers,
-         "Also write every answer to this file, one JSON line each: item, policy, answer, expected, right, tokens")
-      ->type_name("FILE");
+  CLI::Option* answers = app.add_option(
+      "--answers", arguments->answers,
+      "Also write every answer to this file, one JSON line each: item, policy, answer, expected, right, tokens");
+  answers->type_name("FILE");
+  app.add_flag(
+         "--resume", arguments->resumes,
+         "Keep answers in the file of --answers as they come, and ask only what it lacks: after Ctrl-C or a crash "
+         "the same command goes on")
+      ->needs(answers);
   app.add_option("--markdown", arguments->markdown, "Also write the tables to this file")->type_name("FILE");
   app.add_option("--svg", arguments->svg, "Also write a plot: accuracy over image tokens")->type_name("FILE");
   app.footer(

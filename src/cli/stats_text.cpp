@@ -94,7 +94,7 @@ std::string solved_line(const Stats& s) {
   if (solved.predicted_ms) {
     text += ": " + fixed(*solved.predicted_ms, 1) + " ms expected of " + fixed(*solved.allowed_ms, 1) +
             " ms allowed, " + fixed(s.encode_ms + s.select_ms + s.prefill_ms, 1) + " ms came";
-    if (solved.waited_ms >= 0.05) text += " behind " + fixed(solved.waited_ms, 1) + " ms of waiting";
+    if (solved.waited_ms >= 0.05) text += " after " + fixed(solved.waited_ms, 1) + " ms of waiting";
   }
   if (!solved.fits) text += "; no amount is expected to be in time";
   return line("target", text + "; KV cache up to " + bytes(solved.kv_bytes) + " with the answer");

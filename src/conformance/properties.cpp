@@ -427,7 +427,7 @@ std::string keeps_to_its_scope(const ConformingPolicy& policy) {
         for (const Inside& inside : insides_of(*run.prompt)) {
           Walk walked(made, policy.model, run),
               changed(made, policy.model, redrawn(run, policy.model, prompt, 12, inside.is_outside));
-          const std::string wrong = compare_inside(walked, changed, inside);
+          std::string wrong = compare_inside(walked, changed, inside);
           if (!wrong.empty()) return wrong;
         }
       }

@@ -4,11 +4,15 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <array>
+#include <map>
 #include <numeric>
 #include <span>
 #include <string_view>
+#include <tuple>
 
 #include "base/spread.h"
+#include "espalier/error.h"
 #include "eval/oracle.h"
 #include "pruning/policy_spec.h"
 #include "runtime/engine_impl.h"
@@ -24,6 +28,8 @@ constexpr int kRandomDraws = 5;
 constexpr int64_t kTimedItems = 5;       // of each cell, asked alone
 constexpr int64_t kTokensABatch = 4096;  // of prompts in one packed prefill: larger ones gain nothing on a CPU
 constexpr int64_t kLongestAnswer = 8;    // tokens
+constexpr std::array<synth::Control, 3> kControls = {synth::Control::kNoImages, synth::Control::kShuffledWords,
+                                                     synth::Control::kNoExamples};
 
 std::string_view trimmed(std::string_view text) {
   const size_t first = text.find_first_not_of(" \n\t"), last = text.find_last_not_of(" \n\t");
@@ -78,6 +84,9 @@ std::optional<bool> is_chosen(const Tokenizer& tokenizer, const std::string& pro
   return item.choices[static_cast<size_t>(best)] == item.query().answer;
 }
 
+// suite, cell, control, item, policy, draw
+using AnswerKey = std::tuple<std::string, std::string, std::optional<synth::Control>, uint64_t, std::string, int>;
+
 class Examiner {
  public:
   Examiner(const Engine& engine, const EvalOptions& options, const EvalProgress& progress)
@@ -88,6 +97,7 @@ class Examiner {
     for (EvalPolicy& policy : policies_)  // rows say what ran
       if (const PolicyPtr set = policy.fixed ? policy.fixed->for_model(engine.facts()) : nullptr)
         policy.spec = set->spec();
+    for (const EvalAnswer& answer : options.known) known_.emplace(key_of(answer), &answer);
     total_ = count_requests();
   }
 
@@ -98,8 +108,7 @@ class Examiner {
       for (const synth::Cell& cell : options_.cells) {
         examine(cell, result);
         if (!options_.with_controls) continue;
-        for (const synth::Control control :
-             {synth::Control::kNoImages, synth::Control::kShuffledWords, synth::Control::kNoExamples})
+        for (const synth::Control control : kControls)
           if (applies(control, cell)) examine_control(cell, control, result);
       }
     } catch (const Cancelled&) {
@@ -112,8 +121,11 @@ class Examiner {
   int64_t count_requests() const {
     int64_t of_item = 0, total = 0;
     for (const EvalPolicy& policy : policies_) of_item += policy.draws;
-    for (const synth::Cell& cell : options_.cells)
-      total += options_.items * (of_item + (options_.with_controls ? (cell.classes > 0 ? 3 : 1) : 0));
+    for (const synth::Cell& cell : options_.cells) {
+      total += options_.items * of_item;
+      if (options_.with_controls)
+        total += options_.items * std::ranges::count_if(kControls, [&](auto c) { return applies(c, cell); });
+    }
     return total;
   }
 
@@ -148,7 +160,7 @@ class Examiner {
         std::vector<Posed> posed;
         for (int64_t i = begin; i < std::min(begin + batch, options_.items); ++i) {
           Item item = item_of(cell, i);
-          digest.add(item);
+          digest.add(item, cell.side);
           posed.push_back(pose(std::move(item), static_cast<uint64_t>(i), options_.side));
         }
         seen_.clear();
@@ -193,18 +205,18 @@ class Examiner {
       row.suite = in.suite;
       row.cell = in.name;
       row.control = with;
-      row.chance = in.chance;
+      row.chance = with ? chance_of(in, *with) : in.chance;
       row.chosen_correctly = 0;
     }
 
-    void add(const Reply& reply) {
+    void add(const EvalAnswer& answer) {
       ++row.n;
-      row.correct += reply.is_correct;
-      if (!reply.is_chosen_correctly) row.chosen_correctly.reset();
-      if (row.chosen_correctly) *row.chosen_correctly += *reply.is_chosen_correctly;
-      row.tokens_mean += image_tokens_a_layer(reply.stats);
-      row.flops += reply.stats.prefill_flops + reply.stats.probe_flops;
-      row.flops_unpruned += reply.stats.prefill_flops_unpruned;
+      row.correct += answer.is_correct;
+      if (!answer.is_chosen_correctly) row.chosen_correctly.reset();
+      if (row.chosen_correctly) *row.chosen_correctly += *answer.is_chosen_correctly;
+      row.tokens_mean += answer.tokens;
+      row.flops += answer.flops;
+      row.flops_unpruned += answer.flops_unpruned;
     }
 
     CellResult finish(const CellResult* unpruned) const {
@@ -256,11 +268,16 @@ class Examiner {
     const int draws = tally.policy->draws;
     std::vector<double> scores(posed.size(), 0);
     for (int draw = 0; draw < draws; ++draw) {
-      const std::vector<Reply> replies = ask(posed, *tally.policy, draw, &seen_);
-      for (size_t i = 0; i < replies.size(); ++i) {
-        tally.add(replies[i]);
-        scores[i] += replies[i].is_correct;
-        if (progress_.on_answer) answers_.push_back(answer_of(tally, posed[i], draw, replies[i]));
+      std::vector<const EvalAnswer*> known;
+      for (const Posed& p : posed) known.push_back(known_answer(tally, p, draw));
+      // Of a batch that lacks some all are asked again: so they come to the bits of a run that was never cut short.
+      std::vector<Reply> replies;
+      if (std::ranges::count(known, nullptr) > 0) replies = ask(posed, *tally.policy, draw, &seen_);
+      for (size_t i = 0; i < posed.size(); ++i) {
+        const EvalAnswer answer = known[i] ? *known[i] : answer_of(tally, posed[i], draw, replies[i]);
+        tally.add(answer);
+        scores[i] += answer.is_correct;
+        if (progress_.on_answer && !known[i]) answers_.push_back(answer);
       }
       done_ += std::ssize(posed);
       if (progress_.show) progress_.show(done_, total_);
@@ -278,7 +295,27 @@ class Examiner {
             .answer = reply.text,
             .expected = posed.item->query().answer,
             .is_correct = reply.is_correct,
-            .tokens = image_tokens_a_layer(reply.stats)};
+            .is_chosen_correctly = reply.is_chosen_correctly,
+            .tokens = image_tokens_a_layer(reply.stats),
+            .flops = reply.stats.prefill_flops + reply.stats.probe_flops,
+            .flops_unpruned = reply.stats.prefill_flops_unpruned};
+  }
+
+  static AnswerKey key_of(const EvalAnswer& answer) {
+    return {answer.suite, answer.cell, answer.control, answer.item, answer.policy, answer.draw};
+  }
+
+  // nullptr: it has to be asked.
+  const EvalAnswer* known_answer(const Tally& tally, const Posed& posed, int draw) const {
+    const CellResult& row = tally.row;
+    const auto found = known_.find({row.suite, row.cell, row.control, posed.index, row.policy, draw});
+    if (found == known_.end()) return nullptr;
+    const std::string& expected = posed.item->query().answer;
+    if (found->second->expected != expected)
+      throw Error("the answer to item " + std::to_string(posed.index) + " of " + row.suite + "/" + row.cell +
+                  " that was kept expects \"" + found->second->expected + "\", the item \"" + expected +
+                  "\": it is of another benchmark");
+    return found->second;
   }
 
   // Those of a batch that every policy has answered.
@@ -327,6 +364,7 @@ class Examiner {
   const EvalOptions& options_;
   const EvalProgress& progress_;
   std::vector<EvalPolicy> policies_;
+  std::map<AnswerKey, const EvalAnswer*> known_;
   ImageCache seen_{int64_t{1} << 30};  // of the batch at hand
   std::vector<EvalAnswer> answers_;    // of the batch at hand, until every policy has answered it
   int64_t done_ = 0, total_ = 0;
@@ -353,7 +391,7 @@ EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(co
   const PolicyPtr policy = make_policy(spec);
   return {.spec = spec,
           .draws = 1,
-          .make = [policy](const std::shared_ptr<const Item>&, uint64_t, int) { return policy; },
+          .make = [policy](const std::shared_ptr<const Item>&, uint64_t, int) { return PolicyPtr(policy); },
           .fixed = policy};
 }
 

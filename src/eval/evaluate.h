@@ -28,6 +28,20 @@ struct EvalPolicy {
 // `make_policy` reads all other specs. Throws Error as it does.
 EvalPolicy eval_policy(const std::string& spec, const std::function<PolicyPtr(const std::string&)>& make_policy);
 
+// One answer to one item.
+struct EvalAnswer {
+  std::string suite, cell;
+  std::optional<synth::Control> control;
+  uint64_t item = 0;  // its number in the cell
+  std::string policy;
+  int draw = 0;
+  std::string answer, expected;
+  bool is_correct = false;
+  std::optional<bool> is_chosen_correctly = {};  // as CellResult counts it
+  double tokens = 0;                             // image tokens that enter a decoder layer, mean over layers
+  double flops = 0, flops_unpruned = 0;          // as CellResult sums them
+};
+
 struct EvalOptions {
   std::vector<EvalPolicy> policies;  // beside the unpruned model, which is always asked
   std::vector<synth::Cell> cells;
@@ -36,6 +50,8 @@ struct EvalOptions {
   synth::Difficulty difficulty;
   int side = synth::kDefaultSide;  // of the pictures
   bool with_controls = true;       // of the unpruned model
+  // Of an earlier run of the same: they count as they stand. Throws Error where one cannot be of this run.
+  std::vector<EvalAnswer> known = {};
 };
 
 struct CellResult {
@@ -68,23 +84,11 @@ struct EvalResult {
   bool is_complete = true;
 };
 
-// One answer to one item.
-struct EvalAnswer {
-  std::string suite, cell;
-  std::optional<synth::Control> control;
-  uint64_t item = 0;  // its number in the cell
-  std::string policy;
-  int draw = 0;
-  std::string answer, expected;
-  bool is_correct = false;
-  double tokens = 0;  // image tokens that enter a decoder layer, mean over layers
-};
-
 struct EvalProgress {
   std::function<void(int64_t done, int64_t total)> show = {};
   std::function<bool()> should_cancel = {};
-  // Set: hears every answer that the result counts, and answers are then heard to their end (else a wrong one is ended
-  // as soon as it is known to be wrong).
+  // Set: hears every answer that the result counts and that was not known before, and answers are then heard to their
+  // end (else a wrong one is ended as soon as it is known to be wrong).
   std::function<void(const EvalAnswer&)> on_answer = {};
 };
 

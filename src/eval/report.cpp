@@ -12,7 +12,6 @@
 #include <span>
 #include <utility>
 
-#include "base/json_schema.h"
 #include "pruning/policy_spec.h"
 #include "report/plot.h"
 
@@ -153,8 +152,9 @@ std::string control_table(const std::vector<CellResult>& rows) {
     for (const std::string& control : controls) {
       const auto c = std::ranges::find_if(
           rows, [&](const CellResult& r) { return r.suite + "/" + r.cell == cell && control_of(r) == control; });
-      if (c != rows.end()) row[1] = format("%.1f", 100 * c->chance);
-      row.push_back(c == rows.end() ? "" : accuracy_text(*c));
+      const std::string chance = c == rows.end() ? "" : format("%.1f", 100 * c->chance);
+      if (row[1].empty()) row[1] = chance;
+      row.push_back(c == rows.end() ? "" : accuracy_text(*c) + (chance == row[1] ? "" : " (chance " + chance + ")"));
       const bool has_choice = c != rows.end() && c->chosen_correctly;
       row.push_back(has_choice
                         ? format("%.1f", 100.0 * static_cast<double>(*c->chosen_correctly) / static_cast<double>(c->n))
@@ -292,17 +292,6 @@ std::string to_json(const EvalResult& result, const EvalContext& context, const 
   if (!context.command.empty()) json["command"] = context.command;
   json.update({{"complete", result.is_complete}, {"items_sha256", digests}, {"cells", cells}});
   return json.dump(1) + "\n";
-}
-
-std::string to_json_line(const EvalAnswer& answer) {
-  const Json json = {
-      {"schema", kJsonSchema},       {"suite", answer.suite},
-      {"cell", answer.cell},         {"control", answer.control ? Json(name_of(*answer.control)) : Json(nullptr)},
-      {"item", answer.item},         {"policy", answer.policy},
-      {"draw", answer.draw},         {"answer", answer.answer},
-      {"expected", answer.expected}, {"right", answer.is_correct},
-      {"tokens", answer.tokens}};
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string to_markdown(const EvalResult& result, const EvalContext& context) {

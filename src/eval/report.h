@@ -21,8 +21,6 @@ struct EvalContext {
 
 // `head`: how JSON outputs begin (result_json.h).
 std::string to_json(const EvalResult& result, const EvalContext& context, const nlohmann::ordered_json& head);
-// One line, with its end.
-std::string to_json_line(const EvalAnswer& answer);
 
 // One table per suite, one row per policy: accuracy in percent with half the width of its interval, and a star where
 // the difference to the unpruned model is beyond chance (95 %); then controls and, over all cells, what each policy

@@ -2,6 +2,7 @@
 #include "espalier/inspect.h"
 
 #include "espalier/error.h"
+#include "espalier/version.h"
 #include "inspect/page.h"
 #include "inspect/traced_run.h"
 #include "runtime/engine_impl.h"
@@ -21,7 +22,7 @@ std::optional<std::string> inspect(const Engine& engine, std::span<const Request
   for (const ImagePart& part : images)
     if (!part.image) throw Error("inspect: a picture is known by its handle alone; the page shows its pixels");
   return inspect_page(
-      {.model = engine.folder().filename().string(), .version = ESPALIER_VERSION, .images = images, .answer = answer},
+      {.model = engine.folder().filename().string(), .version = version(), .images = images, .answer = answer},
       runs);
 }
 

@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "questions/answer_file.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <utility>
 
 #include "base/json_fields.h"
-#include "base/json_file.h"
+#include "base/json_lines.h"
 #include "base/json_schema.h"
 #include "base/sha256.h"
-#include "espalier/error.h"
-#include "questions/json_lines.h"
 
 namespace espalier {
 
@@ -71,40 +62,13 @@ std::string line_of(const GivenAnswer& a) {
 
 }  // namespace
 
-AnswerFile::AnswerFile(std::filesystem::path file) : file_(std::move(file)) {
-  const std::string name = file_.string();
-  descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) throw Error(name + ": cannot write: " + std::strerror(errno));
-  try {
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) throw Error(name + ": another process writes it");
-    std::string text = read_text_file(file_, limits::kDataFileBytes);
-    const size_t whole = text.find_last_of('\n') + 1;  // 0 where there is none
-    if (whole < text.size()) {
-      if (::ftruncate(descriptor_, static_cast<off_t>(whole)) != 0)
-        throw Error(name + ": cannot drop its half-written last line: " + std::strerror(errno));
-      text.resize(whole);
-    }
-    for (const JsonLine& line : json_lines(text, name)) all_.push_back(read_answer(line));
-  } catch (...) {
-    ::close(descriptor_);
-    throw;
-  }
-}
-
-AnswerFile::~AnswerFile() {
-  ::close(descriptor_);
+AnswerFile::AnswerFile(std::filesystem::path file) : lines_(std::move(file)) {
+  for (const JsonLine& line : json_lines(lines_.read(), path().string())) all_.push_back(read_answer(line));
 }
 
 void AnswerFile::add(const GivenAnswer& answer) {
-  const std::string line = line_of(answer);
-  if (::write(descriptor_, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
-    throw std::runtime_error(file_.string() + ": cannot write: " + std::strerror(errno));
+  lines_.add(line_of(answer));
   all_.push_back(answer);
-}
-
-void AnswerFile::finish() {
-  if (::fsync(descriptor_) != 0 && errno != EINVAL)  // EINVAL: a pipe or the like has no disk
-    throw std::runtime_error(file_.string() + ": cannot write: " + std::strerror(errno));
 }
 
 }  // namespace espalier

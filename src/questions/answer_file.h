@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "base/line_file.h"
+
 namespace espalier {
 
 // One answer. `question_id` is JSON, as Question::id.
@@ -25,23 +27,17 @@ struct GivenAnswer {
 
 class AnswerFile {
  public:
-  // Opens what is there, or makes it. A last line without its end was cut short and is dropped. Throws Error when it
-  // cannot be written, another process writes it, or a line is no answer.
+  // Opens what is there, or makes it. Throws as LineFile does, and Error when a line is no answer.
   explicit AnswerFile(std::filesystem::path file);
-  ~AnswerFile();
-  AnswerFile(const AnswerFile&) = delete;
-  AnswerFile& operator=(const AnswerFile&) = delete;
 
-  const std::filesystem::path& path() const { return file_; }
+  const std::filesystem::path& path() const { return lines_.path(); }
   // All that it holds, what it held when it was opened among it.
   const std::vector<GivenAnswer>& all() const { return all_; }
-  // In one write behind all that is there: a reader sees whole lines only.
   void add(const GivenAnswer& answer);
-  void finish();  // all lines are on the disk
+  void finish() { lines_.finish(); }  // all lines are on the disk
 
  private:
-  std::filesystem::path file_;
-  int descriptor_ = -1;
+  LineFile lines_;
   std::vector<GivenAnswer> all_;
 };
 

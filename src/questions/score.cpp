@@ -10,8 +10,8 @@
 
 #include "base/json_fields.h"
 #include "base/json_file.h"
+#include "base/json_lines.h"
 #include "espalier/error.h"
-#include "questions/json_lines.h"
 
 namespace espalier {
 

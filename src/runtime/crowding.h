@@ -9,22 +9,29 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace espalier {
 
-// Whether the machine is crowded, from how often the process was put off a processor that it had not given up.
+// Whether the machine is crowded, from how long the threads of the team could have run and did not. While it is taken
+// to be crowded that says little: threads that sleep and are woken put each other off. So from time to time the machine
+// is taken to be free again, ever more seldom while that proves wrong.
 class Crowding {
  public:
-  // `is_crowded`: what is believed until the first windows have shown it.
+  // `is_crowded`: what is believed at first.
   explicit Crowding(bool is_crowded) : is_crowded_(is_crowded) {}
 
-  // `preemptions`: since the start of the process; `seconds`: now. Looks at windows of a tenth of a second.
-  bool update(double seconds, int64_t preemptions);
+  // `put_off`: seconds for which threads of the team waited for a processor since they began; `now`: seconds, a tenth
+  // or more after the last call.
+  bool update(double now, double put_off);
 
  private:
-  double window_began_ = -1.0;
-  int64_t preemptions_before_ = 0;
-  int quiet_windows_ = 0;
+  static constexpr double kFirstWait = 0.5, kLongestWait = 30.0;  // seconds
+
+  double last_ = -1.0;  // the last call, and what it was told
+  double put_off_ = 0.0;
+  double changed_ = 0.0;      // when what is believed last changed
+  double wait_ = kFirstWait;  // how long it is taken to be crowded before the next try
   bool is_crowded_;
 };
 
@@ -34,12 +41,14 @@ class SpinGuard {
   SpinGuard();
   ~SpinGuard();
 
-  void look();  // behind each step; mostly two system calls
+  void look();  // after each step; ten times a second it reads a line per thread of the team from /proc
 
  private:
   class IdleTeam;
   Crowding crowding_;
   std::chrono::steady_clock::time_point began_;
+  double next_ = 0.0;        // seconds after began_
+  std::vector<int> thread_;  // the team's, as the system numbers them
   std::unique_ptr<IdleTeam> team_;
 };
 

@@ -71,8 +71,7 @@ at::ScalarType compute_dtype(const ModelConfig& config, const EngineOptions& opt
 
 // As in costs (costs_file.h).
 std::string name_of(at::ScalarType dtype, bool is_int8) {
-  const std::string name = dtype == at::kFloat ? "f32" : dtype == at::kBFloat16 ? "bf16" : "f16";
-  return is_int8 ? name + "+int8" : name;
+  return std::string(dtype_option(dtype)) + (is_int8 ? "+int8" : "");
 }
 
 at::Device compute_device(DeviceKind kind) {
@@ -113,20 +112,6 @@ std::string name_of(at::ScalarType dtype) {
   return dtype == at::kFloat ? "float32" : dtype == at::kBFloat16 ? "bfloat16" : "float16";
 }
 
-std::string_view name_of(kernels::CpuLevel level) {
-  switch (level) {
-    case kernels::CpuLevel::kPlain:
-      return "plain";
-    case kernels::CpuLevel::kAvx2:
-      return "AVX2";
-    case kernels::CpuLevel::kAvx512:
-      return "AVX-512";
-    case kernels::CpuLevel::kAmx:
-      return "AMX";
-  }
-  return "";
-}
-
 std::string words_of(const std::optional<ChatTemplate>& chat_template) {
   if (!chat_template) return "none; raw prompts only";
   return chat_template->name() + (chat_template->takes_text_only() ? ", made for text: pictures are put in" : "");
@@ -151,6 +136,10 @@ void describe(const LoadedModel& model, const EngineOptions& options, int64_t we
 }
 
 }  // namespace
+
+std::string_view dtype_option(at::ScalarType dtype) {
+  return dtype == at::kFloat ? "f32" : dtype == at::kBFloat16 ? "bf16" : "f16";
+}
 
 ModelFacts facts_of(const ModelConfig& config, const std::filesystem::path& folder) {
   const DecoderConfig& d = config.decoder;

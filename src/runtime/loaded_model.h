@@ -41,6 +41,9 @@ struct LoadedModel {
 
 LoadedModel load_model(const std::filesystem::path& folder, const EngineOptions& options);
 
+// f32, bf16 or f16, as --dtype takes it.
+std::string_view dtype_option(at::ScalarType dtype);
+
 // Of a folder whose config.json has been read.
 ModelFacts facts_of(const ModelConfig& config, const std::filesystem::path& folder);
 

@@ -12,8 +12,10 @@ namespace espalier {
 
 bool keep_freed_memory() {
 #ifdef __GLIBC__
-  // Either setting also stops glibc from adapting the other.
-  return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, INT_MAX) == 1;
+  // Either of the first two also stops glibc from adapting the other. One arena for all threads: those of other threads
+  // cannot hold blocks above 64 MiB, and engines compute in a thread of their own.
+  return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, INT_MAX) == 1 &&
+         mallopt(M_ARENA_MAX, 1) == 1;
 #else
   return false;
 #endif

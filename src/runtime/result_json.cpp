@@ -7,7 +7,9 @@
 
 #include "base/json_schema.h"
 #include "espalier/json.h"
+#include "espalier/version.h"
 #include "layout/points_json.h"
+#include "layout/policy_defaults.h"
 #include "runtime/engine_impl.h"
 
 namespace espalier {
@@ -23,11 +25,6 @@ std::string utc_now() {
   std::array<char, 32> text{};
   std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &fields);
   return text.data();
-}
-
-// As --dtype takes it.
-std::string_view name_of(at::ScalarType dtype) {
-  return dtype == at::kFloat ? "f32" : dtype == at::kBFloat16 ? "bf16" : "f16";
 }
 
 // All of a point: what a replay result has of it, and what is there in a trace only.
@@ -108,7 +105,7 @@ Json to_json(const std::vector<TokenLogprobs>& logprobs) {
 }  // namespace
 
 Json json_head() {
-  return {{"schema", kJsonSchema}, {"espalier", ESPALIER_VERSION}, {"date", utc_now()}};
+  return {{"schema", kJsonSchema}, {"espalier", version()}, {"date", utc_now()}};
 }
 
 Json json_head(const Engine& engine) {
@@ -116,7 +113,7 @@ Json json_head(const Engine& engine) {
   const std::filesystem::path folder = std::filesystem::absolute(model.folder).lexically_normal();
   Json head = json_head();
   head["model"] = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
-  head["dtype"] = name_of(model.dtype);
+  head["dtype"] = dtype_option(model.dtype);
   head["device"] = model.device.is_cuda() ? "cuda" : "cpu";
   return head;
 }
@@ -144,6 +141,27 @@ Json to_json(const SolvedAmount& solved) {
   json["waited_ms"] = solved.waited_ms;
   json["kv_bytes"] = solved.kv_bytes;
   return json;
+}
+
+Json to_json(const ModelFacts& facts) {
+  return {{"name", facts.name},
+          {"family", facts.family},
+          {"dtype", facts.dtype},
+          {"num_layers", facts.num_layers},
+          {"hidden_size", facts.hidden_size},
+          {"num_heads", facts.num_heads},
+          {"num_kv_heads", facts.num_kv_heads},
+          {"head_dim", facts.head_dim},
+          {"intermediate_size", facts.intermediate_size},
+          {"sliding_window", facts.sliding_window},
+          {"has_mrope", facts.has_mrope},
+          {"vision_layers", facts.vision_layers},
+          {"vision_feature_layer", facts.vision_feature_layer},
+          {"vision_heads", facts.vision_heads},
+          {"vision_hidden_size", facts.vision_hidden_size},
+          {"has_class_token", facts.has_class_token},
+          {"has_text_tower", facts.has_text_tower},
+          {"policy_defaults", to_json(std::span<const PolicyDefault>(facts.policy_defaults))}};
 }
 
 Json to_json(const Stats& stats) {
@@ -205,6 +223,10 @@ std::string json_of(const Stats& stats) {
 
 std::string json_of(const SchedulerLoad& load) {
   return to_line(to_json(load));
+}
+
+std::string json_of(const ModelFacts& facts) {
+  return to_line(to_json(facts));
 }
 
 std::string json_of(const PromptTrace& prompt) {

@@ -110,7 +110,8 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
 }
 
 std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, const Callbacks& callbacks) {
-  if (samples == 0) throw Error("samples: 1 or more were expected, got 0");
+  if (samples == 0 || samples > kMaxSamples)
+    throw Error("samples: expected 1 to " + std::to_string(kMaxSamples) + ", got " + std::to_string(samples));
   std::vector<std::shared_ptr<Ticket::State>> states;
   SharedSchedule::Runs runs;  // one; more where the answers to one prompt cannot share its rows
   for (size_t i = 0; i < samples; ++i) {

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/line_file.h"
 #include "espalier/error.h"
 #include "training/saved_state.h"
 
@@ -18,22 +18,6 @@ using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kReportEvery = 20;  // steps
-
-// Appends whole lines, so that a kill leaves a readable log.
-class Log {
- public:
-  explicit Log(const std::filesystem::path& file) : stream_(file, std::ios::app), file_(file) {
-    if (!stream_) throw Error(file_.string() + ": cannot write the log");
-  }
-  void write(const Json& line) {
-    stream_ << line.dump() << '\n' << std::flush;
-    if (!stream_) throw Error(file_.string() + ": cannot write the log");
-  }
-
- private:
-  std::ofstream stream_;
-  std::filesystem::path file_;
-};
 
 int64_t counter(const Counters& counters, const std::string& key) {
   const auto found = counters.find(key);
@@ -102,9 +86,11 @@ class StageRun {
     }
   }
 
+  void log(const Json& line) { log_.add(line.dump() + "\n"); }
+
   void resume() {
     if (!std::filesystem::exists(file_)) {
-      log_.write({{"event", "start"}, {"stage", plan_.name}, {"seed", seed_}});
+      log({{"event", "start"}, {"stage", plan_.name}, {"seed", seed_}});
       return;
     }
     check_identity(read_counters(file_));
@@ -112,7 +98,7 @@ class StageRun {
     step_ = counter(counters, "step");
     good_evaluations_ = static_cast<int>(counter(counters, "good_evaluations"));
     finished_ = counter(counters, "finished") != 0;
-    log_.write({{"event", "resume"}, {"stage", plan_.name}, {"step", step_}});
+    log({{"event", "resume"}, {"stage", plan_.name}, {"step", step_}});
   }
 
   void save() const {
@@ -156,7 +142,7 @@ class StageRun {
     Json line = {{"step", step_}, {"loss", mean}};
     for (auto& [name, sum] : part_sums_) line[name] = sum /= steps;
     line.update({{"learning_rate", rate}, {"gradient_norm", norm}, {"ms_per_step", 1000 * seconds_ / steps}});
-    log_.write(line);
+    log(line);
     if (hooks_.on_step) hooks_.on_step({plan_, step_, mean, part_sums_});
     loss_sum_ = seconds_ = 0;
     summed_steps_ = 0;
@@ -172,7 +158,7 @@ class StageRun {
     Json line = {{"step", step_}, {"evaluation", accuracy}};
     for (const auto& [name, value] : evaluation.measures) line[name] = value;
     line["ms"] = 1000 * std::chrono::duration<double>(Clock::now() - start).count();
-    log_.write(line);
+    log(line);
     const bool good = std::ranges::all_of(scores_, [&](const Score& s) {
       return s.accuracy() >= plan_.stop.accuracy ||
              std::ranges::find(plan_.stop.except, s.topic) != plan_.stop.except.end();
@@ -194,7 +180,7 @@ class StageRun {
   std::vector<Parameter> trained_;
   std::vector<std::string> names_;
   AdamW optimizer_;
-  Log log_;
+  LineFile log_;
   int64_t step_ = 0;
   int good_evaluations_ = 0;
   bool finished_ = false;

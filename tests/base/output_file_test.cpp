@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 #include <iterator>
+#include <stdexcept>
 
 #include "base/json_file.h"
+#include "tests/support/limited_files.h"
 #include "tests/support/temporary_folder.h"
 
 namespace espalier {
@@ -40,6 +42,55 @@ TEST(OutputFile, AppearsWholeOrNotAtAll) {
   EXPECT_EQ(files_in(folder.path()), 1u);
   EXPECT_ERROR(OutputFile(folder.path()), "cannot write: Is a directory");
   EXPECT_ERROR(OutputFile(folder / "absent" / "x"), "cannot write: No such file or directory");
+}
+
+// What a kill left is a file that nobody holds open. Another run that writes the same file keeps its own.
+TEST(OutputFile, TakesOverWhatAKilledRunLeft) {
+  TemporaryFolder folder;
+  const fs::path file = folder / "x", left = folder.write("x.espalier-tmp-0", "a longer half");
+  write(file, "new");
+  EXPECT_EQ(read_text_file(file), "new");
+  EXPECT_FALSE(fs::exists(left));
+  {
+    OutputFile first(file), second(file);
+    first.write("first");
+    second.write("second");
+    EXPECT_EQ(files_in(folder.path()), 3u);
+    first.commit();
+    EXPECT_EQ(read_text_file(file), "first");
+    second.commit();
+  }
+  EXPECT_EQ(read_text_file(file), "second");
+  EXPECT_EQ(files_in(folder.path()), 1u);
+}
+
+TEST(OutputFile, LeavesAloneWhatIsNotItsOwn) {
+  TemporaryFolder folder;
+  const fs::path other = folder.write("other", "precious");
+  fs::create_symlink("other", folder / "x.espalier-tmp-0");
+  ASSERT_EQ(::mkfifo((folder / "x.espalier-tmp-1").c_str(), 0600), 0);
+  fs::create_hard_link(other, folder / "x.espalier-tmp-2");
+  write(folder / "x", "new");
+  EXPECT_EQ(read_text_file(folder / "x"), "new");
+  EXPECT_EQ(read_text_file(other), "precious");
+  EXPECT_EQ(files_in(folder.path()), 5u);
+}
+
+// What the system does: the program has done nothing wrong, and neither has its user.
+TEST(OutputFile, AFullDiskIsNoBadInput) {
+  TemporaryFolder folder;
+  const fs::path file = folder.write("x", "old");
+  try {
+    const LimitedFiles full(4);
+    write(file, "longer than four");
+    ADD_FAILURE() << "there was room";
+  } catch (const Error&) {
+    ADD_FAILURE() << "the caller is told that the place is bad";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("x: cannot write: File too large"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(read_text_file(file), "old");
+  EXPECT_EQ(files_in(folder.path()), 1u);
 }
 
 TEST(OutputFile, ALinkStaysALink) {

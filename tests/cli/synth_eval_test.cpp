@@ -65,6 +65,30 @@ TEST(Synth, WritesPicturesChatsAndOwners) {
   }
 }
 
+// Suites with smaller patches have a side and a grid of their own, and say what else an answer is read from.
+TEST(Synth, WritesCrowdsAndScreens) {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "items";
+  output_of({"synth", "--out", out.string(), "--suite", "crowded/beside", "--suite", "screens/before", "--items", "2"});
+  const std::vector<json> index = index_of(out);
+  ASSERT_EQ(index.size(), 4u);
+  for (const json& item : index) {
+    const bool is_screens = item["suite"] == "screens";
+    EXPECT_EQ(item["grid"], json::array({12, 12}));
+    ASSERT_EQ(item["turns"].size(), is_screens ? 4u : 1u);
+    const Image image = read_image((out / item["messages"]).parent_path() / "0.png");
+    EXPECT_EQ(image.width, 84);
+    const json& first = item["turns"][0];
+    ASSERT_EQ(first["needed_patches"].size(), 1u);  // the anchor, or the button three screens ago
+    EXPECT_GE(first["needed_patches"][0].size(), 1u);
+    EXPECT_GE(first["asked_patches"].size(), 1u);
+    EXPECT_EQ(first.contains("pointer"), is_screens);
+    EXPECT_EQ(first["objects"][0].contains("mark"), !is_screens);
+    EXPECT_EQ(item["turns"].back().contains("needed_patches"), !is_screens);
+  }
+  EXPECT_EQ(index.back()["turns"][3]["question"].get<std::string>().substr(0, 15), "what colour was");
+}
+
 TEST(Synth, TheSameSeedGivesTheSameFiles) {
   const TemporaryFolder folder;
   const auto run = [&](const char* name, const char* seed) {
@@ -87,6 +111,7 @@ TEST(Synth, RefusesWithOneLineAndLeavesNothing) {
                                       {"synth", "--out", folder / "new", "--split", "validation"},
                                       {"synth", "--out", folder / "new", "--difficulty", "easy"},
                                       {"synth", "--out", folder / "new", "--side", "60", "--grid", "8"},
+                                      {"synth", "--out", folder / "new", "--suite", "screens", "--grid", "16"},
                                       {"synth", "--out", folder / "full/file/below"}};
   for (const Arguments& arguments : bad) {
     const Outcome outcome = run_espalier(arguments);
@@ -161,6 +186,20 @@ TEST(Eval, AgreesWithGenerateOnTheItemsOfSynth) {
   }
 }
 
+// What a control leaves is not the same for all of them: in-context without examples it is the choice of a trait.
+TEST(Eval, ControlsSayTheirChance) {
+  const json report = json_of(kSmallEval + Arguments{"--suite", "in-context/colour-1", "--suite", "screens/now"});
+  std::map<std::string, double> chance;
+  for (const json& c : report["cells"])
+    chance[c["cell"].get<std::string>() + " " + c.value("control_name", json()).dump()] = c["chance"];
+  EXPECT_EQ(chance, (std::map<std::string, double>{{"colour-1 null", 0.2},
+                                                   {"colour-1 \"no-images\"", 0.2},
+                                                   {"colour-1 \"shuffled-words\"", 1.0 / 3},
+                                                   {"colour-1 \"no-examples\"", 1.0 / 3},
+                                                   {"now null", 1.0 / 6},
+                                                   {"now \"no-images\"", 1.0 / 6}}));
+}
+
 TEST(Eval, CurveDropsBeforeEachLayer) {
   const json report = json_of(kSmallEval + Arguments{"--suite", "detail", "--curve", "--no-controls"});
   ASSERT_EQ(report["cells"].size(), 8u);  // unpruned, layers 1 to 7 of 8
@@ -220,6 +259,78 @@ TEST(Eval, WritesEveryAnswer) {
       return a["expected"] == item["answer"] && whole["text"].get<std::string>().find(a["answer"]) != std::string::npos;
     })) << whole["text"];
   }
+}
+
+// The times of items asked alone differ from run to run, and the date.
+json without_times(json report) {
+  for (json& cell : report["cells"]) cell.erase("first_token_ms"), cell.erase("select_prefill_ms");
+  report.erase("date");
+  report.erase("command");
+  return report;
+}
+
+// Cut anywhere, also within a line, the file comes to the same bytes again, and the report to the same numbers.
+TEST(Eval, ResumeGoesOnWhereItWasCut) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "answers.jsonl";
+  const Arguments command = kSmallEval + Arguments{"--suite",   "single/colour",
+                                                   "--suite",   "bind/shape-2x1",
+                                                   "--policy",  "random:keep_ratio=1/2",
+                                                   "--policy",  "uniform:keep_ratio=1/4",
+                                                   "--answers", file,
+                                                   "--resume"};
+  const json undisturbed = without_times(json_of(command));
+  const std::string whole = read_whole(file);
+  EXPECT_EQ(without_times(json_of(command)), undisturbed);
+  EXPECT_EQ(read_whole(file), whole) << "nothing was left to ask";
+  std::vector<size_t> ends;
+  for (size_t end = whole.find('\n'); end != std::string::npos; end = whole.find('\n', end + 1))
+    ends.push_back(end + 1);
+  for (const size_t length : {size_t{0}, ends[1], ends[8] + 30, ends[ends.size() / 2], whole.size() - 1}) {
+    std::ofstream(file, std::ios::binary) << whole.substr(0, length);
+    EXPECT_EQ(without_times(json_of(command)), undisturbed) << length;
+    EXPECT_EQ(read_whole(file), whole) << length;
+  }
+}
+
+// An answer that is in the file counts as it stands: it is not asked again.
+TEST(Eval, ResumeAsksNothingTwice) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "answers.jsonl";
+  const Arguments command =
+      kSmallEval + Arguments{"--suite", "single/colour", "--no-controls", "--answers", file, "--resume", "--policy"};
+  output_of(command + Arguments{"uniform:keep_ratio=1/4"});
+  std::string all_right;
+  std::istringstream lines(read_whole(file));
+  for (std::string text; std::getline(lines, text);) {
+    json line = json::parse(text);
+    line["right"] = true;
+    all_right += line.dump() + "\n";
+  }
+  std::ofstream(file, std::ios::binary) << all_right;
+  const json report = json_of(command + Arguments{"uniform:keep_ratio=1/4", "--policy", "uniform:keep_ratio=1/2"});
+  EXPECT_EQ(report["cells"][0]["correct"], 6);
+  EXPECT_EQ(report["cells"][1]["correct"], 6);
+  EXPECT_LT(report["cells"][2]["correct"], 6) << "the model has random weights";
+  EXPECT_TRUE(read_whole(file).starts_with(all_right));
+}
+
+TEST(Eval, ResumeTakesNoAnswersOfAnotherRun) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "answers.jsonl";
+  const Arguments command =
+      kSmallEval +
+      Arguments{"--suite", "single/colour", "--no-controls", "--policy", "uniform:keep_ratio=1/4", "--answers",
+                file,      "--resume"};
+  output_of(command);
+  const std::string whole = read_whole(file);
+  const Outcome outcome = run_espalier(command + Arguments{"--seed", "1"});
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_NE(outcome.err.find("answers.jsonl line 1: it is of another run (llava15 in f32, hard scenes, seed 0"),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_EQ(read_whole(file), whole);
+  EXPECT_EQ(run_espalier({"eval", "--resume"}).status, 2) << "it needs a file";
 }
 
 TEST(Eval, FirstTokenIsWithEncode) {

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
@@ -68,6 +67,17 @@ TEST(Report, JsonHasWhatProgramsRead) {
   EXPECT_EQ(report["complete"], true);
 }
 
+// The best that is left without what a control takes away, where that is not the cell's chance.
+TEST(Report, AControlSaysItsOwnChance) {
+  EvalResult result = small_result();
+  EXPECT_EQ(to_markdown(result, kContext).find("(chance"), std::string::npos);
+  CellResult other = result.cells.back();
+  other.control = synth::Control::kNoExamples;
+  other.chance = 1.0 / 3;
+  result.cells.push_back(other);
+  EXPECT_NE(to_markdown(result, kContext).find("(chance 33.3)"), std::string::npos);
+}
+
 // A table that was cut short says so.
 TEST(Report, SaysThatItWasInterrupted) {
   EvalResult result = small_result();
@@ -75,24 +85,6 @@ TEST(Report, SaysThatItWasInterrupted) {
   result.is_complete = false;
   EXPECT_NE(to_markdown(result, kContext).find("Interrupted"), std::string::npos);
   EXPECT_EQ(json::parse(to_json(result, kContext, {}))["complete"], false);
-}
-
-TEST(Report, AnswersAreALineEach) {
-  const std::string line = to_json_line({.suite = "bind",
-                                         .cell = "shape-2x1",
-                                         .control = {},
-                                         .item = 7,
-                                         .policy = "catp:keep_ratio=1/9",
-                                         .answer = "dax\n\xff",
-                                         .expected = "dax",
-                                         .tokens = 12.5});
-  EXPECT_EQ(std::ranges::count(line, '\n'), 1);
-  const json read = json::parse(line);
-  EXPECT_EQ(read["item"], 7);
-  EXPECT_EQ(read["control"], nullptr);
-  EXPECT_EQ(read["expected"], "dax");
-  EXPECT_EQ(read["right"], false);
-  EXPECT_EQ(read["tokens"], 12.5);
 }
 
 TEST(Report, MarkdownSaysAccuracyIntervalAndDifference) {

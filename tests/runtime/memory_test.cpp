@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <thread>
 
 namespace espalier {
 namespace {
@@ -36,13 +37,17 @@ TEST(KeepFreedMemory, LargeBlocksComeAgainWithoutNewPages) {
     if (new_pages_of_a_block() < kAll - kFew) _exit(3);  // without it: all of them, again and again
     if (!keep_freed_memory()) _exit(4);
     new_pages_of_a_block();
-    _exit(new_pages_of_a_block() > kFew ? 5 : 0);
+    if (new_pages_of_a_block() > kFew) _exit(5);
+    long of_a_thread = kAll;
+    std::thread([&of_a_thread] { of_a_thread = new_pages_of_a_block(); }).join();
+    _exit(of_a_thread > kFew ? 6 : 0);
   }
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status));
   if (WEXITSTATUS(status) == 4) GTEST_SKIP() << "this C library cannot";
   EXPECT_NE(WEXITSTATUS(status), 3) << "the blocks cost no pages before";
+  EXPECT_NE(WEXITSTATUS(status), 6) << "a thread's block came from the system";
   EXPECT_EQ(WEXITSTATUS(status), 0) << "the block's pages were handed out anew";
 }
 

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "espalier/error.h"
@@ -140,6 +141,18 @@ TEST_F(TrainerTest, KilledRunsGoOnFromTheLastSave) {
     run(folder, rest);
     expect_equal(rest, whole);
   }
+}
+
+// The log of a run that was killed, or that found the disk full, in the middle of a line.
+TEST_F(TrainerTest, TheLogGoesOnBehindItsLastWholeLine) {
+  Parameters parameters = fresh();
+  const fs::path folder = in("log"), log = log_file(folder, "toy");
+  std::ofstream(log) << "{\"event\": \"sta";
+  run(folder, parameters);
+  std::ifstream lines(log);
+  int count = 0;
+  for (std::string line; std::getline(lines, line); ++count) EXPECT_TRUE(nlohmann::json::accept(line)) << line;
+  EXPECT_GT(count, 1);
 }
 
 TEST_F(TrainerTest, ALossThatIsNoNumberIsAnErrorThatNamesTheGoodState) {

@@ -113,7 +113,7 @@ def inspect(
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    suites: Sequence[str] = ()  #: "single", "detail", "bind", "define" or cells such as "bind/shape-2x1"; empty: all
+    suites: Sequence[str] = ()  #: "single", "detail", "bind", "define" or cells such as "bind/shape-2x1"; empty: these
     seed: int = 0  #: which list of test items; published numbers use 0
     items: int = 200  #: of each cell
     difficulty: Literal["plain", "clutter", "distractor", "hard"] = "hard"

@@ -148,7 +148,7 @@ class NextTile {
   void prefetch_piece() {
     const uintptr_t piece = row_ + head_ * head_bytes_;
     for (int64_t byte = 0; byte < dim_bytes_; byte += 64)
-      __builtin_prefetch(reinterpret_cast<const void*>(piece + byte));
+      __builtin_prefetch(reinterpret_cast<const void*>(piece + byte));  // NOLINT: it may lie past the last row
     if (++head_ == num_heads_) head_ = 0, row_ += row_bytes_;
   }
 

@@ -78,7 +78,7 @@ Tensor attention_probe_cpu(const AttentionProbeCall& in) {
   const kernels::LayerPointers layer("attention_probe", in.layer);
   const kernels::GroupPointers groups("attention_probe", kernels::groups_of(in));
   kernels::check_probe_reduction(in);
-  const Tensor out = kernels::empty_probe_result(in);
+  Tensor out = kernels::empty_probe_result(in);
   kernels::note_kernel("attention_probe", kernels::probability_kernel_name(groups.shape, kernels::cpu_level()));
   kernels::attention_probe_blocked(layer.layer, groups.shape, in.heads, in.reduce_rows, kernels::cpu_level(),
                                    out.mutable_data_ptr<float>());

@@ -30,10 +30,15 @@ float clamped(float cosine) {
   return std::min(1.0F, std::max(-1.0F, cosine));
 }  // NaN becomes -1
 
+// From 0 to 1, to the nearest.
+int32_t fixed(float similarity) {
+  return static_cast<int32_t>(similarity * kFixedOne + 0.5F);  // NOLINT(bugprone-incorrect-roundings): not negative
+}
+
 int32_t similarity_of(float cosine, ops::Similarity map) {
   if (map == ops::Similarity::kMinmax) return std::bit_cast<int32_t>(cosine);
   const float similarity = map == ops::Similarity::kAffine ? 0.5F * (1.0F + cosine) : std::max(cosine, 0.0F);
-  return static_cast<int32_t>(similarity * kFixedOne + 0.5F);
+  return fixed(similarity);
 }
 
 void stretch_to_range(int32_t* matrix, int64_t count) {
@@ -45,7 +50,7 @@ void stretch_to_range(int32_t* matrix, int64_t count) {
   const float range = high - low;
   for (int64_t i = 0; i < count; ++i) {
     const float similarity = range < 1e-12F ? 0.5F : (std::bit_cast<float>(matrix[i]) - low) / range;
-    matrix[i] = static_cast<int32_t>(similarity * kFixedOne + 0.5F);
+    matrix[i] = fixed(similarity);
   }
 }
 

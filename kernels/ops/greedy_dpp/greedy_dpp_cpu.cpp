@@ -40,13 +40,16 @@ class Choice {
     int64_t step = 0;
     const auto take = [&](int64_t pick) {
       if (residuals != nullptr) residuals[step] = residual_[pick] > smallest_ ? residual_[pick] : 0.0;
-      picks[step++] = pick;
+      picks[step] = pick;
       if (residual_[pick] > smallest_) factorise(pick);
       residual_[pick] = kNever;
     };
     for (int64_t i = 0; forced != nullptr && i < size_ && step < num_kept; ++i)
-      if (forced[i]) take(i);
-    while (step < num_kept) {
+      if (forced[i]) {
+        take(i);
+        ++step;
+      }
+    for (; step < num_kept; ++step) {
       const int64_t best = std::max_element(residual_.begin(), residual_.end()) - residual_.begin();
       take(residual_[best] > smallest_ ? best : most_relevant());
     }

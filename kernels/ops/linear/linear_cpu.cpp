@@ -34,9 +34,8 @@ template void linear_plain(const c10::Half*, const c10::Half*, c10::Half*, const
 
 bool library_multiplies(const at::Tensor& x) {
   if (!x.is_cpu()) return true;
-  static const bool has_halves = __builtin_cpu_supports("avx512fp16") != 0;
   if (x.scalar_type() == at::kBFloat16) return cpu_level() >= CpuLevel::kAvx512;
-  return x.scalar_type() != at::kHalf || has_halves;
+  return x.scalar_type() != at::kHalf || has_avx512_fp16();
 }
 
 }  // namespace espalier::kernels

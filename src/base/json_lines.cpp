@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "questions/json_lines.h"
+#include "base/json_lines.h"
 
 #include <algorithm>
 
