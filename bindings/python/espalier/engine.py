@@ -17,7 +17,7 @@ from typing_extensions import Self, Unpack
 
 from . import _native
 from ._native import ImagePart, Tokenizer
-from .policies import AnyPolicy
+from .policies import AnyPolicy, ModelFacts
 from .prompts import (
     CallOptions,
     Callbacks,
@@ -80,6 +80,10 @@ class Engine:
     @property
     def folder(self) -> Path:
         return Path(self._native.folder)
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self._native.facts
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -33,6 +33,7 @@ def test_answers_as_the_command_line(engine, chat, demo, generated, policy):
     assert list(result.token_ids) == expected["token_ids"]
     assert list(result.prompt_token_ids) == expected["prompt_token_ids"]
     assert result.prompt == expected["prompt"]
+    assert result.policy == expected["policy"]
     assert [point.site for point in result.points] == [point["site"] for point in expected["points"]]
     for point, stated in zip(result.points, expected["points"]):
         kept = [head.tolist() for head in point.kept_per_head] or point.kept.tolist()
@@ -168,6 +169,26 @@ def test_counts_and_tokenizer(engine, chat):
     assert counts.tokens_per_image == result.stats.image_tokens
     ids = engine.tokenizer.encode("what shape?", add_special=False)
     assert engine.tokenizer.decode(ids) == "what shape?"
+
+
+def test_facts(engine, chat):
+    facts = engine.facts
+    result = engine.generate(chat, max_new_tokens=1)
+    assert facts.num_layers == len(result.stats.tokens_per_layer)
+    # What a layer caches of a token: keys and values of each head, in the two or four bytes of a number.
+    per_token = result.stats.kv_bytes // sum(result.stats.kv_tokens_per_layer)
+    assert per_token in [2 * facts.num_kv_heads * facts.head_dim * size for size in (2, 4)]
+
+
+def test_targets_say_what_they_came_to(engine, picture):
+    whole = engine.generate("what shape?", [picture], max_new_tokens=4)
+    assert whole.stats.solved is None
+    room = whole.stats.kv_bytes  # of the prompt alone, so some of it must make place for the answer
+    result = engine.generate("what shape?", [picture], max_new_tokens=4, policy=f"divprune:kv={room}B")
+    solved = result.stats.solved
+    assert solved.policy == result.policy and solved.policy.startswith("divprune:keep_ratio=")
+    assert solved.fits and 0 < solved.kv_bytes <= room and solved.predicted_ms is None
+    assert 0 < len(result.kept) < len(whole.kept)
 
 
 # ---- pictures ----
