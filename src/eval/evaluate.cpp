@@ -4,7 +4,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <numeric>
 #include <span>
@@ -28,8 +27,6 @@ constexpr int kRandomDraws = 5;
 constexpr int64_t kTimedItems = 5;       // of each cell, asked alone
 constexpr int64_t kTokensABatch = 4096;  // of prompts in one packed prefill: larger ones gain nothing on a CPU
 constexpr int64_t kLongestAnswer = 8;    // tokens
-constexpr std::array<synth::Control, 3> kControls = {synth::Control::kNoImages, synth::Control::kShuffledWords,
-                                                     synth::Control::kNoExamples};
 
 std::string_view trimmed(std::string_view text) {
   const size_t first = text.find_first_not_of(" \n\t"), last = text.find_last_not_of(" \n\t");
@@ -108,7 +105,7 @@ class Examiner {
       for (const synth::Cell& cell : options_.cells) {
         examine(cell, result);
         if (!options_.with_controls) continue;
-        for (const synth::Control control : kControls)
+        for (const synth::Control control : synth::kControls)
           if (applies(control, cell)) examine_control(cell, control, result);
       }
     } catch (const Cancelled&) {
@@ -124,7 +121,7 @@ class Examiner {
     for (const synth::Cell& cell : options_.cells) {
       total += options_.items * of_item;
       if (options_.with_controls)
-        total += options_.items * std::ranges::count_if(kControls, [&](auto c) { return applies(c, cell); });
+        total += options_.items * std::ranges::count_if(synth::kControls, [&](auto c) { return applies(c, cell); });
     }
     return total;
   }

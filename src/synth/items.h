@@ -114,6 +114,7 @@ enum class Control : uint8_t {
                    // in-context: the examples show another of the three traits, as often the right one as any
   kNoExamples,     // the query alone; screens: where the answer needs an earlier one
 };
+inline constexpr std::array kControls = {Control::kNoImages, Control::kShuffledWords, Control::kNoExamples};
 std::string_view name_of(Control control);
 bool applies(Control control, const Cell& cell);
 // The best share of right answers that is left without what a control takes away. In-context without examples: of the

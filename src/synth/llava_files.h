@@ -17,9 +17,9 @@ struct LlavaSize {
   int64_t vision_hidden = 128, vision_intermediate = 512;
   int vision_layers = 5, vision_heads = 4;
   int64_t image = 56, patch = 7;  // pixels along a side
-  Words words = Words::kDemo;
   int64_t vocab = 0;  // rows of the embedding, a multiple of 32, each a token with a text; 0: as the words need
   int64_t max_positions = 4096;
+  Words words = Words::kDemo;
 };
 inline constexpr LlavaSize kDemoSize = {};  // of models/demo
 // Of the model for crowded scenes and screens: a grid of 12 x 12 patches, and more of everything that reads it.
