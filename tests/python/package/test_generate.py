@@ -171,13 +171,25 @@ def test_counts_and_tokenizer(engine, chat):
     assert engine.tokenizer.decode(ids) == "what shape?"
 
 
-def test_facts(engine, chat):
+def test_facts(engine):
+    """The files of the bundled model say the same."""
+    model = espalier.bundled_model()
+    config = json.loads((model / "config.json").read_text())
+    decoder, tower = config["text_config"], config["vision_config"]
     facts = engine.facts
-    result = engine.generate(chat, max_new_tokens=1)
-    assert facts.num_layers == len(result.stats.tokens_per_layer)
-    # What a layer caches of a token: keys and values of each head, in the two or four bytes of a number.
-    per_token = result.stats.kv_bytes // sum(result.stats.kv_tokens_per_layer)
-    assert per_token in [2 * facts.num_kv_heads * facts.head_dim * size for size in (2, 4)]
+    assert (facts.name, facts.family, facts.dtype) == ("demo", "LLaVA-1.5", config["torch_dtype"])
+    assert (facts.num_layers, facts.hidden_size) == (decoder["num_hidden_layers"], decoder["hidden_size"])
+    assert (facts.num_heads, facts.num_kv_heads) == (decoder["num_attention_heads"], decoder["num_key_value_heads"])
+    assert facts.head_dim * facts.num_heads == facts.hidden_size
+    assert facts.intermediate_size == decoder["intermediate_size"]
+    assert (facts.sliding_window, facts.has_mrope, facts.has_text_tower) == (0, False, False)
+    assert (facts.vision_layers, facts.vision_heads) == (tower["num_hidden_layers"], tower["num_attention_heads"])
+    assert facts.vision_feature_layer == tower["num_hidden_layers"] + config["vision_feature_layer"]  # -1: the last
+    assert facts.vision_hidden_size == tower["hidden_size"] and facts.has_class_token
+    defaults = json.loads((model / "policy_defaults.json").read_text())
+    assert {(d.policy, d.option, d.value) for d in facts.policy_defaults} == {
+        (policy, option, str(value)) for policy, options in defaults.items() for option, value in options.items()
+    }
 
 
 def test_targets_say_what_they_came_to(engine, picture):
