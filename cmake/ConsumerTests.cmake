@@ -64,7 +64,7 @@ if(TARGET espalier_cli)
   set_tests_properties(consumer.plugin consumer.outdated_plugin PROPERTIES FIXTURES_REQUIRED consumer_build)
   set_tests_properties(consumer.plugin PROPERTIES PASS_REGULAR_EXPRESSION "projector_output")
   set_tests_properties(consumer.outdated_plugin PROPERTIES
-    PASS_REGULAR_EXPRESSION "built for policy interface 1, libtorch ${LibTorch_VERSION}, this is policy interface 3, libtorch ${LibTorch_VERSION}")
+    PASS_REGULAR_EXPRESSION "built for policy interface 1, libtorch ${LibTorch_VERSION}, this is policy interface 4, libtorch ${LibTorch_VERSION}")
 endif()
 
 # The build tree is a package too.

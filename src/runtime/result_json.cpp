@@ -185,6 +185,7 @@ Json to_json(const Stats& stats) {
                  {"probe", stats.probe_flops}}},
                {"kv_bytes", stats.kv_bytes},
                {"kv_bytes_unpruned", stats.kv_bytes_unpruned},
+               {"kv_bytes_most", stats.kv_bytes_most},
                {"peak_memory_bytes", stats.peak_memory_bytes},
                {"threads", stats.threads},
                {"kernels", kernels}};
