@@ -323,7 +323,9 @@ def table(a):
         better, worse, p = mcnemar(one, two)
         print(f"| `{first}` | `{second}` | {better} | {worse} | {p:.2g} |")
 
-    cuts = sorted({int(k) for line in unpruned.values() for k in line["scores"]})
+    cuts = sorted({int(k) for line in unpruned.values() for k in line.get("scores", {})})
+    if not cuts:  # the runs were made without --cuts
+        return
     for part, what in (("query", "the query's picture"), ("examples", "the examples' pictures")):
         print(f"\n**Area under the curve of what is asked about, {what}**, unpruned, by the layer that is cut before (0: ranked last; "
               "0.5: chance)\n\n| score | " + " | ".join(map(str, cuts)) + " |\n|---|" + "--:|" * len(cuts))
