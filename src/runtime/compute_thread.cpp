@@ -2,7 +2,6 @@
 #include "runtime/compute_thread.h"
 
 #include <algorithm>
-#include <new>
 
 #include "runtime/crowding.h"
 
@@ -32,8 +31,9 @@ void ComputeThread::run(const std::function<void()>& work) {
 }
 
 int64_t ComputeThread::add(std::function<bool()> step) {
+  auto shared = std::make_shared<const Step>(std::move(step));
   const std::scoped_lock lock(mutex_);
-  steps_.emplace_back(next_, std::move(step));
+  steps_.emplace_back(next_, std::move(shared));
   return next_++;
 }
 
@@ -50,29 +50,28 @@ void ComputeThread::wake() {
   changed_.notify_all();
 }
 
+std::shared_ptr<const ComputeThread::Step> ComputeThread::step_at(size_t place) {
+  const std::scoped_lock lock(mutex_);
+  return place < steps_.size() ? steps_[place].second : nullptr;
+}
+
+// Asks for no memory: an exception in here would end the process.
 void ComputeThread::loop() {
   SpinGuard spinning;
+  std::vector<std::packaged_task<void()>> tasks;
   for (;;) {
-    std::deque<std::packaged_task<void()>> tasks;
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [this] { return is_ending_ || is_awake_ || !tasks_.empty(); });
       if (is_ending_) return;
-      tasks = std::exchange(tasks_, {});
+      tasks.swap(tasks_);
       is_awake_ = false;
     }
     for (auto& task : tasks) task();
-    std::vector<std::pair<int64_t, std::function<bool()>>> steps;
-    {
-      const std::scoped_lock lock(mutex_);
-      steps = steps_;
-    }
+    tasks.clear();
     bool is_busy = false;
-    for (const auto& [id, step] : steps) try {
-        is_busy |= step();
-      } catch (const std::bad_alloc&) {  // between requests, as they catch their own: tried again
-        is_busy = true;
-      }
+    size_t place = 0;
+    while (const auto step = step_at(place++)) is_busy |= (*step)();
     if (!is_busy) continue;
     spinning.look();
     wake();

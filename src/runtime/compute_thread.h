@@ -6,9 +6,9 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -25,19 +25,22 @@ class ComputeThread {
   // Calls `work` on the thread and waits for it; from the thread itself, at once. Throws what it throws.
   void run(const std::function<void()>& work);
 
-  // `step` is called as long as it returns true, in turn with others, and again after wake().
+  // `step` is called as long as it returns true, in turn with others, and again after wake(). It does not throw.
   int64_t add(std::function<bool()> step);
   void remove(int64_t added);  // from the thread itself, by run()
   void wake();
   bool is_this_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
 
  private:
+  using Step = std::function<bool()>;
+
   void loop();
+  std::shared_ptr<const Step> step_at(size_t place);  // null behind the last
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::packaged_task<void()>> tasks_;
-  std::vector<std::pair<int64_t, std::function<bool()>>> steps_;
+  std::vector<std::packaged_task<void()>> tasks_;
+  std::vector<std::pair<int64_t, std::shared_ptr<const Step>>> steps_;
   int64_t next_ = 0;
   bool is_awake_ = false, is_ending_ = false;
   std::thread thread_;

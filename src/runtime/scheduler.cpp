@@ -109,7 +109,7 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
   return std::move(submit(request, 1, callbacks)[0]);
 }
 
-std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, const Callbacks& callbacks) {
+std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, const Callbacks& callbacks) try {
   if (samples == 0) throw Error("samples: 1 or more were expected, got 0");
   std::vector<std::shared_ptr<Ticket::State>> states;
   std::unique_ptr<RequestRun> first;
@@ -135,8 +135,8 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
   const std::scoped_lock lock(impl_->mutex);
   if (impl_->max_waiting > 0 && impl_->schedule.load().waiting + static_cast<int64_t>(samples) > impl_->max_waiting)
     throw QueueFull("scheduler: " + std::to_string(impl_->max_waiting) + " requests wait already");
-  for (const auto& state : states) impl_->tickets[state->call.get()] = state;
   try {
+    for (const auto& state : states) impl_->tickets[state->call.get()] = state;
     SharedSchedule::Runs runs;
     runs.push_back(std::move(first));
     impl_->schedule.admit(std::move(runs));
@@ -147,6 +147,8 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
   std::vector<Ticket> tickets;
   for (auto& state : states) tickets.push_back(Ticket(std::move(state)));
   return tickets;
+} catch (const std::bad_alloc&) {
+  throw OutOfMemory();
 }
 
 bool Scheduler::step() {
