@@ -34,7 +34,7 @@ add_test(NAME consumer.c_configure COMMAND ${CMAKE_COMMAND} -S ${source}/c -B ${
 add_test(NAME consumer.c_build COMMAND ${CMAKE_COMMAND} --build ${folder}/c)
 set_tests_properties(consumer.c_configure PROPERTIES FIXTURES_SETUP consumer_c_configure FIXTURES_REQUIRED consumer_install)
 set_tests_properties(consumer.c_build PROPERTIES FIXTURES_SETUP consumer_c_build FIXTURES_REQUIRED consumer_c_configure)
-foreach(example generate chat two_tickets)
+foreach(example generate chat two_tickets samples)
   add_test(NAME consumer.c_${example}
     COMMAND ${folder}/c/${example} ${model} ${model}/cases/images/56x56_shapes_33.png "What is it?")
   set_tests_properties(consumer.c_${example} PROPERTIES FIXTURES_REQUIRED consumer_c_build)
@@ -63,7 +63,7 @@ if(TARGET espalier_cli)
   set_tests_properties(consumer.plugin consumer.outdated_plugin PROPERTIES FIXTURES_REQUIRED consumer_build)
   set_tests_properties(consumer.plugin PROPERTIES PASS_REGULAR_EXPRESSION "projector_output")
   set_tests_properties(consumer.outdated_plugin PROPERTIES
-    PASS_REGULAR_EXPRESSION "built for policy interface 1, libtorch ${LibTorch_VERSION}, this is policy interface 3, libtorch ${LibTorch_VERSION}")
+    PASS_REGULAR_EXPRESSION "built for policy interface 1, libtorch ${LibTorch_VERSION}, this is policy interface 4, libtorch ${LibTorch_VERSION}")
 endif()
 
 # A libtorch that is gone, and one of another minor version: refused while configuring, in words.

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # The install tree: headers, libespalier.so, the espalier binary, the package that find_package(Espalier) reads, and the
 # same for pkg-config. The libraries behind the .so (PCRE2, image formats) are its own affair; its users need libtorch
-# alone, which is found again in the folder it was built with.
+# alone, which is found again in the folder it was built with, or with ESPALIER_BUNDLE comes along (Bundle.cmake).
 include(CMakePackageConfigHelpers)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/Espalier)
+
+option(ESPALIER_BUNDLE "Install libtorch and all other libraries along" OFF)
 
 # Besides its own folder the library looks where it was linked: libtorch's folder, which CMake leaves out by itself while it
 # lies below this one (.deps), and with USE_LINK_PATH the CUDA toolkit's. The program looks for the library alone.
@@ -13,6 +15,12 @@ install(TARGETS espalier EXPORT EspalierTargets LIBRARY DESTINATION ${CMAKE_INST
 file(RELATIVE_PATH library_from_program ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
 set_target_properties(espalier_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${library_from_program}")
 install(TARGETS espalier_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+set(libtorch_of_users ${LibTorch_ROOT})
+set(link_bundle "")
+if(ESPALIER_BUNDLE)
+  include(Bundle)
+  set(libtorch_of_users "\${PACKAGE_PREFIX_DIR}/${bundle}")
+endif()
 set(left_out "")
 if(NOT ESPALIER_TRAINING)
   list(APPEND left_out PATTERN training.h EXCLUDE)

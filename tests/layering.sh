@@ -91,7 +91,7 @@ own_includes 'eval asks the runtime what synth draws' '(eval|synth|runtime|layou
 own_includes 'report draws numbers and knows nothing of models' 'report/' "${report[@]}"
 own_includes 'cli asks runtime and recording; base, text and pictures for its files' \
   '(eval|cli|serve|runtime|recording|layout|inspect|questions|base|text|pictures|synth)/|families/families\.h|model/(checkpoint|generation_config)\.h|kernels/support/cpu_level\.h|espalier/' "${cli[@]}"
-own_includes 'the program starts the command line' 'cli/' "${program[@]}"
+own_includes 'the program starts the command line' '(cli|program)/|espalier/espalier\.h' "${program[@]}"
 forbid 'the program loads libtorch only when it has to' '#include <(ATen|c10|torch)/' "${program[@]}"
 own_includes 'training stands beside runtime' \
   '(training|synth|report|runtime|recording|layout|pictures|text|base|families|model|pruning|kernels)/|espalier/' "${training[@]}"

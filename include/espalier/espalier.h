@@ -72,6 +72,16 @@ typedef enum espalier_device { ESPALIER_DEVICE_CPU = 0, ESPALIER_DEVICE_CUDA = 1
 // done of total; `stage` is "load", "encode", "prefill" or "decode".
 typedef void (*espalier_progress_callback)(void* user, const char* stage, int64_t done, int64_t total);
 
+typedef enum espalier_log_level {
+  ESPALIER_LOG_WARNING = 0,  // what works, but may not be what was meant
+  ESPALIER_LOG_VERBOSE = 1,  // also what was loaded and how it will run: family, chat template, kernels, memory
+  ESPALIER_LOG_SILENT = 2,   // as a level of an engine: nothing is said
+} espalier_log_level;
+
+// One line without its end, and what it is: espalier_log_level. Called by any thread that uses the engine, one call at
+// a time; it must not call the engine.
+typedef void (*espalier_log_callback)(void* user, int32_t level, const char* message, size_t length);
+
 typedef struct espalier_engine_options {
   size_t size;
   int64_t dtype;                           // espalier_dtype
@@ -83,13 +93,18 @@ typedef struct espalier_engine_options {
   int64_t image_cache_bytes;               // for what the vision tower made of recent pictures; 0: nothing is kept
   int64_t prefix_cache_bytes;              // for beginnings of prompts; 0: nothing is kept beyond what sessions hold
   espalier_progress_callback on_progress;  // during the load, on the calling thread; may be NULL
-  void* user;                              // for on_progress
+  void* user;                              // for on_progress and on_log; with on_log it must live as long as the engine
+  int64_t log_level;                       // espalier_log_level
+  espalier_log_callback on_log;            // in place of stderr; may be NULL
 } espalier_engine_options;
 
 // Loads a checkpoint folder. `options` may be NULL. Calls on one engine from several threads at once are safe.
 ESPALIER_API espalier_code espalier_engine_load(const char* folder, const espalier_engine_options* options,
                                                 espalier_engine** engine, espalier_error** error);
 ESPALIER_API void espalier_engine_free(espalier_engine* engine);
+// What the model is, as docs/formats.md describes it: family, layers, heads, sizes, defaults of policies.
+ESPALIER_API espalier_code espalier_engine_facts_json(const espalier_engine* engine, char** json,
+                                                      espalier_error** error);
 
 // ---- pictures ----
 
@@ -157,6 +172,18 @@ ESPALIER_API espalier_code espalier_engine_count_tokens(const espalier_engine* e
 // ESPALIER_OK for a spec that can be asked for, such as "catp:keep_ratio=2/9". Files that it names are read.
 ESPALIER_API espalier_code espalier_policy_check(const char* spec, espalier_error** error);
 
+// A policy that is made once, for any number of requests, sessions, engines and threads. Const.
+typedef struct espalier_policy espalier_policy;
+
+// Of a spec, which may name the policies of `plugins` beside the built-in ones: files of shared objects that were built
+// against this library (policy_plugin.h). A plugin's name goes before a built-in one. They stay loaded while the policy
+// lives. `plugins` may be NULL where num_plugins is 0.
+ESPALIER_API espalier_code espalier_policy_make(const char* spec, const char* const* plugins, size_t num_plugins,
+                                                espalier_policy** policy, espalier_error** error);
+// What it is, with the options that differ from their defaults. Of NULL: NULL.
+ESPALIER_API const char* espalier_policy_spec(const espalier_policy* policy);
+ESPALIER_API void espalier_policy_free(espalier_policy* policy);
+
 // ---- requests ----
 
 typedef enum espalier_sampling {
@@ -189,6 +216,7 @@ typedef struct espalier_request {
   const espalier_generation_options* generation;  // NULL: all defaults
   const char* salt;                               // beginnings are used again only among requests of equal salt
   int64_t trace;                                  // 1: espalier_result_trace_json has everything
+  const espalier_policy* custom;                  // a policy that was made, which then wins; NULL: `policy`
 } espalier_request;
 
 // What on_text answers: go on; end the answer here; give it up. Any other value gives it up.
@@ -259,6 +287,14 @@ ESPALIER_API espalier_code espalier_scheduler_new(const espalier_engine* engine,
 ESPALIER_API espalier_code espalier_scheduler_submit(espalier_scheduler* scheduler, const espalier_request* request,
                                                      const espalier_callbacks* callbacks, espalier_ticket** ticket,
                                                      espalier_error** error);
+// Several answers to one prompt, which is computed once: `samples` of them, 1 to 1024, with the seeds seed, seed + 1, …
+// Each has a ticket in `tickets`, an array of so many, which are all NULL where it fails. Of the callbacks on_text and
+// on_token must be NULL, since they do not say whose text it is: espalier_ticket_next does. on_end is called for each
+// answer, and a 1 of should_cancel is for all of them.
+ESPALIER_API espalier_code espalier_scheduler_submit_samples(espalier_scheduler* scheduler,
+                                                             const espalier_request* request, size_t samples,
+                                                             const espalier_callbacks* callbacks,
+                                                             espalier_ticket** tickets, espalier_error** error);
 // With no_own_thread: a layer for requests that came, a token for each that runs. *worked: 0 when there was nothing to
 // do. One thread at a time.
 ESPALIER_API espalier_code espalier_scheduler_step(espalier_scheduler* scheduler, int32_t* worked,
@@ -293,6 +329,7 @@ typedef struct espalier_session_options {
   const espalier_generation_options* generation;  // NULL: all defaults
   const char* system;                             // what stands before the first turn; NULL: nothing
   int64_t sticky;                                 // 1: tokens that a turn dropped stay away in later turns
+  const espalier_policy* custom;                  // a policy that was made, which then wins; NULL: `policy`
 } espalier_session_options;
 
 // `options` may be NULL.

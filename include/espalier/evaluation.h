@@ -22,7 +22,8 @@ struct EvaluatedPolicy {
 
 struct EvaluationOptions {
   std::vector<EvaluatedPolicy> policies = {};  // beside the unpruned model, which is always asked
-  std::vector<std::string> suites = {};        // "bind", or a cell such as "bind/shape-2x1"; empty: all
+  std::vector<std::string> suites = {};        // "bind", or a cell such as "bind/shape-2x1"; empty: single, detail,
+                                               // bind and define
   uint64_t seed = 0;                           // which list of test items; published numbers use 0
   int64_t items = 200;                         // of each cell, 1 or more
   std::string difficulty = "hard";             // plain, clutter, distractor or hard

@@ -80,7 +80,7 @@ struct Stats {
   std::vector<int64_t> image_tokens;                         // at entry, for each image
   std::vector<std::vector<int64_t>> image_tokens_per_layer;  // [layer][image] entering each decoder layer
   std::vector<int64_t> tokens_per_layer;                     // entering each decoder layer in prefill, text included
-  std::vector<int64_t> kv_tokens_per_layer;                  // cached after prefill
+  std::vector<int64_t> kv_tokens_per_layer;                  // cached after prefill, held-back ones among them
   int64_t reused_tokens = 0;                                 // of the prompt, found in the prefix cache
   int64_t new_tokens = 0;
   // Milliseconds of wall clock. They do not overlap; the first three add up to the time to the first token.
@@ -93,6 +93,7 @@ struct Stats {
   double probe_flops = 0;             // what the policy's signals cost
   int64_t kv_bytes = 0;               // after prefill
   int64_t kv_bytes_unpruned = 0;
+  int64_t kv_bytes_most = 0;      // behind prefill and behind each generated token, the most
   int64_t peak_memory_bytes = 0;  // of the process (CPU) or the device allocator (CUDA)
   int threads = 0;
   std::optional<SolvedAmount> solved = {};
@@ -108,8 +109,9 @@ struct Result {
   std::string prompt;                     // before expansion
   std::string policy;                     // that ran: with what the model's folder sets, and a solved amount
   FinishReason finish_reason = FinishReason::kLength;
-  std::vector<PointTrace> points;  // trace.h; what is kept, and with Request::trace the rest
-  std::vector<int64_t> kept;       // source indices of the image tokens that survive all points
+  // trace.h: what is kept, and with Request::trace the rest, points while decoding among it.
+  std::vector<PointTrace> points;
+  std::vector<int64_t> kept;  // source indices of the image tokens that survive all points
   Stats stats;
 };
 

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "espalier/generation.h"
+#include "espalier/model_facts.h"
 #include "espalier/prompt.h"
 #include "espalier/scheduler.h"
 #include "espalier/trace.h"
@@ -19,6 +20,7 @@ namespace espalier {
 std::string json_of(const Result& result);  // as `espalier generate --json` prints it
 std::string json_of(const Stats& stats);
 std::string json_of(const SchedulerLoad& load);
+std::string json_of(const ModelFacts& facts);
 std::string json_of(const PromptTrace& prompt);
 std::string json_of(const PointTrace& point);
 std::string json_of(std::span<const PointTrace> points);

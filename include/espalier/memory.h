@@ -10,8 +10,10 @@ namespace espalier {
 // large as it has once been. The command line and the benchmarks of operators call it first; an application decides
 // for itself.
 //
-// Holds from now on for blocks below 1 GiB of the main thread and of threads that begin later (which then share one
-// store of free blocks), on the CPU. False, and nothing changed, where the C library is not glibc. Thread-safe.
+// Holds from now on for blocks below 1 GiB, on the CPU: of the main thread, and of threads that begin later, which then
+// share one store of free blocks. A thread that begins where another has ended may get that one's store, whose blocks
+// above 64 MiB still come from the system: call it before the first thread. False, and nothing changed, where the C
+// library is not glibc. Thread-safe.
 bool keep_freed_memory();
 
 }  // namespace espalier

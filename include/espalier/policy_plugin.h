@@ -23,7 +23,7 @@
 #include "espalier/pruning.h"
 
 // Raised whenever pruning.h or token_layout.h changes in a way that a built plugin would not survive.
-#define ESPALIER_POLICY_INTERFACE "3"
+#define ESPALIER_POLICY_INTERFACE "4"
 
 namespace espalier {
 

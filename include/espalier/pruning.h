@@ -37,10 +37,12 @@ namespace espalier {
 // The score matrix is never stored.
 struct AttentionProbe {
   enum class Rows : uint8_t {
-    kLastToken,  // the last row of the prompt; columns: all image tokens
-    kGiven,      // `groups`
-    kClass,      // vision tower: the class row of each crop; columns: the crop's patches. m here counts patches, in
-                 // sequence order
+    kLastToken,  // the last row of the prompt, while decoding the newest token's; columns: all image tokens
+    kGenerated,  // the same behind prefill; while decoding the rows of all tokens that were generated since the step
+                 // was asked before (Step::every)
+    kGiven,  // `groups`
+    kClass,  // vision tower: the class row of each crop; columns: the crop's patches. m here counts patches, in
+             // sequence order
   };
   enum class Heads : uint8_t {
     kMean,
@@ -56,9 +58,13 @@ struct AttentionProbe {
                   // a look-ahead, which costs one norm and projection
   Rows rows = Rows::kLastToken;
   Heads heads = Heads::kMean;
-  bool reduce_rows = true;  // false: one group, rows apart
+  bool reduce_rows = true;  // false: one group, rows apart; not of kGenerated
+  // Of kLastToken and kGenerated: columns of all other tokens that a row sees (text, what was generated) stand behind
+  // those of image tokens, in the order of the sequence.
+  bool with_others = false;
   std::vector<Group> groups = {};
-};  // -> float32 [m] ([sum of columns] for kGiven); [h, …] for kEach; [r, c] or [h, r, c] when rows are not reduced
+};  // -> float32 [m] ([sum of columns] for kGiven; [m + others] with others); [h, …] for kEach; [r, c] or [h, r, c]
+    // when rows are not reduced
 
 // max(0, A_upper - A_lower) of the last prompt row, heads averaged first or clipped each by itself, with an optional
 // cosine term computed in the same pass: + weight · cos(state of the token, mean state of the tokens `pool`), on the
@@ -194,7 +200,19 @@ struct Step {
   bool always_acts = false;  // it changes tokens even where its budget lets all of them stay
   bool adds_on_top = false;  // new tokens come beside the budget
   bool only_reads = false;   // for a later step of the policy, and not visited unless that one is; drops nothing
-  std::string policy = {};   // spec of the policy whose step it is; the engine fills it in
+
+  // At kCache: asked again with each `every`-th generated token, before that token attends in the layer, which then
+  // sees what was kept; 0: once, behind prefill. The step gets the layout and asks for the signals that it had behind
+  // prefill, which are attention probes of kLastToken or kGenerated alone: probabilities over all rows that the layer
+  // has in memory, whether anything attends to them or not; 0 for what is freed.
+  int every = 0;
+  // With `every`: rows that leave are held in memory, where nothing attends to them, and come back when they are kept
+  // again. False: they are freed and never come back; of a ranking the best of those that are left stay.
+  bool revives = false;
+  // With `every`, freed rows and a number for the pool of kRequest: the tokens of the answer count too. So many image
+  // tokens fewer stay that both together are never more than the number, until no image token is left that may leave.
+  bool makes_room = false;
+  std::string policy = {};  // spec of the policy whose step it is; the engine fills it in
 };
 
 // ---- policies ----

@@ -23,10 +23,11 @@ struct Recording {
 
 // Runs encode and prefill of the request with its policy on the engine's own thread. `only`: names ("attention.5") or
 // families ("hidden") of what is recorded; empty: all, whole attention maps of every layer among them. Rows and columns
-// of tokens that are gone are zeros. Nothing when a callback cancels. Throws Error for a request that cannot be served
-// and for a name of which nothing is recorded.
+// of tokens that are gone are zeros. `generated`: so many tokens of the answer too, fewer where it ends before; 0 or
+// more. Nothing when a callback cancels. Throws Error for a request that cannot be served and for a name of which
+// nothing is recorded.
 std::optional<Recording> record(const Engine& engine, const Request& request, const std::vector<std::string>& only = {},
-                                const Callbacks& callbacks = {});
+                                const Callbacks& callbacks = {}, int64_t generated = 0);
 
 // A point of a replay.
 struct ReplayedPoint {
@@ -42,7 +43,8 @@ struct Replayed {
   std::vector<int64_t> kept;  // source indices of the image tokens that survive all points, ascending
 };
 
-// Walks the policy's points: survivors' rows and columns are gathered, nothing is renormalised or computed again.
+// Walks the policy's points, those while decoding among them as far as tokens of the answer were recorded: survivors'
+// rows and columns are gathered, nothing is renormalised or computed again.
 // Throws Error when a signal that the policy needs was not recorded (naming it), or an array contradicts the layout.
 Replayed replay(const PolicyPtr& policy, const Recording& recording);
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -27,6 +28,8 @@ struct SchedulerOptions {
   // step(), for programs that have a loop of their own.
   bool own_thread = true;
 };
+
+inline constexpr size_t kMaxSamples = 1024;  // answers to one prompt
 
 // As many requests wait as may; a later try may succeed.
 class QueueFull : public Error {
@@ -80,8 +83,8 @@ class Scheduler {
   // Packs the prompt on the calling thread and refuses there what cannot be served: throws Error with the reason. The
   // callbacks run on the thread that computes, with request 0; they must not wait for the scheduler.
   Ticket submit(const Request& request, const Callbacks& callbacks = {});
-  // Several answers to one prompt, each with a ticket of its own and the seeds seed, seed + 1, …; the prompt is
-  // computed once, and its rows are shared. Callbacks get the answer's number as their request.
+  // Several answers to one prompt, 1 to kMaxSamples, each with a ticket of its own and the seeds seed, seed + 1, …; the
+  // prompt is computed once, and its rows are shared. Callbacks get the answer's number as their request.
   std::vector<Ticket> submit(const Request& request, size_t samples, const Callbacks& callbacks = {});
   // With own_thread = false: computes a layer for those that came and a token for each that runs. False when there was
   // nothing to do.

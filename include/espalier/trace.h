@@ -43,6 +43,7 @@ struct PromptTrace {
 struct PointTrace {
   std::string site;                                 // "before_layer", …
   int layer = -1;                                   // -1 where the site has none
+  int64_t generated = 0;                            // with which generated token, 1, 2, …; 0: in prefill
   std::vector<int64_t> kept;                        // image tokens alive behind it, as they were
   std::vector<std::vector<int64_t>> kept_per_head;  // at "cache", in place of `kept`
 

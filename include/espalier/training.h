@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Training from C++: the bundled demo model, stage by stage, and the modules of ATP for any model. What the command
-// line's `train-demo` and `train-atp` do, without their printing.
+// Training from C++: the bundled demo model or a larger one, stage by stage, and the modules of ATP for any model. What
+// the command line's `train-demo` and `train-atp` do, without their printing.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,13 @@ namespace espalier {
 
 struct TrainDemoOptions {
   std::filesystem::path out;        // states, logs and, in the end, the model folder OUT/model
-  std::vector<std::string> stages;  // of demo_stages(); empty: all, in their order
+  std::vector<std::string> stages;  // of demo_stages() of this recipe; empty: all, in their order
   uint64_t seed = 0;
   int threads = 1;
   int64_t max_steps = 0;                         // of a stage: it pauses there and can go on later; 0: its own end
   int64_t save_every = 0;                        // steps; 0: the stage's own
   ComputeDtype dtype = ComputeDtype::kBFloat16;  // of the arithmetic; masters are always float32
+  std::string recipe = "demo";  // which model: "demo", the bundled one, or "crowded", for crowds and screens
 };
 
 struct TrainingUpdate {
@@ -46,7 +47,7 @@ struct TrainDemoResult {
 };
 
 struct DemoStage {
-  std::string name, summary;
+  std::string name, summary, recipe;
 };
 const std::vector<DemoStage>& demo_stages();
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a file or a caller may ask for at most. No real input comes near; one that passes a limit is refused with an
-// Error that names the limit, before the memory is taken or the time is spent. One more stands in a public header:
-// kMaxImagePixels (image.h).
+// Error that names the limit, before the memory is taken or the time is spent. Two more stand in public headers:
+// kMaxImagePixels (image.h) and kMaxSamples (scheduler.h).
 #pragma once
 
 #include <cstddef>

@@ -54,8 +54,7 @@ int open_temporary(const fs::path& temporary, const fs::path& path) {
     int descriptor = ::open(temporary.c_str(), kFlags | O_EXCL, kMode);
     const bool is_new = descriptor >= 0;
     if (!is_new && errno == EEXIST) descriptor = ::open(temporary.c_str(), kFlags, kMode);
-    struct stat named {
-    }, opened{};
+    struct stat named = {}, opened = {};
     if (descriptor < 0) {
       const int error = errno;
       if (::lstat(temporary.c_str(), &named) == 0) return -1;

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Engines, policies and results of espalier.h.
+// Engines and results of espalier.h.
 #include "espalier/engine.h"
 
 #include "c_api/call.h"
 #include "c_api/handles.h"
 #include "c_api/request.h"
 #include "espalier/json.h"
-#include "espalier/pruning.h"
 
 using namespace espalier;
 using namespace espalier::c_api;
@@ -27,6 +26,18 @@ std::optional<ComputeDtype> dtype_of(espalier_dtype dtype) {
   return std::nullopt;
 }
 
+LogLevel level_of(espalier_log_level level) {
+  switch (level) {
+    case ESPALIER_LOG_VERBOSE:
+      return LogLevel::kVerbose;
+    case ESPALIER_LOG_SILENT:
+      return LogLevel::kSilent;
+    case ESPALIER_LOG_WARNING:
+      break;
+  }
+  return LogLevel::kWarning;
+}
+
 EngineOptions options_of(const espalier_engine_options* given) {
   const espalier_engine_options from = read_struct_or_defaults(given, "engine_options");
   EngineOptions options;
@@ -44,6 +55,13 @@ EngineOptions options_of(const espalier_engine_options* given) {
   if (from.on_progress)
     options.on_progress = [from](std::string_view stage, int64_t done, int64_t total) {
       from.on_progress(from.user, std::string(stage).c_str(), done, total);
+    };
+  options.log_level = level_of(constant(from.log_level, ESPALIER_LOG_SILENT, "engine_options.log_level"));
+  if (from.on_log)
+    options.log = [on_log = from.on_log, user = from.user](LogLevel level, std::string_view message) {
+      const std::string line(message);  // which ends with a zero byte
+      on_log(user, level == LogLevel::kVerbose ? ESPALIER_LOG_VERBOSE : ESPALIER_LOG_WARNING, line.c_str(),
+             line.size());
     };
   return options;
 }
@@ -70,6 +88,10 @@ void espalier_engine_free(espalier_engine* engine) {
   delete engine;
 }
 
+espalier_code espalier_engine_facts_json(const espalier_engine* engine, char** json, espalier_error** error) {
+  return make_text(json, "json", error, [&] { return json_of(needed(engine, "engine").engine->facts()); });
+}
+
 espalier_code espalier_engine_count_tokens(const espalier_engine* engine, const espalier_prompt* prompt,
                                            int64_t* tokens, int64_t* max_positions, espalier_error** error) {
   return call(error, [&] {
@@ -87,10 +109,6 @@ espalier_code espalier_engine_generate(const espalier_engine* engine, const espa
     return espalier_result{std::make_shared<const Result>(
         asked.generate(request_of(needed(request, "request")), callbacks_of(callbacks)))};
   });
-}
-
-espalier_code espalier_policy_check(const char* spec, espalier_error** error) {
-  return call(error, [&] { make_policy(needed_text(spec, "spec")); });
 }
 
 const char* espalier_result_text(const espalier_result* result, size_t* length) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "espalier/engine.h"
 #include "espalier/espalier.h"
@@ -21,6 +22,11 @@ struct espalier_prompt {
 // Shared with schedulers and sessions, which may be freed later.
 struct espalier_engine {
   std::shared_ptr<const espalier::Engine> engine;
+};
+
+struct espalier_policy {
+  std::shared_ptr<const espalier::PruningPolicy> policy;
+  std::string spec;
 };
 
 struct espalier_result {

@@ -59,6 +59,7 @@ Request request_of(const espalier_request& given) {
   Request request;
   request.prompt = needed(from.prompt, "request.prompt").prompt;
   request.policy = text_or(from.policy, "none");
+  if (from.custom) request.custom = from.custom->policy;
   request.options = generation_of(from.generation);
   request.salt = text_or(from.salt, "");
   request.trace = from.trace != 0;

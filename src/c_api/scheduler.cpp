@@ -2,7 +2,10 @@
 // Schedulers and tickets of espalier.h.
 #include "espalier/scheduler.h"
 
+#include <algorithm>
 #include <chrono>
+#include <memory>
+#include <vector>
 
 #include "c_api/call.h"
 #include "c_api/handles.h"
@@ -49,6 +52,23 @@ espalier_code espalier_scheduler_submit(espalier_scheduler* scheduler, const esp
   return make_handle(ticket, "ticket", error, [&] {
     return espalier_ticket{needed(scheduler, "scheduler")
                                .scheduler.submit(request_of(needed(request, "request")), callbacks_of(callbacks))};
+  });
+}
+
+espalier_code espalier_scheduler_submit_samples(espalier_scheduler* scheduler, const espalier_request* request,
+                                                size_t samples, const espalier_callbacks* callbacks,
+                                                espalier_ticket** tickets, espalier_error** error) {
+  if (tickets) std::fill_n(tickets, std::min(samples, kMaxSamples), nullptr);
+  return call(error, [&] {
+    needed(tickets, "tickets");
+    const Callbacks told = callbacks_of(callbacks);
+    if (told.on_text || told.on_token)
+      throw Error("callbacks: expected no on_text and no on_token, which do not say whose text it is");
+    std::vector<Ticket> submitted =
+        needed(scheduler, "scheduler").scheduler.submit(request_of(needed(request, "request")), samples, told);
+    std::vector<std::unique_ptr<espalier_ticket>> made;
+    for (Ticket& ticket : submitted) made.push_back(std::make_unique<espalier_ticket>(std::move(ticket)));
+    for (size_t i = 0; i < samples; ++i) tickets[i] = made[i].release();
   });
 }
 

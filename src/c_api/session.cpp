@@ -22,6 +22,7 @@ SessionOptions session_options_of(const espalier_session_options* given) {
   const espalier_session_options from = read_struct_or_defaults(given, "session_options");
   SessionOptions options;
   options.policy = text_or(from.policy, "none");
+  if (from.custom) options.custom = from.custom->policy;
   options.generation = generation_of(from.generation);
   options.system = text_or(from.system, "");
   options.sticky = from.sticky != 0;

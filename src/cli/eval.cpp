@@ -132,8 +132,9 @@ Run add_eval(CLI::App& app) {
                  "layer 3, after the first one that reads pictures)")
       ->type_name("SPEC");
   app.add_option("--suite", arguments->suites,
-                 "single, detail, bind, define, or a cell such as bind/shape-2x1; may be given several times (all of "
-                 "single, detail and define, and some of bind)")
+                 "single, detail, bind, define, a cell such as bind/shape-2x1, or for models that know their words "
+                 "crowded, in-context, screens; may be given several times (all of single, detail and define, and some "
+                 "of bind)")
       ->type_name("NAME");
   add_integer(
       app, "--seed", {}, [=](int64_t n) { arguments->eval.seed = static_cast<uint64_t>(n); },

@@ -8,6 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/number_option.h"
 #include "cli/prompt_options.h"
 #include "cli/terminal_progress.h"
 #include "runtime/engine_impl.h"
@@ -59,6 +60,10 @@ Run add_record(CLI::App& app) {
                  "Record only these: a tensor (attention.5) or all of a kind (hidden); without it everything, whole "
                  "attention maps of every layer included")
       ->type_name("NAME");
+  add_integer(
+      app, "--generated", {0, 1 << 20}, [options](int64_t n) { options->files.generated = n; },
+      "So many tokens of the answer too: what policies read that are asked again while decoding")
+      ->type_name("N");
   app.footer(
       "Without --policy the run is unpruned. With one, the signals are those of the pruned run, with zeros for tokens "
       "that are gone.\n\n"

@@ -28,9 +28,12 @@ ExitStatus synth_items(SynthOptions options) {
   if (options.split != "train" && options.split != "test")
     throw Error("--split " + options.split + ": expected train or test");
   options.files.split = options.split == "test" ? synth::Split::kTest : synth::Split::kTrain;
-  if (options.files.side % options.files.grid != 0)
-    throw Error("--side " + std::to_string(options.files.side) + ": expected a multiple of --grid " +
-                std::to_string(options.files.grid));
+  for (const synth::Cell& cell : options.files.cells) {
+    const int side = options.files.side.value_or(cell.side), grid = options.files.grid.value_or(cell.grid);
+    if (side % grid != 0)
+      throw Error("--side " + std::to_string(side) + ": expected a multiple of --grid, for " + cell.full_name() + " " +
+                  std::to_string(grid));
+  }
   catch_interrupts();
   TerminalProgress progress;
   const std::vector<synth::ExportedCell> cells = synth::export_items(
@@ -50,7 +53,8 @@ Run add_synth(CLI::App& app) {
   const auto options = std::make_shared<SynthOptions>();
   app.add_option("--out", options->files.folder, "Folder to make")->required()->type_name("DIR");
   app.add_option("--suite", options->suites,
-                 "single, detail, bind, define, or a cell such as bind/shape-2x1; may be given several times (all)")
+                 "single, detail, bind, define, crowded, in-context, screens, or a cell such as bind/shape-2x1; may be "
+                 "given several times (the first four, which the bundled model is trained for)")
       ->type_name("NAME");
   app.add_option("--split", options->split, "train or test; they share no scene (test)")->type_name("NAME");
   add_integer(
@@ -63,10 +67,10 @@ Run add_synth(CLI::App& app) {
       ->type_name("NAME");
   add_integer(
       app, "--side", {28, 1344}, [=](int64_t n) { options->files.side = static_cast<int>(n); },
-      "Pixels along a side (56)");
+      "Pixels along a side (56; of crowded, in-context and screens 84)");
   add_integer(
       app, "--grid", {1, 96}, [=](int64_t n) { options->files.grid = static_cast<int>(n); },
-      "Patches along a side, for the patch owners in index.jsonl (8)");
+      "Patches along a side, for the patch owners in index.jsonl (8; likewise 12)");
   app.footer(
       "Writes pictures as PNG, each item's conversation as messages.json for `espalier generate --chat`, and "
       "index.jsonl "

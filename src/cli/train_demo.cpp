@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `espalier train-demo`: the bundled model from nothing, stage by stage; one line per evaluation, a bar on a terminal.
+// `espalier train-demo`: the bundled model or a larger one from nothing, stage by stage; one line per evaluation, a bar
+// on a terminal.
 #include <CLI/App.hpp>
 #include <CLI/Validators.hpp>
 #include <cstdint>
@@ -54,7 +55,15 @@ Run add_train_demo(CLI::App& app) {
   options->out = "train-demo";
   app.add_option("--out", options->out, "Folder for states, logs and the model (train-demo)")->type_name("DIR");
   std::string names;
-  for (const DemoStage& stage : demo_stages()) names += (names.empty() ? "" : ", ") + stage.name;
+  for (const DemoStage& stage : demo_stages()) {
+    const bool is_first_of_recipe = names.find(stage.recipe + ": ") == std::string::npos;
+    names += is_first_of_recipe ? (names.empty() ? "" : "; ") + stage.recipe + ": " : ", ";
+    names += stage.name;
+  }
+  app.add_option("--recipe", options->recipe,
+                 "Which model: demo, the bundled one, or crowded, for crowded pictures and screens (demo)")
+      ->check(CLI::IsMember({"demo", "crowded"}))
+      ->type_name("NAME");
   app.add_option("--stage", options->stages, "Only this stage; may be given several times: " + names)
       ->type_name("NAME");
   add_integer(

@@ -4,6 +4,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argsort.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
 
@@ -53,6 +54,8 @@ MadeUpRun make_up_run(const ModelFacts& model, const MadeUpPrompt& prompt, uint6
     put("query" + at, draw({model.num_heads, n, model.head_dim}));
     put("key" + at, draw({model.num_kv_heads, n, model.head_dim}));
     put("attention" + at, causal(draw({model.num_heads, n, n})));
+    const int64_t all = n + MadeUpRun::kGenerated;
+    put("generated.attention" + at, causal(draw({model.num_heads, all, all})).slice(1, n).contiguous());
   }
   for (int layer = 0; layer < model.vision_layers; ++layer) {
     const std::string at = "." + std::to_string(layer);
@@ -107,7 +110,7 @@ MadeUpRun redrawn(const MadeUpRun& run, const ModelFacts& model, const MadeUpPro
       keep(array, old, 1, index(patches));
     } else if (name == "vision.cls_output") {
       keep(array, old, 0, index(crops));
-    } else if (name != "clip.text") {
+    } else if (name != "clip.text" && !name.starts_with("generated.")) {
       keep(array, old, 0, index(patches));
     }
   }
@@ -130,6 +133,8 @@ MadeUpRun moved(const MadeUpRun& run, const std::vector<int64_t>& where) {
       to = array.index_select(1, from);
     } else if (name.starts_with("attention.")) {
       to = array.index_select(1, from).index_select(2, from);
+    } else if (name.starts_with("generated.attention.")) {
+      to = at::cat({array.index_select(2, from), array.slice(2, from.size(0))}, 2);
     } else if (name.starts_with("vision.cls_attention.")) {
       to = array.index_select(1, patches);
     } else if (name == "vision.cls_output") {

@@ -18,6 +18,7 @@ namespace espalier {
 struct MadeUpRun {
   std::shared_ptr<const PromptLayout> prompt;
   std::map<std::string, at::Tensor> arrays;  // names and shapes of signals.safetensors
+  static constexpr int64_t kGenerated = 7;   // tokens of the answer
 };
 
 // Two tokens of system text, then each image with `text_tokens` behind it as an example of its own; the last is the

@@ -14,6 +14,7 @@
 #include "conformance/made_up_run.h"
 #include "espalier/policy_properties.h"
 #include "layout/policy_walk.h"
+#include "recording/recorded_answer.h"
 #include "recording/recorded_signals.h"
 
 namespace espalier {
@@ -57,11 +58,15 @@ std::string site_of(const PointTrace& point) {
 class Walk {
  public:
   Walk(PolicyPtr policy, const ModelFacts& model, const MadeUpRun& run)
-      : walk_(std::move(policy), model, run.prompt), signals_(run.arrays, "made-up signals") {}
+      : walk_(std::move(policy), model, run.prompt),
+        signals_(run.arrays, "made-up signals"),
+        answer_(walk_, signals_, MadeUpRun::kGenerated) {}
+  Walk(const Walk&) = delete;  // the answer is this walk's
+  Walk& operator=(const Walk&) = delete;
 
   bool step() {
     const ActPoint* point = walk_.next();
-    if (!point) return false;
+    if (!point) return answer_.step();
     std::vector<at::Tensor> answers;
     for (const Signal& signal : walk_.needs()) answers.push_back(signals_.compute(signal, *point, walk_.layout()));
     walk_.act(answers);
@@ -107,6 +112,7 @@ class Walk {
  private:
   PolicyWalk walk_;
   RecordedSignals signals_;
+  RecordedAnswer answer_;
 };
 
 // What a scope names, of the image (or, where `crop` is 0 or more, the crop) that is looked at.

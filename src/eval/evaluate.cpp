@@ -105,8 +105,7 @@ class Examiner {
       for (const synth::Cell& cell : options_.cells) {
         examine(cell, result);
         if (!options_.with_controls) continue;
-        for (const synth::Control control :
-             {synth::Control::kNoImages, synth::Control::kShuffledWords, synth::Control::kNoExamples})
+        for (const synth::Control control : synth::kControls)
           if (applies(control, cell)) examine_control(cell, control, result);
       }
     } catch (const Cancelled&) {
@@ -119,8 +118,11 @@ class Examiner {
   int64_t count_requests() const {
     int64_t of_item = 0, total = 0;
     for (const EvalPolicy& policy : policies_) of_item += policy.draws;
-    for (const synth::Cell& cell : options_.cells)
-      total += options_.items * (of_item + (options_.with_controls ? (cell.classes > 0 ? 3 : 1) : 0));
+    for (const synth::Cell& cell : options_.cells) {
+      total += options_.items * of_item;
+      if (options_.with_controls)
+        total += options_.items * std::ranges::count_if(synth::kControls, [&](auto c) { return applies(c, cell); });
+    }
     return total;
   }
 
@@ -155,7 +157,7 @@ class Examiner {
         std::vector<Posed> posed;
         for (int64_t i = begin; i < std::min(begin + batch, options_.items); ++i) {
           Item item = item_of(cell, i);
-          digest.add(item);
+          digest.add(item, cell.side);
           posed.push_back(pose(std::move(item), static_cast<uint64_t>(i), options_.side));
         }
         seen_.clear();
@@ -200,7 +202,7 @@ class Examiner {
       row.suite = in.suite;
       row.cell = in.name;
       row.control = with;
-      row.chance = in.chance;
+      row.chance = with ? chance_of(in, *with) : in.chance;
       row.chosen_correctly = 0;
     }
 

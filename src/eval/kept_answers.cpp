@@ -20,8 +20,7 @@ using Json = nlohmann::ordered_json;
 std::optional<synth::Control> control_of(const JsonFields& fields) {
   const std::optional<std::string> name = fields.string("control");
   if (!name) return std::nullopt;
-  for (const synth::Control control :
-       {synth::Control::kNoImages, synth::Control::kShuffledWords, synth::Control::kNoExamples})
+  for (const synth::Control control : synth::kControls)
     if (*name == name_of(control)) return control;
   fields.fail("control", "the name of a control");
 }

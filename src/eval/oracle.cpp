@@ -14,8 +14,6 @@ namespace espalier::eval {
 
 namespace {
 
-using synth::Cover;
-
 const OptionSet<OracleOptions>& options() {
   static const OptionSet<OracleOptions> set = {
       keep_ratio(&OracleOptions::amount, "of each image"),
@@ -23,6 +21,8 @@ const OptionSet<OracleOptions>& options() {
       {"knows", &OracleOptions::knows_question, {{"question", true}, {"scene", false}}, "question, or scene"}};
   return set;
 }
+
+constexpr int kPixelsAPatch = 7;
 
 class Oracle final : public PruningPolicy {
  public:
@@ -50,9 +50,12 @@ class Oracle final : public PruningPolicy {
     for (size_t i = 0; i < prompt.images.size(); ++i) {
       const GridSize grid = prompt.images[i].grid;
       synth::Turn turn = item_->turns[i];
-      if (!options_.knows_question) turn.asked.reset();
-      const std::vector<int> order = by_need(
-          synth::patch_covers(synth::draw(turn.scene), static_cast<int>(grid.rows), static_cast<int>(grid.cols)), turn);
+      if (!options_.knows_question) turn.asked.reset(), turn.needed.clear();
+      const auto rows = static_cast<int>(grid.rows), cols = static_cast<int>(grid.cols);
+      // Whole pixels a patch, as many as in the pictures that the scenes are made for.
+      const int side = std::max(synth::kDefaultSide, kPixelsAPatch * std::max(rows, cols));
+      const synth::Drawing drawing = synth::draw(turn.scene, side);
+      const std::vector<int> order = by_need(synth::patch_covers(drawing, rows, cols), turn);
       const size_t first = scores.size();
       scores.resize(first + order.size());
       for (size_t rank = 0; rank < order.size(); ++rank)
@@ -65,35 +68,7 @@ class Oracle final : public PruningPolicy {
   std::shared_ptr<const synth::Item> item_;
 };
 
-// One patch of each thing in turn, until all are taken.
-void deal_out(std::vector<std::vector<int>> things, std::vector<int>& order) {
-  for (size_t round = 0; std::ranges::any_of(things, [&](const auto& t) { return round < t.size(); }); ++round)
-    for (const std::vector<int>& thing : things)
-      if (round < thing.size()) order.push_back(thing[round]);
-}
-
 }  // namespace
-
-std::vector<int> by_need(std::span<const Cover> covers, const synth::Turn& turn) {
-  const auto patches_of = [&](Cover wanted) {
-    std::vector<int> patches;
-    for (size_t i = 0; i < covers.size(); ++i)
-      if (covers[i] == wanted) patches.push_back(static_cast<int>(i));
-    return patches;
-  };
-  std::vector<int> order;
-  if (turn.asked) order = patches_of(*turn.asked);
-  std::vector<std::vector<int>> others;
-  std::vector<Cover> things = {{Cover::By::kSpot}};
-  for (size_t i = 0; i < turn.scene.objects.size(); ++i)
-    things.push_back({Cover::By::kObject, static_cast<uint8_t>(i)});
-  for (const Cover thing : things)
-    if (turn.asked != thing) others.push_back(patches_of(thing));
-  deal_out(std::move(others), order);
-  for (const Cover::By by : {Cover::By::kDistractor, Cover::By::kClutter, Cover::By::kBackground})
-    std::ranges::copy(patches_of({by}), std::back_inserter(order));
-  return order;
-}
 
 std::optional<OracleOptions> parse_oracle(std::string_view text) {
   const std::vector<PolicySpec> specs = parse_policy_spec(text);

@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ceiling of the benchmark: a policy that knows the scene. Before the decoder it keeps of each image the patches of
-// what is asked about, then those of other objects and spots, then the rest. Not a policy for users: it reads the
-// answer key.
+// what is asked about and needed, then those of other objects and spots, then the rest (synth::by_need). Not a policy
+// for users: it reads the answer key.
 #pragma once
 
 #include <memory>
-#include <span>
-#include <string>
-#include <vector>
+#include <optional>
+#include <string_view>
 
 #include "espalier/policies/amount.h"
 #include "espalier/pruning.h"
 #include "synth/items.h"
 
 namespace espalier::eval {
-
-// Patches of one picture, most needed first: what is asked about (without it all objects and the spot in turn), other
-// objects and the spot in turn, distractor, clutter, background.
-std::vector<int> by_need(std::span<const synth::Cover> covers, const synth::Turn& turn);
 
 // `knows=question` hides the other objects of a crowded picture, so that less is left to confuse: a model can do better
 // than unpruned. `knows=scene` gives all objects and spots of a picture their turn, whatever is asked.

@@ -152,8 +152,9 @@ std::string control_table(const std::vector<CellResult>& rows) {
     for (const std::string& control : controls) {
       const auto c = std::ranges::find_if(
           rows, [&](const CellResult& r) { return r.suite + "/" + r.cell == cell && control_of(r) == control; });
-      if (c != rows.end()) row[1] = format("%.1f", 100 * c->chance);
-      row.push_back(c == rows.end() ? "" : accuracy_text(*c));
+      const std::string chance = c == rows.end() ? "" : format("%.1f", 100 * c->chance);
+      if (row[1].empty()) row[1] = chance;
+      row.push_back(c == rows.end() ? "" : accuracy_text(*c) + (chance == row[1] ? "" : " (chance " + chance + ")"));
       const bool has_choice = c != rows.end() && c->chosen_correctly;
       row.push_back(has_choice
                         ? format("%.1f", 100.0 * static_cast<double>(*c->chosen_correctly) / static_cast<double>(c->n))

@@ -4,12 +4,14 @@
 #include <string>
 
 #include "espalier/error.h"
+#include "layout/generated_rows.h"
 
 namespace espalier {
 
 namespace {
 
 struct SignalCheck {
+  const Step& step;
   const ActPoint& point;
   const ModelFacts& model;
   int first_readable;
@@ -41,18 +43,23 @@ struct SignalCheck {
 
   void operator()(const AttentionProbe& p) const {
     if (p.rows == AttentionProbe::Rows::kClass) {
+      if (step.every > 0) fail("class attention, which is gone while decoding");
       if (!model.has_class_token) fail("class attention, but the vision tower has no class token");
       if (p.heads == AttentionProbe::Heads::kMax) fail("class attention with the largest head is not computed");
       vision_layer(p.layer, "class attention");
       return;
     }
     if (p.heads == AttentionProbe::Heads::kJoint) fail("joint heads are for class attention only");
+    if (!reads_newest(p) && (step.every > 0 || p.with_others))
+      fail(step.every > 0 ? "given rows, which are gone while decoding" : "columns of others beside given rows");
+    if (p.rows == AttentionProbe::Rows::kGenerated && !p.reduce_rows) fail("generated rows cannot be kept apart");
     if (!p.reduce_rows && p.groups.size() > 1) fail("rows of several groups cannot be kept apart");
     if ((p.rows == AttentionProbe::Rows::kGiven) == p.groups.empty()) fail("given rows and groups belong together");
     decoder_layer(p.layer, /*may_look_ahead=*/true, "attention");
   }
 
   void operator()(const AttentionGrowth& g) const {
+    if (step.every > 0) fail("attention growth, which is not computed while decoding");
     if (g.lower >= g.upper)
       fail("attention growth from layer " + std::to_string(g.lower) + " to " + std::to_string(g.upper));
     decoder_layer(g.lower, false, "attention growth");
@@ -61,6 +68,7 @@ struct SignalCheck {
   }
 
   void operator()(const Tap& t) const {
+    if (step.every > 0) fail("a tensor of prefill, which is gone while decoding");
     switch (t.what) {
       case Tap::What::kHidden:
       case Tap::What::kFinalNorm:
@@ -89,9 +97,8 @@ struct SignalCheck {
 
 }  // namespace
 
-void check_signal(const Signal& signal, const ActPoint& point, const ModelFacts& model, int first_readable_layer,
-                  std::string_view policy) {
-  std::visit(SignalCheck{point, model, first_readable_layer, std::string(policy)}, signal);
+void check_signal(const Signal& signal, const Step& step, const ModelFacts& model, int first_readable_layer) {
+  std::visit(SignalCheck{step, step.at, model, first_readable_layer, step.policy}, signal);
 }
 
 }  // namespace espalier

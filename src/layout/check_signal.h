@@ -2,15 +2,12 @@
 // Whether a signal can be read where a step asks for it.
 #pragma once
 
-#include <string_view>
-
 #include "espalier/pruning.h"
 
 namespace espalier {
 
 // Throws Error naming policy and signal when the model lacks what is asked for or the point comes too early for it. No
 // decoder layer before `first_readable_layer` can be read any more; -1: the vision tower, too, is still there.
-void check_signal(const Signal& signal, const ActPoint& point, const ModelFacts& model, int first_readable_layer,
-                  std::string_view policy);
+void check_signal(const Signal& signal, const Step& step, const ModelFacts& model, int first_readable_layer);
 
 }  // namespace espalier

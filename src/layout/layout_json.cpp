@@ -80,7 +80,7 @@ Segment read_segment(const JsonFields& fields) {
 
 }  // namespace
 
-std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model) {
+std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model, int64_t num_generated) {
   OrderedJson json = {{"schema", kJsonSchema},
                       {"num_tokens", prompt.num_tokens},
                       {"query_example", prompt.query_example},
@@ -88,6 +88,7 @@ std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model) 
                        {{"num_layers", model.num_layers},
                         {"vision_layers", model.vision_layers},
                         {"vision_feature_layer", model.vision_feature_layer}}}};
+  if (num_generated > 0) json["num_generated"] = num_generated;
   if (!model.policy_defaults.empty()) json["model"]["policy_defaults"] = to_json(model.policy_defaults);
   json["images"] = OrderedJson::array();
   for (const ImageShape& image : prompt.images) {
@@ -125,7 +126,9 @@ RecordedLayout parse_layout(std::string_view text, const std::string& name) {
   }
   if (root.integer_at("num_tokens", 1, limits::kLayoutTokens) != prompt->num_tokens)
     root.fail("num_tokens", text_of(prompt->num_tokens, ", where the segments end"));
-  RecordedLayout layout{.prompt = prompt, .model = {}};
+  RecordedLayout layout{.prompt = prompt,
+                        .model = {},
+                        .num_generated = root.integer("num_generated", 0, limits::kLayoutTokens).value_or(0)};
   const JsonFields model = root.object_at("model");
   layout.model.num_layers = static_cast<int>(model.integer_at("num_layers", 1, limits::kLayers));
   layout.model.vision_layers = static_cast<int>(model.integer("vision_layers", 0, limits::kLayers).value_or(0));

@@ -14,10 +14,11 @@ namespace espalier {
 
 struct RecordedLayout {
   std::shared_ptr<const PromptLayout> prompt;
-  ModelFacts model;  // num_layers, vision_layers, vision_feature_layer and policy_defaults only
+  ModelFacts model;           // num_layers, vision_layers, vision_feature_layer and policy_defaults only
+  int64_t num_generated = 0;  // tokens of the answer that were recorded
 };
 
-std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model);
+std::string layout_to_json(const PromptLayout& prompt, const ModelFacts& model, int64_t num_generated = 0);
 // Throws Error naming `name` or the file, and the field.
 RecordedLayout parse_layout(std::string_view json, const std::string& name);
 RecordedLayout read_layout(const std::filesystem::path& file);

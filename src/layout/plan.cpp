@@ -55,6 +55,16 @@ void check_step(const Step& step, const ModelFacts& model) {
                        : budget.pool == Pool::kImage ? Scope::kImage
                                                      : Scope::kRequest;
   if (is_pooled && widest > step.scope) throw Error(at + "its pool is wider than its scope");
+  if (step.every < 0) throw Error(at + "every is below 0");
+  if (step.every > 0 && step.at.site != Site::kCache)
+    throw Error(at + "only at a cache can a step be asked again while decoding");
+  if (step.every == 0 && (step.revives || step.makes_room))
+    throw Error(at + "only a step that is asked again (every) revives tokens or makes room");
+  const bool has_number = has_amount(budget) || !budget.counts.empty();
+  if (step.makes_room && (step.revives || !has_number || budget.pool != Pool::kRequest || !budget.images.empty()))
+    throw Error(at + "room is made of a number for the whole request, where rows are freed");
+  if (step.every > 0 && !step.revives && (budget.pool != Pool::kRequest || !budget.images.empty()))
+    throw Error(at + "where rows are freed while decoding, all image tokens are one pool");
 }
 
 // Upper bounds of what is there, step by step.
@@ -231,6 +241,13 @@ void raise_to_floors(Numbers& counts, const Budget& budget, const PromptLayout& 
   }
 }
 
+PlannedStep with_room(const PlannedStep& planned, int64_t generated) {
+  PlannedStep step = planned;
+  if (!step.step.makes_room) return step;
+  step.counts[0] = std::max(step.least, step.counts[0] - (generated + step.step.every - 1));
+  return step;
+}
+
 std::vector<PlannedStep> plan_steps(const PruningPolicy& policy, const ModelFacts& model, const PromptLayout& prompt) {
   const bool row_breaks_compete = policy.row_breaks_compete();
   const CommonOptions common = policy.common();
@@ -254,9 +271,14 @@ std::vector<PlannedStep> plan_steps(const PruningPolicy& policy, const ModelFact
     bool acts = true;
     if (!planned.counts.empty()) {
       raise_to_floors(planned.counts, budget, prompt, row_breaks_compete, common.min_per_image);
+      if (planned.step.makes_room) {
+        std::vector<int64_t> least = {0};
+        raise_to_floors(least, budget, prompt, row_breaks_compete, common.min_per_image);
+        planned.least = least[0];
+      }
       if (!is_cache && !budget.is_interim && !counted_by.empty() && counted_by != planned.step.policy)
         check_amounts(bounds, planned, counted_by);
-      acts = planned.step.always_acts || bounds.exceed(planned.counts, budget, prompt);
+      acts = planned.step.always_acts || planned.step.makes_room || bounds.exceed(planned.counts, budget, prompt);
       // A cache does not shorten the sequence, and what comes on top of a count is not known.
       if (!is_cache && !planned.step.adds_on_top) {
         bounds.lower(planned.counts, budget, prompt);

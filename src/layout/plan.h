@@ -13,11 +13,16 @@ struct PlannedStep {
   Step step;
   // What stays of each pool of the unpruned request, pins and floors included; empty: the data decide.
   std::vector<int64_t> counts;
+  int64_t least = 0;  // where it makes room: what stays in any case
 };
 
 // Throws Error, naming the policy, for steps that are out of the data's order, at a point that the model lacks or with
 // a pool wider than their scope, for amounts too small for what is pinned, and for what PruningPolicy::steps refuses.
 std::vector<PlannedStep> plan_steps(const PruningPolicy& policy, const ModelFacts& model, const PromptLayout& prompt);
+
+// The same step as it is asked with a generated token, or with `generated` 0 behind prefill: where it makes room for
+// the answer, so many fewer stay that there is room for the answer until the step is asked again.
+PlannedStep with_room(const PlannedStep& planned, int64_t generated);
 
 // Raises counts of pools to what is pinned and to the floors of images. `images` as in Budget.
 void raise_to_floors(std::vector<int64_t>& counts, const Budget& budget, const PromptLayout& prompt,

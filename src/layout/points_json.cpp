@@ -8,6 +8,7 @@ namespace espalier {
 nlohmann::ordered_json to_json(const PointTrace& point) {
   nlohmann::ordered_json json = {{"site", point.site}};
   if (point.layer >= 0) json["layer"] = point.layer;
+  if (point.generated > 0) json["generated"] = point.generated;
   if (point.kept_per_head.empty()) {
     json["kept"] = point.kept;
   } else {

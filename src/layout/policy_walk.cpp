@@ -3,6 +3,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <string>
@@ -22,6 +23,12 @@ size_t boundary_of(const std::vector<PlannedStep>& steps, const CommonOptions& c
     return s.step.scope == Scope::kRequest || s.step.at.site == Site::kCache;
   };
   return static_cast<size_t>(std::ranges::find_if(steps, looks_at_all) - steps.begin());
+}
+
+RowsLeft rows_left(const at::Tensor& kept_per_head, int64_t num_image_tokens) {
+  const at::Tensor none =
+      at::zeros({kept_per_head.size(0), num_image_tokens}, kept_per_head.options().dtype(at::kBool));
+  return {none.scatter(1, kept_per_head, true), kept_per_head.size(1)};
 }
 
 // The example that begins at `end`. All before it belong to the prefix, none from it on.
@@ -123,7 +130,50 @@ void PolicyWalk::ask_needs() {
   if (!next() || (!has_joined() && layout_.num_image_tokens() == 0)) return;
   const Step& step = steps_[next_].step;
   if (step.needs) needs_ = step.needs(layout_);
-  for (const Signal& signal : needs_) check_signal(signal, step.at, model_, first_readable_layer_, step.policy);
+  for (const Signal& signal : needs_) check_signal(signal, step, model_, first_readable_layer_);
+}
+
+// int64 [KV heads, k], checked.
+at::Tensor PolicyWalk::kept_of_heads(const Cut& cut, const TokenLayout& layout, const Step& step) const {
+  const std::string where = step.policy + ": at " + to_string(step.at) + ": ";
+  if (!cut.added.empty()) throw Error(step.policy + ": new tokens cannot enter at " + to_string(step.at));
+  if (!cut.kept.defined() || cut.kept.scalar_type() != at::kLong || cut.kept.dim() < 1 || cut.kept.dim() > 2)
+    throw Error(where + "kept must be int64 [k] or [KV heads, k]");
+  const at::Tensor kept = cut.kept.dim() == 2 ? cut.kept : cut.kept.expand({model_.num_kv_heads, -1});
+  if (kept.size(0) != model_.num_kv_heads)
+    throw Error(where + "kept has " + std::to_string(kept.size(0)) + " rows for " +
+                std::to_string(model_.num_kv_heads) + " KV heads");
+  for (const at::Tensor& of_head : kept.unbind()) check_kept(of_head, layout.num_image_tokens(), step.policy);
+  return kept;
+}
+
+bool PolicyWalk::asks_again() const {
+  return std::ranges::any_of(steps_, [](const PlannedStep& planned) { return planned.step.every > 0; });
+}
+
+PolicyWalk::Outcome PolicyWalk::act_again(size_t i, int64_t generated, std::span<const at::Tensor> signals) {
+  StepAgain& again = again_[i];
+  const Step& step = again.step();
+  const TokenLayout& layout = again.layout;
+  const Cut cut = cut_of(layout, with_room(again.planned, generated), step.decide(layout, signals),
+                         common_.min_per_image, again.left);
+  Outcome outcome{.applied = {}, .kept_per_head = kept_of_heads(cut, layout, step), .step = &step};
+  if (again.left.mask.defined()) {
+    if (!again.left.mask.gather(1, outcome.kept_per_head).all().item<bool>())
+      throw Error(step.policy + ": at " + to_string(step.at) + ": it keeps tokens whose rows were freed before");
+    again.left = rows_left(outcome.kept_per_head, layout.num_image_tokens());
+  }
+  if (!remembers_answer_ && records_.back().generated > 0) records_.pop_back();
+  WalkRecord record;
+  record.point = step.at;
+  record.generated = generated;
+  record.before = record.after = layout;
+  record.kept = outcome.kept_per_head;
+  record.scores = cut.scores;
+  record.judged = cut.judged;
+  record.notes = cut.notes;
+  records_.push_back(std::move(record));
+  return outcome;
 }
 
 PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
@@ -133,7 +183,7 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
   if (!has_joined() && layout_.num_image_tokens() == 0)
     cut.kept = at::arange(0, layout_.image_tokens.options());
   else
-    cut = cut_of(layout_, planned, step.decide(layout_, signals), common_.min_per_image);
+    cut = cut_of(layout_, with_room(planned, 0), step.decide(layout_, signals), common_.min_per_image);
   WalkRecord record;
   record.point = step.at;
   record.before = layout_;
@@ -141,17 +191,13 @@ PolicyWalk::Outcome PolicyWalk::act(std::span<const at::Tensor> signals) {
   record.judged = cut.judged;
   record.notes = cut.notes;
   Outcome outcome;
+  outcome.step = &step;
   if (step.at.site == Site::kCache) {
-    const std::string where = step.policy + ": at " + to_string(step.at) + ": ";
-    if (!cut.added.empty()) throw Error(step.policy + ": new tokens cannot enter at " + to_string(step.at));
-    if (!cut.kept.defined() || cut.kept.scalar_type() != at::kLong || cut.kept.dim() < 1 || cut.kept.dim() > 2)
-      throw Error(where + "kept must be int64 [k] or [KV heads, k]");
-    outcome.kept_per_head = cut.kept.dim() == 2 ? cut.kept : cut.kept.expand({model_.num_kv_heads, -1});
-    if (outcome.kept_per_head.size(0) != model_.num_kv_heads)
-      throw Error(where + "kept has " + std::to_string(outcome.kept_per_head.size(0)) + " rows for " +
-                  std::to_string(model_.num_kv_heads) + " KV heads");
-    for (const at::Tensor& of_head : outcome.kept_per_head.unbind())
-      check_kept(of_head, layout_.num_image_tokens(), step.policy);
+    outcome.kept_per_head = kept_of_heads(cut, layout_, step);
+    if (step.every > 0) {
+      again_.push_back({planned, layout_, needs_});
+      if (!step.revives) again_.back().left = rows_left(outcome.kept_per_head, layout_.num_image_tokens());
+    }
     record.kept = outcome.kept_per_head;
   } else {
     // Ids of a compact sequence count on from the prefix, and change where only the prefix lost something.
@@ -208,7 +254,8 @@ void PolicyWalk::join() {
 
 std::vector<PointTrace> PolicyWalk::trace(bool in_full) const {
   std::vector<PointTrace> points;
-  for (const WalkRecord& record : records_) points.push_back(trace_of(record, in_full));
+  for (const WalkRecord& record : records_)
+    if (remembers_answer_ || record.generated == 0) points.push_back(trace_of(record, in_full));
   return points;
 }
 

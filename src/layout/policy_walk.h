@@ -14,6 +14,7 @@
 #include "espalier/pruning.h"
 #include "layout/cut.h"
 #include "layout/plan.h"
+#include "layout/ranking.h"
 #include "layout/walk_record.h"
 
 namespace espalier {
@@ -25,6 +26,17 @@ struct PrefixWalk {
   TokenLayout layout;
   std::vector<WalkRecord> records;  // one for each step below the boundary
   std::string spec;
+};
+
+// A step that is asked again while decoding (Step::every), as it stood behind prefill.
+struct StepAgain {
+  const Step& step() const { return planned.step; }
+  bool is_due(int64_t generated) const { return generated % planned.step.every == 0; }
+
+  PlannedStep planned;
+  TokenLayout layout;
+  std::vector<Signal> needs;  // attention probes
+  RowsLeft left = {};         // where rows are freed
 };
 
 class PolicyWalk {
@@ -48,8 +60,21 @@ class PolicyWalk {
   struct Outcome {
     Applied applied;
     at::Tensor kept_per_head;
+    const Step* step = nullptr;  // of the walk
   };
   Outcome act(std::span<const at::Tensor> signals);
+
+  // ---- while decoding ----
+  // True of a policy with steps that are asked again. Their closures are one answer's own: such a walk is not copied
+  // when it has begun.
+  bool asks_again() const;
+  // These steps, in the order of the data, as far as prefill has come to them.
+  std::span<const StepAgain> again() const { return again_; }
+  // The verdict of again()[i], which is due with generated token number `generated`, 1, 2, …: as at kCache.
+  Outcome act_again(size_t i, int64_t generated, std::span<const at::Tensor> signals);
+  // No more than the latest record of a step that was asked again is remembered, and trace() leaves it out: an answer
+  // may have many.
+  void forget_answer() { remembers_answer_ = false; }
 
   const TokenLayout& layout() const { return layout_; }
   const PruningPolicy& policy() const { return *policy_; }
@@ -83,6 +108,7 @@ class PolicyWalk {
 
  private:
   void ask_needs();
+  at::Tensor kept_of_heads(const Cut& cut, const TokenLayout& layout, const Step& step) const;
   bool waits_for_prefix() const { return !has_joined() && next_ == boundary_; }
 
   PolicyPtr policy_;
@@ -98,7 +124,9 @@ class PolicyWalk {
   size_t next_ = 0;
   std::vector<Signal> needs_;
   int first_readable_layer_ = -1;
-  std::vector<WalkRecord> records_;
+  std::vector<StepAgain> again_;
+  bool remembers_answer_ = true;
+  std::vector<WalkRecord> records_;  // those of prefill first
 };
 
 }  // namespace espalier

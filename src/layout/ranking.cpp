@@ -6,6 +6,7 @@
 #include <ATen/ops/bincount.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isin.h>
+#include <ATen/ops/nan_to_num.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
@@ -118,6 +119,13 @@ at::Tensor with_floors(const at::Tensor& always, const at::Tensor& scores, const
   return always.index_fill(0, best_of_blocks(ranked, begins_of(per_image), stay), true);
 }
 
+// The same where rows were freed: these rank behind all that a verdict can say, numbers that are none among it.
+at::Tensor without_freed(const at::Tensor& scores, const RowsLeft& left) {
+  const at::Tensor of_heads = scores.to(at::kFloat).expand_as(left.mask);
+  return at::nan_to_num(of_heads, std::numeric_limits<float>::lowest(), kInfinity, std::numeric_limits<float>::lowest())
+      .masked_fill(left.mask.logical_not(), -kInfinity);
+}
+
 // Each KV head cuts for itself; all keep equally many.
 at::Tensor cut_heads(const at::Tensor& scores, const at::Tensor& always, int64_t num_kept) {
   const int64_t heads = scores.size(0), m = scores.size(1);
@@ -129,13 +137,15 @@ at::Tensor cut_heads(const at::Tensor& scores, const at::Tensor& always, int64_t
 
 class Ranking {
  public:
-  Ranking(const TokenLayout& layout, const PlannedStep& planned, Verdict verdict, int64_t min_per_image)
+  Ranking(const TokenLayout& layout, const PlannedStep& planned, Verdict verdict, int64_t min_per_image,
+          const RowsLeft& left)
       : layout_(layout),
         budget_(planned.step.budget),
         who_(planned.step.policy),
         counts_(planned.counts),
         verdict_(std::move(verdict)),
         min_per_image_(min_per_image),
+        left_(left),
         per_image_(needs_images() ? layout.tokens_per_image() : Numbers()),
         judged_(judged_by(budget_, layout, per_image_)),
         pools_(judged_pools(budget_, layout, per_image_, judged_)) {}
@@ -146,6 +156,14 @@ class Ranking {
     if (verdict_.always.defined()) always_ = always_ | verdict_.always;
     pools_.num_kept = numbers();
     Cut cut{.scores = verdict_.scores, .judged = judged_.mask, .notes = std::move(verdict_.notes)};
+    if (left_.mask.defined()) {
+      if (verdict_.choose) throw Error(who_ + ": a choice cannot be made where each KV head has other rows left");
+      verdict_.scores = without_freed(scores(), left_);
+      for (int64_t& n : pools_.num_kept) n = std::min(n, left_.count);
+      if (cut.scores.defined() && cut.scores.dim() == 2) cut.scores = cut.scores.mean(0);
+      cut.kept = heads();
+      return cut;
+    }
     if (verdict_.scores.defined()) verdict_.scores = verdict_.scores.to(at::kFloat);
     if (verdict_.scores.defined() && verdict_.scores.dim() == 2) {
       cut.kept = heads();
@@ -248,6 +266,7 @@ class Ranking {
   const Numbers& counts_;
   Verdict verdict_;
   int64_t min_per_image_;
+  const RowsLeft& left_;
   Numbers per_image_;  // tokens of each image now; empty where nobody asks
   Judged judged_;
   Pools pools_;
@@ -296,7 +315,8 @@ at::Tensor indices_of(const at::Tensor& mask, std::optional<int64_t> count) {
   return std::get<0>(rank.sort()).slice(0, 0, *count);
 }
 
-Cut cut_of(const TokenLayout& layout, const PlannedStep& planned, Verdict verdict, int64_t min_per_image) {
+Cut cut_of(const TokenLayout& layout, const PlannedStep& planned, Verdict verdict, int64_t min_per_image,
+           const RowsLeft& left) {
   const bool is_ranking =
       verdict.choose || (verdict.scores.defined() && !verdict.kept.defined()) || verdict.always.defined();
   if (planned.step.only_reads && !verdict.kept.defined())
@@ -308,7 +328,7 @@ Cut cut_of(const TokenLayout& layout, const PlannedStep& planned, Verdict verdic
             .scores = verdict.scores,
             .judged = verdict.judged,
             .notes = std::move(verdict.notes)};
-  return Ranking(layout, planned, std::move(verdict), min_per_image).cut();
+  return Ranking(layout, planned, std::move(verdict), min_per_image, left).cut();
 }
 
 }  // namespace espalier

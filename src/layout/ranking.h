@@ -22,7 +22,15 @@ struct Cut {
   std::vector<Note> notes = {};
 };
 
-// Throws Error, naming the policy of the step, when the verdict is none.
-Cut cut_of(const TokenLayout& layout, const PlannedStep& planned, Verdict verdict, int64_t min_per_image);
+// Image tokens that each KV head still has in a cache of which rows were freed; as many in each.
+struct RowsLeft {
+  at::Tensor mask = {};  // bool [KV heads, m]; undefined: all
+  int64_t count = 0;     // of each head
+};
+
+// Throws Error, naming the policy of the step, when the verdict is none. With `left`, only these can be kept, and the
+// cut is made for each KV head.
+Cut cut_of(const TokenLayout& layout, const PlannedStep& planned, Verdict verdict, int64_t min_per_image,
+           const RowsLeft& left = {});
 
 }  // namespace espalier

@@ -132,6 +132,7 @@ PointTrace trace_of(const WalkRecord& r, bool in_full) {
   PointTrace t;
   t.site = name_of(r.point.site);
   t.layer = r.point.site >= Site::kBeforeLayer ? r.point.layer : -1;
+  t.generated = r.generated;
   const at::Tensor kept = r.kept_sources();
   if (r.point.site == Site::kCache) {
     for (int64_t g = 0; g < kept.size(0); ++g) t.kept_per_head.push_back(to_host(kept[g]));

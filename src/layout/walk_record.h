@@ -22,6 +22,7 @@ struct MergedTokens {
 
 struct WalkRecord {
   ActPoint point;
+  int64_t generated = 0;  // as in PointTrace
   TokenLayout before, after;
   at::Tensor kept;  // int64 ordinals of before's image tokens: [k], or [KV heads, k] at a cache
   at::Tensor scores, judged;

@@ -11,7 +11,9 @@
 #include <string_view>
 
 #include "cli/commands.h"
+#include "cli/standard_output.h"
 #include "cli/version.h"
+#include "program/policy_list.h"
 
 namespace {
 
@@ -31,6 +33,15 @@ bool has_tokenized(int argc, char** argv) {
   }
 }
 
+int print_policies() {
+  try {
+    print(kPolicyList);
+    return kDone;
+  } catch (const std::exception& error) {
+    return std::fprintf(stderr, "espalier: %s\n", error.what()), kFailed;
+  }
+}
+
 int run_library(int argc, char** argv) {
   void* library = dlopen(ESPALIER_LIBRARY, RTLD_LAZY);
   void* entry = library ? dlsym(library, "espalier_command_line") : nullptr;
@@ -43,6 +54,7 @@ int run_library(int argc, char** argv) {
 int main(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
   if (command == "--version" && argc == 2) return std::puts(version_text().c_str()) < 0 ? kFailed : kDone;
+  if (command == "policies" && argc == 2) return print_policies();
   if (command == "tokenize" && has_tokenized(argc, argv)) return kDone;
   return run_library(argc, argv);
 }

@@ -101,6 +101,8 @@ PolicyRow row(const Method<Options>& method, PolicyEntry entry) {
 
 inline const Words<Budget::Pool> kPoolWords = {{"request", Budget::Pool::kRequest}, {"image", Budget::Pool::kImage}};
 
+inline const Words<bool> kYesNo = {{"yes", true}, {"no", false}};
+
 inline Verdict by_first_signal(const TokenLayout&, std::span<const at::Tensor> signals) {
   return {.scores = signals[0]};
 }
@@ -113,6 +115,7 @@ void check_vision_layer(std::string_view policy, int layer, const ModelFacts& mo
 // Reasons why a model cannot run a policy.
 std::string any_model(const ModelFacts& model);
 std::string needs_class_token(const ModelFacts& model);
+std::string needs_no_window(const ModelFacts& model);
 template <int layers>
 std::string needs_layers(const ModelFacts& model) {
   if (model.num_layers >= layers) return {};

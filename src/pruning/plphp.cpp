@@ -11,7 +11,8 @@
 //   - thresholds are strict; all images compete in one pool;
 //   - query heads that share a KV head are averaged, and the choice is made per KV head;
 //   - pinned tokens and floors are in every head's list, and raise k_l where the rate is too low for them;
-//   - the trace's scores are the mean over heads: their sum is gamma_l.
+//   - the trace's scores are the mean over heads: their sum is gamma_l;
+//   - with `every` both levels are decided again by the newest token's row, over all rows in memory.
 #include "espalier/policies/plphp.h"
 
 #include <ATen/TensorOperators.h>
@@ -58,19 +59,23 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
          },
          .decide = [o, pool, kv_heads = model.num_kv_heads](
                        const TokenLayout&,
-                       std::span<const at::Tensor> signals) { return rank_heads(o, kv_heads, pool, signals[0]); }});
+                       std::span<const at::Tensor> signals) { return rank_heads(o, kv_heads, pool, signals[0]); },
+         .every = o.every,
+         .revives = o.every > 0 && o.revives});
   return steps;
 }
 
 const Method<O>& method() {
   static const Method<O> method = {
       .name = "plphp",
-      .options = {{"keep_ratio", &O::keep_ratio, "part of all image tokens that a layer's cache keeps, rounded down",
-                   kShare},
-                  {"delta", &O::delta, "more where attention on images is above alpha, less where below beta", kShare},
-                  {"alpha", &O::alpha, "attention mass of the last row on images, mean over heads", kShare},
-                  {"beta", &O::beta, "the same", kShare},
-                  row_breaks(&O::row_breaks_compete)},
+      .options =
+          {{"keep_ratio", &O::keep_ratio, "part of all image tokens that a layer's cache keeps, rounded down", kShare},
+           {"delta", &O::delta, "more where attention on images is above alpha, less where below beta", kShare},
+           {"alpha", &O::alpha, "attention mass of the last row on images, mean over heads", kShare},
+           {"beta", &O::beta, "the same", kShare},
+           {"every", &O::every, "with each of so many generated tokens again; 0: once, behind prefill", at_least(0)},
+           {"revival", &O::revives, kYesNo, "with every: what leaves stays in memory and may return; no: it is freed"},
+           row_breaks(&O::row_breaks_compete)},
       .steps = steps,
       .check = [](const O& o) {
         for (const Fraction f : {o.keep_ratio, o.delta})
@@ -78,6 +83,7 @@ const Method<O>& method() {
             throw Error("plphp: the denominator of " + to_string(f) + " is above " +
                         std::to_string(kLargestDenominator));
         if (o.keep_ratio.num == 0) throw Error("plphp: keep_ratio=0 is not above 0");
+        if (o.every == 0 && !o.revives) throw Error("plphp: revival=no is about every, which is 0");
         if (o.beta > o.alpha) throw Error("plphp: alpha and beta must hold 0 <= beta <= alpha <= 1");
       }};
   return method;
@@ -94,11 +100,7 @@ PolicyRow plphp_row() {
                         .summary = "each layer's cache keeps image tokens at its own rate, each KV head its own",
                         .sites = {Site::kCache},
                         .needs = "attention of the last row in every layer; no sliding window",
-                        .refusal =
-                            [](const ModelFacts& model) {
-                              return std::string(
-                                  model.sliding_window > 0 ? "a cache with a sliding window cannot be pruned" : "");
-                            },
+                        .refusal = needs_no_window,
                         .examples = {{"plphp"}, {"plphp:keep_ratio=1/2,alpha=0.02,beta=0.01,min_per_image=3"}}});
 }
 

@@ -44,6 +44,8 @@ namespace espalier {
   X(vispruner)               \
   X(hiprune)                 \
   X(scope)                   \
+  X(persistence)             \
+  X(visionpulse)             \
   X(resize)
 
 #define ESPALIER_DECLARE(name) PolicyRow name##_row();
@@ -163,6 +165,10 @@ void check_vision_layer(std::string_view policy, int layer, const ModelFacts& mo
 
 std::string any_model(const ModelFacts&) {
   return {};
+}
+
+std::string needs_no_window(const ModelFacts& model) {
+  return model.sliding_window > 0 ? "a cache with a sliding window cannot be pruned" : "";
 }
 
 std::string needs_class_token(const ModelFacts& model) {

@@ -286,6 +286,7 @@ KeptSets PolicyFilesOnDisk::kept_sets(const std::string& file) const {
   const std::vector<JsonFields> points = fields.objects_at("points");
   KeptSets sets{.file = file, .points = {}};
   for (size_t i = 0; i < points.size(); ++i) {
+    if (points[i].has("generated")) continue;  // a set of one answer's, while it was made
     KeptPoint point = kept_point(points[i], file);
     // Policies of a pipeline may act at one point; the last of them says what is alive behind it.
     if (!sets.points.empty() && sets.points.back().point == point.point) {

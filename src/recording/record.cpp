@@ -8,7 +8,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/pad.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
@@ -101,7 +103,24 @@ class Recorder final : public RunWatcher {
     if (layer > 0) state(layer, layout, hidden);
   }
   bool watches_layers() const override { return true; }
-  void on_layer(const LayerView& view) override { decoder_layer(view); }
+  void on_layer(const LayerView& view) override {
+    decoder_layer(view);
+    layouts_[view.layer] = view.layout;
+  }
+  bool watches_generated() const override { return model_.config.decoder.sliding_window == 0; }
+  void on_generated(int layer, int64_t generated, const at::Tensor& attention) override {
+    num_generated_ = generated;
+    const std::string name = "generated.attention." + std::to_string(layer);
+    if (!wanted_(name)) return;
+    const TokenLayout& layout = layouts_.at(layer);
+    const int64_t n = layout.num_tokens();
+    // Of a cache that was cut once nobody knows any more whose row stands where; nor can a step read it.
+    if (attention.size(1) != n + generated) return;
+    generated_[name].push_back(
+        as_float(at::cat({scatter_tokens(attention.slice(1, 0, n), 1, layout.source_index, layout.prompt->num_tokens),
+                          attention.slice(1, n)},
+                         1)));
+  }
   // What a policy read of the layer that was about to run is what a replay has to read.
   void on_look_ahead(const LayerView& view) override {
     attention(view);
@@ -112,11 +131,16 @@ class Recorder final : public RunWatcher {
   }
 
   const PromptLayout& prompt() const { return *prompt_; }
+  int64_t num_generated() const { return num_generated_; }
 
-  // Arrays that were collected image by image, joined.
+  // Arrays that were collected image by image and token by token, joined.
   Arrays finish() {
     for (const auto& [name, parts] : by_image_)
       arrays_[name] = as_float(at::cat(parts, name.starts_with("vision.key.") ? 0 : -1));
+    for (auto& [name, rows] : generated_) {
+      for (at::Tensor& row : rows) row = at::pad(row, {0, rows.back().size(1) - row.size(1)});
+      arrays_[name] = at::stack(rows, 1);
+    }
     return std::move(arrays_);
   }
 
@@ -182,7 +206,10 @@ class Recorder final : public RunWatcher {
   Wanted wanted_;
   std::shared_ptr<const PromptLayout> prompt_;
   Arrays arrays_;
-  std::set<int> looked_at_;  // layers whose attention a policy read ahead
+  std::set<int> looked_at_;             // layers whose attention a policy read ahead
+  std::map<int, TokenLayout> layouts_;  // by layer: of the tokens that entered
+  std::map<std::string, std::vector<at::Tensor>> generated_;
+  int64_t num_generated_ = 0;
   std::map<std::string, std::vector<at::Tensor>> by_image_;
 };
 
@@ -259,14 +286,18 @@ std::string dump_json(const Result& result) {
 namespace {
 
 Recording record(const LoadedModel& model, const Request& request, const std::vector<std::string>& only,
-                 const Callbacks& callbacks) {
-  Request prefill_only = request;
-  prefill_only.options.max_new_tokens = 1;
+                 const Callbacks& callbacks, int64_t generated) {
+  if (generated < 0) throw Error("generated: 0 or more was expected, got " + std::to_string(generated));
+  if (generated > 0 && model.config.decoder.sliding_window > 0)
+    throw Error("generated: attention of an answer is not recorded with a sliding window");
+  Request shortened = request;
+  shortened.options.max_new_tokens = generated + 1;  // the last one's row is not in the cache
   Recorder recorder(model, only);
-  const Result result = generate(model, prefill_only, callbacks, {.watcher = &recorder});
+  const Result result = generate(model, shortened, callbacks, {.watcher = &recorder});
   if (result.finish_reason == FinishReason::kCancelled) throw Cancelled();
   const c10::InferenceMode no_gradients;
-  Recording recording{.layout = layout_to_json(recorder.prompt(), model.facts), .signals = recorder.finish()};
+  Recording recording{.layout = layout_to_json(recorder.prompt(), model.facts, recorder.num_generated()),
+                      .signals = recorder.finish()};
   for (const std::string& name : only)
     if (std::ranges::none_of(recording.signals, [&](const auto& entry) { return Wanted({name})(entry.first); }))
       throw Error("only " + name + ": this model and prompt record nothing of that name");
@@ -276,10 +307,10 @@ Recording record(const LoadedModel& model, const Request& request, const std::ve
 }  // namespace
 
 std::optional<Recording> record(const Engine& engine, const Request& request, const std::vector<std::string>& only,
-                                const Callbacks& callbacks) {
+                                const Callbacks& callbacks, int64_t generated) {
   std::optional<Recording> recording;
   try {
-    engine.impl().compute->run([&] { recording = record(engine.impl().model, request, only, callbacks); });
+    engine.impl().compute->run([&] { recording = record(engine.impl().model, request, only, callbacks, generated); });
   } catch (const Cancelled&) {
     return std::nullopt;
   }
@@ -288,7 +319,7 @@ std::optional<Recording> record(const Engine& engine, const Request& request, co
 
 void record(const LoadedModel& model, const Request& request, const RecordFiles& files, const Callbacks& callbacks) {
   check_outputs({}, {files.signals, files.layout});
-  const Recording recording = record(model, request, files.only, callbacks);
+  const Recording recording = record(model, request, files.only, callbacks, files.generated);
   OutputFile layout(files.layout), signals(files.signals);
   layout.write(recording.layout);
   write_arrays(signals, recording.signals, metadata_of("espalier.signals", model, request));

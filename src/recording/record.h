@@ -16,6 +16,7 @@ struct RecordFiles {
   std::filesystem::path signals;  // safetensors, float32; names as in docs/formats.md
   std::filesystem::path layout;   // JSON
   std::vector<std::string> only;  // empty: all; else names ("attention.5") or families ("hidden")
+  int64_t generated = 0;          // tokens of the answer
 };
 
 // record() of espalier/recording.h on the calling thread, written to both files. Throws Cancelled when a callback

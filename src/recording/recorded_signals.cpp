@@ -14,6 +14,7 @@
 #include "base/safetensors.h"
 #include "espalier/error.h"
 #include "espalier/ops.h"
+#include "layout/generated_rows.h"
 
 namespace espalier {
 
@@ -27,11 +28,12 @@ at::Tensor copy_of(const TensorView& view) {
 
 // The shape that an array has, -1 where any size will do; empty for a name that means
 // nothing here.
-std::vector<int64_t> expected_shape(const std::string& name, const PromptLayout& prompt) {
+std::vector<int64_t> expected_shape(const std::string& name, const PromptLayout& prompt, int64_t generated) {
   const int64_t n = prompt.num_tokens, m = prompt.num_image_tokens(false);
   const auto is = [&](const char* family) { return name.starts_with(family); };
   if (is("hidden.") || is("final_norm.")) return {n, -1};
   if (is("attention.")) return {-1, n, n};
+  if (is("generated.attention.")) return {-1, generated, n + generated};
   if (is("query.") || is("key.")) return {-1, n, -1};
   if (is("vision.cls_attention.")) return {-1, m};
   if (is("vision.cls_attention_joint.")) return {m};
@@ -71,24 +73,25 @@ at::Tensor reduce_heads(const at::Tensor& per_head, AttentionProbe::Heads heads)
 
 }  // namespace
 
-RecordedSignals::RecordedSignals(const std::filesystem::path& file, const PromptLayout& prompt) : file_(file.string()) {
+RecordedSignals::RecordedSignals(const std::filesystem::path& file, const PromptLayout& prompt, int64_t num_generated)
+    : file_(file.string()) {
   const SafetensorsFile recorded = SafetensorsFile::open(file);
   for (const auto& [name, view] : recorded.tensors()) {
     if (view.dtype != Dtype::kF32)
       throw Error(file_ + ": " + name + ": expected F32, got " + std::string(name_of(view.dtype)));
-    check_shape(file_ + ": " + name, view.shape, expected_shape(name, prompt));
+    check_shape(file_ + ": " + name, view.shape, expected_shape(name, prompt, num_generated));
     arrays_.emplace(name, copy_of(view));
   }
 }
 
 RecordedSignals::RecordedSignals(std::map<std::string, at::Tensor> arrays, std::string source,
-                                 const PromptLayout& prompt)
+                                 const PromptLayout& prompt, int64_t num_generated)
     : RecordedSignals(std::move(arrays), std::move(source)) {
   for (const auto& [name, array] : arrays_) {
     const std::string where = file_ + ": " + name;
     if (!array.defined() || array.scalar_type() != at::kFloat || !array.is_cpu())
       throw Error(where + ": expected float32 on the CPU, got " + (array.defined() ? array.toString() : "nothing"));
-    check_shape(where, array.sizes().vec(), expected_shape(name, prompt));
+    check_shape(where, array.sizes().vec(), expected_shape(name, prompt, num_generated));
   }
 }
 
@@ -132,8 +135,8 @@ at::Tensor RecordedSignals::probe(const AttentionProbe& p, const TokenLayout& la
     return p.heads == AttentionProbe::Heads::kJoint ? array("vision.cls_attention_joint." + layer)
                                                     : reduce_heads(array("vision.cls_attention." + layer), p.heads);
   std::vector<AttentionProbe::Group> groups = p.groups;
-  if (p.rows == AttentionProbe::Rows::kLastToken)
-    groups = {{at::full({1}, layout.num_tokens() - 1, layout.image_tokens.options()), layout.image_tokens}};
+  if (reads_newest(p))
+    groups = {{at::full({1}, layout.num_tokens() - 1, layout.image_tokens.options()), newest_columns(p, layout)}};
   std::vector<at::Tensor> results;
   for (const auto& group : groups) {
     const at::Tensor columns = group.columns.defined() ? group.columns : layout.image_tokens;
@@ -180,10 +183,21 @@ at::Tensor RecordedSignals::tap(const Tap& t, const ActPoint& point, const Token
   return {};
 }
 
-at::Tensor RecordedSignals::compute(const Signal& signal, const ActPoint& point, const TokenLayout& layout) const {
+void RecordedSignals::check_places(const TokenLayout& layout, const ActPoint& point) const {
   if (layout.num_tokens() > 0 && layout.source_index.min().item<int64_t>() < 0)
     throw Error(file_ + ": merged tokens without a place of their own reach " + std::string(name_of(point.site)) +
                 ", and nothing is recorded of them");
+}
+
+at::Tensor RecordedSignals::generated_row(int layer, const TokenLayout& layout, int64_t generated) const {
+  check_places(layout, {Site::kCache, layer});
+  const at::Tensor row = array("generated.attention." + std::to_string(layer)).select(1, generated - 1);
+  const int64_t n = layout.prompt->num_tokens;
+  return at::cat({row.index_select(1, layout.source_index), row.slice(1, n, n + generated)}, 1);
+}
+
+at::Tensor RecordedSignals::compute(const Signal& signal, const ActPoint& point, const TokenLayout& layout) const {
+  check_places(layout, point);
   if (const auto* p = std::get_if<AttentionProbe>(&signal)) return probe(*p, layout);
   if (const auto* g = std::get_if<AttentionGrowth>(&signal)) return growth(*g, point, layout);
   return tap(std::get<Tap>(signal), point, layout);

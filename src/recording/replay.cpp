@@ -18,6 +18,7 @@
 #include "layout/layout_json.h"
 #include "layout/points_json.h"
 #include "layout/policy_walk.h"
+#include "recording/recorded_answer.h"
 #include "recording/recorded_signals.h"
 #include "runtime/result_json.h"
 
@@ -69,12 +70,15 @@ Replayed replay(const PolicyPtr& policy, RecordedLayout layout, const RecordedSi
     for (const Signal& signal : walk.needs()) signals.push_back(recorded.compute(signal, *point, walk.layout()));
     walk.act(signals);
   }
+  RecordedAnswer answer(walk, recorded, layout.num_generated);
+  while (answer.step()) {
+  }
   Replayed replayed;
   const std::vector<PointTrace> points = walk.trace(/*with_scores=*/true);
   for (size_t i = 0; i < points.size(); ++i) {
     ReplayedPoint& point = replayed.points.emplace_back(ReplayedPoint{.trace = points[i]});
     const auto merged = walk.merged(i);
-    if (!merged) continue;
+    if (!merged) continue;  // nor while decoding, behind what `acted` has
     point.merged = merged_vectors(recorded, *merged, acted[i]);
     point.merged_source = to_vector(merged->source);
     point.merged_position_from = to_vector(merged->position_from);
@@ -87,7 +91,7 @@ Replayed replay(const PolicyPtr& policy, RecordedLayout layout, const RecordedSi
 
 Replayed replay(const PolicyPtr& policy, const Recording& recording) {
   RecordedLayout layout = parse_layout(recording.layout, "layout");
-  const RecordedSignals recorded(recording.signals, "signals", *layout.prompt);
+  const RecordedSignals recorded(recording.signals, "signals", *layout.prompt, layout.num_generated);
   const PolicyPtr set = for_model(policy, layout.model);
   return replay(set, std::move(layout), recorded);
 }
@@ -97,7 +101,7 @@ void replay(const PolicyPtr& asked, const ReplayFiles& files) {
   check_outputs({files.signals, files.layout}, {files.out, beside});
   RecordedLayout layout = read_layout(files.layout);
   const PolicyPtr policy = for_model(asked, layout.model);
-  const RecordedSignals recorded(files.signals, *layout.prompt);
+  const RecordedSignals recorded(files.signals, *layout.prompt, layout.num_generated);
   const Replayed replayed = replay(policy, std::move(layout), recorded);
   // New vectors go to a sibling file, one tensor a point that has some.
   std::vector<TensorToWrite> tensors;

@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "espalier/ops.h"
+#include "runtime/generated_attention.h"
 #include "runtime/signals.h"
 
 namespace espalier {
@@ -66,6 +67,7 @@ struct DecoderPass::Steps {
 
   at::Tensor attend(int layer, const QueryKeyValue& qkv, LayerRows& rows) {
     pass.write_rows(layer, qkv);
+    if (!pass.is_prefill_) pass.act_again(layer, qkv.query);
     at::Tensor query = qkv.query;
     if (pass.only_last_rows_matter(layer)) {
       const at::Tensor last = pass.last_rows();
@@ -116,7 +118,7 @@ void DecoderPass::run_to(int layer) {
   Steps steps{*this};
   for (; depth_ < layer && !sequences_.empty(); ++depth_) {
     run_layers(config_, model_.weights.decoder, depth_, depth_ + 1, rows_, steps);
-    if (!failed_.empty()) remove(std::exchange(failed_, {}));
+    if (is_prefill_ && !failed_.empty()) remove(std::exchange(failed_, {}));
   }
   total_.stop();
 }
@@ -131,6 +133,7 @@ at::Tensor DecoderPass::finish() {
     Sequence& sequence = *sequences_[s];
     if (!is_prefill_) {
       ++sequence.num_decoded;
+      sequence.stats.grown(sequence.kv);
       continue;
     }
     if (stands_at_boundary(sequence, depth_)) pass_boundary(sequence, depth_);
@@ -229,6 +232,7 @@ std::vector<at::Tensor> DecoderPass::signals_for(Sequence& sequence, const at::T
 
 void DecoderPass::acted(const Sequence& sequence) {
   if (!sequence.on_acted) return;
+  if (!is_prefill_) return sequence.on_acted();
   selecting_.stop();
   total_.stop();
   sequence.on_acted();
@@ -383,13 +387,58 @@ void DecoderPass::act_on_cache(int layer) {
     attempt(s, [&] {
       const TokenLayout layout = sequence.walk.layout();
       const std::vector<at::Tensor> signals = signals_for(sequence, {}, {});
-      const at::Tensor kept = sequence.walk.act(signals).kept_per_head;
+      const PolicyWalk::Outcome outcome = sequence.walk.act(signals);
       sequence.traces.clear();
-      sequence.kv.keep(arena_, layer, cached_rows(layout, kept));
+      cut_cache(sequence, layer, layout, outcome);
       acted(sequence);
     });
   }
   selecting_.stop();
+}
+
+void DecoderPass::cut_cache(Sequence& sequence, int layer, const TokenLayout& layout,
+                            const PolicyWalk::Outcome& outcome) const {
+  const at::Tensor rows = cached_rows(layout, outcome.kept_per_head);
+  if (outcome.step->every > 0)
+    sequence.kv.select(arena_, layer, rows, layout.num_tokens(), outcome.step->revives);
+  else
+    sequence.kv.keep(arena_, layer, rows, sequence.room);
+}
+
+// The newest token's row is in the cache and has not been attended with: steps that are asked with it decide what it
+// sees.
+void DecoderPass::act_again(int layer, const at::Tensor& query) {
+  for (size_t s = 0; s < sequences_.size(); ++s) {
+    Sequence& sequence = *sequences_[s];
+    const bool is_watched = sequence.watcher && sequence.watcher->watches_generated();
+    if ((is_watched || sequence.walk.asks_again()) && std::ranges::count(failed_, s) == 0)
+      attempt(s, [&] { act_again(sequence, layer, rows_of(query, s)); });
+  }
+}
+
+void DecoderPass::act_again(Sequence& sequence, int layer, const at::Tensor& query) {
+  const int64_t generated = sequence.num_decoded + 1;
+  at::Tensor seen;  // by all that want it
+  const auto attention = [&] {
+    if (!seen.defined()) {
+      seen = generated_attention(config_, arena_, sequence.kv, layer, generated, query);
+      sequence.stats.probed(2.0 * static_cast<double>(seen.numel() * config_.head_dim));
+    }
+    return seen;
+  };
+  if (sequence.watcher && sequence.watcher->watches_generated())
+    sequence.watcher->on_generated(layer, generated, attention());
+  const std::span<const StepAgain> steps = sequence.walk.again();
+  for (size_t i = 0; i < steps.size(); ++i)
+    for (size_t j = 0; j < steps[i].needs.size(); ++j)
+      if (layers_read(steps[i].needs[j])[0] == layer && GeneratedRows::is_wanted(steps[i], j, generated))
+        sequence.generated.add(i, j, attention());
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i].step().at.layer != layer || !steps[i].is_due(generated)) continue;
+    const PolicyWalk::Outcome outcome = sequence.walk.act_again(i, generated, sequence.generated.take(i, steps[i]));
+    cut_cache(sequence, layer, steps[i].layout, outcome);
+    acted(sequence);
+  }
 }
 
 // ---- the parts of a layer ----
@@ -427,7 +476,8 @@ void DecoderPass::write_rows(int layer, const QueryKeyValue& qkv) {
   std::vector<int64_t> first;
   for (size_t s = 0; s < sequences_.size(); ++s)
     first.push_back(sequences_[s]->kv.extend(arena_, layer, begin_[s + 1] - begin_[s],
-                                             is_prefill_ ? sequences_[s]->room : kRoomOfAnswers));
+                                             is_prefill_ ? sequences_[s]->room : kRoomOfAnswers,
+                                             is_prefill_ ? sequences_[s]->room : sequences_[s]->rows_to_come(layer)));
   const auto write = [&](const at::Tensor& buffer, const at::Tensor& rows) {
     if (!buffer.defined()) return;
     if (!is_prefill_ && first.size() > 1) {

@@ -31,7 +31,8 @@ class DecoderPass {
   int depth() const { return depth_; }
   const std::vector<Sequence*>& sequences() const { return sequences_; }
 
-  // A sequence whose policy failed has left the pass, with what was thrown.
+  // A sequence whose policy failed, with what was thrown. In prefill it has left the pass; while decoding its logits
+  // mean nothing.
   struct Failure {
     Sequence* sequence;
     std::exception_ptr error;
@@ -57,6 +58,9 @@ class DecoderPass {
   bool any_acts(Site site, int layer) const;
   void act(Site site, int layer);
   void act_on_cache(int layer);
+  void act_again(int layer, const at::Tensor& query);
+  void act_again(Sequence& sequence, int layer, const at::Tensor& query);
+  void cut_cache(Sequence& sequence, int layer, const TokenLayout& layout, const PolicyWalk::Outcome& outcome) const;
   template <typename Act>
   void attempt(size_t s, const Act& act);
   std::vector<at::Tensor> signals_for(Sequence& sequence, const at::Tensor& hidden, const Rotary& rotary);
@@ -86,7 +90,7 @@ class DecoderPass {
   at::Tensor query_begin_;               // the same
   at::Tensor position_id_;               // int64 [n] or [3, n], of rows_
   std::vector<int64_t> token_position_;  // decoding: what position_id_ was made of
-  std::vector<size_t> failed_;           // of sequences_, until they are removed
+  std::vector<size_t> failed_;           // of sequences_, in prefill until they are removed
   std::vector<Failure> failures_;
   DeviceStopwatch total_, selecting_;
 };

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/kv_arena.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <utility>
@@ -113,16 +118,22 @@ int64_t SequenceKv::length(int layer) const {
   return rows;
 }
 
-int64_t SequenceKv::extend(KvArena& arena, int layer, int64_t count, int64_t room) {
+int64_t SequenceKv::rows(int layer) const {
+  int64_t rows = 0;
+  for (const KvRun& run : runs(layer)) rows += run.length + run.held;
+  return rows;
+}
+
+int64_t SequenceKv::extend(KvArena& arena, int layer, int64_t count, int64_t room, int64_t most) {
   std::vector<KvRun>& own = layers_[static_cast<size_t>(layer)];
-  if (own.empty() || own.back().is_shared) {
-    auto block = arena.allocate(layer, count + room);
+  if (own.empty() || own.back().is_shared || own.back().is_selected()) {
+    auto block = arena.allocate(layer, count + std::min(room, most));
     const int64_t begin = block->begin();
     own.push_back({std::move(block), begin, 0});
   }
   KvRun& last = own.back();
   if (last.begin + last.length + count > last.block->end()) {
-    auto block = arena.allocate(layer, last.length + count + std::max(room, last.length / 4));
+    auto block = arena.allocate(layer, last.length + count + std::min(most, std::max(room, last.length / 4)));
     const auto move = [&](const at::Tensor& buffer) {
       if (buffer.defined())
         buffer.narrow(0, block->begin(), last.length).copy_(buffer.narrow(0, last.begin, last.length));
@@ -138,13 +149,48 @@ int64_t SequenceKv::extend(KvArena& arena, int layer, int64_t count, int64_t roo
   return first;
 }
 
-void SequenceKv::keep(KvArena& arena, int layer, const at::Tensor& rows) {
+void SequenceKv::keep(KvArena& arena, int layer, const at::Tensor& rows, int64_t room) {
   KvRun& own = layers_[static_cast<size_t>(layer)].back();
-  const auto all = [&](const at::Tensor& buffer) { return buffer.narrow(0, own.begin, own.length); };
-  const auto [key, value] = ops::compact_kv(all(arena.key(layer)), all(arena.value(layer)), rows);
+  rewrite(arena, layer, own, rows, rows.size(1) + room);
   own.length = rows.size(1);
-  all(arena.key(layer)).copy_(key);
-  all(arena.value(layer)).copy_(value);
+}
+
+void SequenceKv::select(KvArena& arena, int layer, const at::Tensor& tokens, int64_t num_tokens, bool holds) {
+  std::vector<KvRun>& own = layers_[static_cast<size_t>(layer)];
+  const auto selected = std::ranges::find_if(own, &KvRun::is_selected);
+  KvRun& run = selected == own.end() ? own.back() : *selected;
+  const at::TensorOptions longs = tokens.options();
+  if (!run.is_selected()) {
+    run.tokens = at::arange(num_tokens, longs).expand({tokens.size(0), num_tokens});
+    run.num_tokens = num_tokens;
+  }
+  const int64_t rows = run.tokens.size(1);
+  at::Tensor order = tokens;
+  if (holds) {  // behind them the others, ascending
+    at::Tensor rank = at::full({tokens.size(0), num_tokens}, num_tokens, longs).scatter(1, run.tokens, 0);
+    rank = rank.scatter(1, tokens, num_tokens) + at::arange(num_tokens, longs);
+    order = at::cat({tokens, std::get<0>(rank.sort(1)).slice(1, 0, rows - tokens.size(1))}, 1);
+  }
+  const at::Tensor row_of_token = at::zeros({tokens.size(0), num_tokens}, longs)
+                                      .scatter(1, run.tokens, at::arange(rows, longs).expand_as(run.tokens));
+  rewrite(arena, layer, run, row_of_token.gather(1, order), order.size(1));
+  run.tokens = order;
+  run.length = tokens.size(1);
+  run.held = order.size(1) - run.length;
+}
+
+// Rows [g, k] of the run in a block of `capacity` rows, its own where that is as large.
+void SequenceKv::rewrite(KvArena& arena, int layer, KvRun& run, const at::Tensor& rows, int64_t capacity) {
+  const auto all = [&](const at::Tensor& buffer, int64_t count) { return buffer.narrow(0, run.begin, count); };
+  const int64_t before = run.length + run.held;
+  const auto [key, value] = ops::compact_kv(all(arena.key(layer), before), all(arena.value(layer), before), rows);
+  if (run.block->end() - run.block->begin() != capacity) {
+    run.block.reset();  // so that the new one may take its place
+    run.block = arena.allocate(layer, capacity);
+    run.begin = run.block->begin();
+  }
+  all(arena.key(layer), rows.size(1)).copy_(key);
+  all(arena.value(layer), rows.size(1)).copy_(value);
 }
 
 SequenceKv SequenceKv::share(std::span<const int64_t> lengths) {

@@ -93,6 +93,13 @@ struct KvRun {
   int64_t begin = 0;
   int64_t length = 0;
   bool is_shared = false;  // with a cached prefix: not written any more
+
+  // Of a prompt whose cache is cut again while decoding: nothing follows in this run. Behind its rows are `held` ones,
+  // which nothing attends to until they come back.
+  bool is_selected() const { return tokens.defined(); }
+  int64_t held = 0;
+  int64_t num_tokens = 0;  // of the prompt, as the layer saw it
+  at::Tensor tokens = {};  // int64 [g, length + held]: which of them stands at each row
 };
 
 // One sequence's rows of every layer.
@@ -102,13 +109,19 @@ class SequenceKv {
 
   std::span<const KvRun> runs(int layer) const { return layers_[static_cast<size_t>(layer)]; }
   int num_layers() const { return static_cast<int>(layers_.size()); }
-  int64_t length(int layer) const;  // of all runs
+  int64_t length(int layer) const;  // of all runs: what is attended to
+  int64_t rows(int layer) const;    // in memory, held ones among them
 
   // `count` rows behind the others, in a run of the sequence's own; returns the first of them. `room`: rows that are
-  // likely to follow; where they fit nowhere later, the run moves.
-  int64_t extend(KvArena& arena, int layer, int64_t count, int64_t room);
-  // A cut at the cache: rows int64 [g, k'], ascending, are those of the sequence's own that stay in each KV head.
-  void keep(KvArena& arena, int layer, const at::Tensor& rows);
+  // likely to follow; where they fit nowhere later, the run moves. `most`: no more of them will.
+  int64_t extend(KvArena& arena, int layer, int64_t count, int64_t room, int64_t most);
+  // A cut at the cache: rows int64 [g, k'], ascending, are those of the sequence's own that stay in each KV head; the
+  // memory of the others is given back but for `room`.
+  void keep(KvArena& arena, int layer, const at::Tensor& rows, int64_t room);
+  // A cut that is made again while decoding, of a prompt whose rows are all the sequence's own: tokens int64 [g, k'],
+  // ascending, are those of the prompt's `num_tokens` that are attended to from now on. The others are held, or given
+  // back and never named again.
+  void select(KvArena& arena, int layer, const at::Tensor& tokens, int64_t num_tokens, bool holds);
   // The first lengths[l] rows of layers 0 … lengths.size() - 1, from now on shared. No layer may have been cut at the
   // cache.
   SequenceKv share(std::span<const int64_t> lengths);
@@ -116,6 +129,8 @@ class SequenceKv {
   SequenceKv front(std::span<const int64_t> lengths) const;
 
  private:
+  static void rewrite(KvArena& arena, int layer, KvRun& run, const at::Tensor& rows, int64_t capacity);
+
   std::vector<std::vector<KvRun>> layers_;
 };
 

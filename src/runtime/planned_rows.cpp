@@ -23,7 +23,7 @@ std::vector<int> judged_images(const Budget& budget, size_t num_images) {
 }
 
 bool drops(const PlannedStep& step, Additions additions) {
-  return !step.counts.empty() && !step.step.only_reads && step.step.at.site != Site::kCache &&
+  return !step.counts.empty() && !step.step.only_reads && !step.step.revives &&
          (!step.step.adds_on_top || additions == Additions::kLeftOut);
 }
 
@@ -86,8 +86,17 @@ PlannedSelection selection_of(const std::string& policy, const std::vector<int64
 
 }  // namespace
 
-int64_t PlannedRows::total() const {
-  return std::accumulate(of_layer.begin(), of_layer.end(), int64_t{0});
+int64_t PlannedRows::Cached::with_answer(int64_t new_tokens) const {
+  return least ? std::max(behind_prefill, *least + new_tokens) : behind_prefill + new_tokens;
+}
+
+int64_t PlannedRows::most_cached(int64_t new_tokens) const {
+  int64_t most = 0, sum = 0;
+  for (size_t layer = 0; layer < cached.size(); ++layer) {
+    most = std::max(most, sum + of_layer[layer] + new_tokens);
+    sum += cached[layer].with_answer(new_tokens);
+  }
+  return std::max(most, sum);
 }
 
 PlannedRows planned_rows(const std::vector<PlannedStep>& steps, bool row_breaks_compete, const PromptLayout& prompt,
@@ -95,17 +104,30 @@ PlannedRows planned_rows(const std::vector<PlannedStep>& steps, bool row_breaks_
   std::vector<Part> parts;
   for (size_t image = 0; image < prompt.images.size(); ++image)
     parts.push_back({{static_cast<int>(image)}, prompt.num_image_tokens(static_cast<int>(image), row_breaks_compete)});
-  const auto left = [&] {
+  const auto sum_of = [](const std::vector<Part>& list) {
     int64_t sum = 0;
-    for (const Part& part : parts) sum += part.most;
+    for (const Part& part : list) sum += part.most;
     return sum;
   };
+  const auto left = [&] { return sum_of(parts); };
   const int64_t others = prompt.num_tokens - left();
   PlannedRows planned;
+  const auto take_at_cache = [&](const PlannedStep& step) {
+    std::vector<Part> of_cache = parts;
+    if (drops(step, additions)) apply(step, of_cache, prompt);
+    PlannedRows::Cached& cached = planned.cached[static_cast<size_t>(step.step.at.layer)];
+    cached.behind_prefill = std::min(cached.behind_prefill, others + sum_of(of_cache));
+    if (step.step.makes_room) cached.least = others + step.least;
+    return of_cache;
+  };
   const auto take = [&](const PlannedStep& step) {
     std::vector<int64_t> before;
     for (const Part& part : parts) before.push_back(part.most);
     const auto rows = static_cast<double>(others + left());
+    if (step.step.at.site == Site::kCache) {
+      planned.selections.push_back(selection_of(step.step.policy, before, take_at_cache(step), rows));
+      return;
+    }
     if (drops(step, additions)) apply(step, parts, prompt);
     planned.selections.push_back(selection_of(step.step.policy, before, parts, rows));
   };
@@ -121,6 +143,7 @@ PlannedRows planned_rows(const std::vector<PlannedStep>& steps, bool row_breaks_
       return at.site == Site::kBeforeLayer ? at.layer <= layer : at.layer < layer;
     });
     planned.of_layer.push_back(others + left());
+    planned.cached.push_back({.behind_prefill = others + left()});
   }
   take_while([](const ActPoint&) { return true; });
   return planned;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,11 +22,21 @@ struct PlannedSelection {
 };
 
 struct PlannedRows {
-  std::vector<int64_t> of_layer;  // that enter each decoder layer and are cached there
+  // What a layer's cache comes to.
+  struct Cached {
+    int64_t behind_prefill = 0;
+    // Behind an answer; less than both together where a step makes room (Step::makes_room).
+    int64_t with_answer(int64_t new_tokens) const;
+    std::optional<int64_t> least = {};  // then what stays of the prompt in any case
+  };
+
+  std::vector<int64_t> of_layer;  // that enter each decoder layer
+  std::vector<Cached> cached;     // [layer], at most
   int64_t projected = 0;          // image tokens that enter the projector
   std::vector<PlannedSelection> selections;
 
-  int64_t total() const;
+  // At any time, of all layers: in prefill a layer has all rows that entered it until its cache is cut.
+  int64_t most_cached(int64_t new_tokens) const;
 };
 
 // Tokens that steps add beside their budget: how many is not known before.
@@ -34,7 +45,7 @@ enum class Additions : uint8_t {
   kLeftOut,
 };
 
-// Steps whose budget the data decide count as if they dropped nothing.
+// Steps whose budget the data decide count as if they dropped nothing, and at a cache those that hold what leaves.
 PlannedRows planned_rows(const std::vector<PlannedStep>& steps, bool row_breaks_compete, const PromptLayout& prompt,
                          int num_layers, Additions additions = Additions::kBounded);
 

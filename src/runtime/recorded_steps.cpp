@@ -58,6 +58,7 @@ RecordedSteps::~RecordedSteps() = default;
 
 bool RecordedSteps::can_step(const std::vector<Sequence*>& sequences) {
   return std::ranges::all_of(sequences, [](const Sequence* s) {
+    if (s->walk.asks_again()) return false;
     for (int layer = 0; layer < s->kv.num_layers(); ++layer)
       if (s->kv.runs(layer).size() != 1) return false;
     return true;
@@ -180,7 +181,7 @@ at::Tensor RecordedSteps::step(const std::vector<Sequence*>& sequences, std::spa
   std::vector<std::vector<int64_t>> rows;
   for (int layer = 0; layer < model_.config.decoder.num_layers; ++layer) {
     std::vector<int64_t>& own = rows.emplace_back();
-    for (Sequence* s : sequences) own.push_back(s->kv.extend(arena_, layer, 1, kRoomOfAnswers));
+    for (Sequence* s : sequences) own.push_back(s->kv.extend(arena_, layer, 1, kRoomOfAnswers, s->rows_to_come(layer)));
   }
   Recording& r = recording_for(shape_of(sequences));
   write_inputs(r, sequences, ids, rows);
@@ -196,7 +197,10 @@ at::Tensor RecordedSteps::step(const std::vector<Sequence*>& sequences, std::spa
     ++r.steps;
     kernels::note_kernel("decode", "launches");
   }
-  for (Sequence* s : sequences) ++s->num_decoded;
+  for (Sequence* s : sequences) {
+    ++s->num_decoded;
+    s->stats.grown(s->kv);
+  }
   return r.logits.slice(0, 0, std::ssize(sequences));
 }
 

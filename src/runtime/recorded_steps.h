@@ -27,7 +27,7 @@ class RecordedSteps {
   RecordedSteps(const LoadedModel& model, KvArena& arena, MakeGraph make_graph);
   ~RecordedSteps();
 
-  // False for sequences that share a run: they are launched one by one.
+  // False where one of them shares a run or has a policy that is asked again: all are then launched one by one.
   static bool can_step(const std::vector<Sequence*>& sequences);
   // Feeds ids[i] to sequence i and returns the logits behind them, [sequences, vocab]: valid until the next step, which
   // must not begin before they were read.

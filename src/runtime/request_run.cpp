@@ -64,6 +64,7 @@ RequestRun::RequestRun(const LoadedModel& loaded, const Request& asked, size_t i
     for (size_t i = 0; i < sequence.prompt.images.size(); ++i)
       sequence.picture_keys.push_back(key_of_picture(sequence.prompt.images[i], sequence.prompt.plans[i]));
   sequence.room = std::min(request.options.max_new_tokens, kMostRoom);
+  sequence.most_generated = request.options.max_new_tokens;
   if (call->callbacks.on_point)
     sequence.on_acted = [this] { call->callbacks.on_point(index, sequence.walk.last_point()); };
   kv_bytes = most_kv_bytes();
@@ -92,7 +93,7 @@ int64_t RequestRun::most_kv_bytes() const {
   const int layers = model.config.decoder.num_layers;
   const PlannedRows rows =
       planned_rows(sequence.walk.steps(), sequence.walk.policy().row_breaks_compete(), *sequence.prompt.layout, layers);
-  return (rows.total() + layers * request.options.max_new_tokens) * bytes_per_kv_row(model.config.decoder, model.dtype);
+  return rows.most_cached(request.options.max_new_tokens) * bytes_per_kv_row(model.config.decoder, model.dtype);
 }
 
 void RequestRun::solve_amount(double allowed_ms) {

@@ -9,6 +9,7 @@
 #include "espalier/json.h"
 #include "espalier/version.h"
 #include "layout/points_json.h"
+#include "layout/policy_defaults.h"
 #include "runtime/engine_impl.h"
 
 namespace espalier {
@@ -142,6 +143,27 @@ Json to_json(const SolvedAmount& solved) {
   return json;
 }
 
+Json to_json(const ModelFacts& facts) {
+  return {{"name", facts.name},
+          {"family", facts.family},
+          {"dtype", facts.dtype},
+          {"num_layers", facts.num_layers},
+          {"hidden_size", facts.hidden_size},
+          {"num_heads", facts.num_heads},
+          {"num_kv_heads", facts.num_kv_heads},
+          {"head_dim", facts.head_dim},
+          {"intermediate_size", facts.intermediate_size},
+          {"sliding_window", facts.sliding_window},
+          {"has_mrope", facts.has_mrope},
+          {"vision_layers", facts.vision_layers},
+          {"vision_feature_layer", facts.vision_feature_layer},
+          {"vision_heads", facts.vision_heads},
+          {"vision_hidden_size", facts.vision_hidden_size},
+          {"has_class_token", facts.has_class_token},
+          {"has_text_tower", facts.has_text_tower},
+          {"policy_defaults", to_json(std::span<const PolicyDefault>(facts.policy_defaults))}};
+}
+
 Json to_json(const Stats& stats) {
   Json kernels = Json::object();
   for (const auto& [op, kernel] : stats.kernels) kernels[op] = kernel;
@@ -163,6 +185,7 @@ Json to_json(const Stats& stats) {
                  {"probe", stats.probe_flops}}},
                {"kv_bytes", stats.kv_bytes},
                {"kv_bytes_unpruned", stats.kv_bytes_unpruned},
+               {"kv_bytes_most", stats.kv_bytes_most},
                {"peak_memory_bytes", stats.peak_memory_bytes},
                {"threads", stats.threads},
                {"kernels", kernels}};
@@ -200,6 +223,10 @@ std::string json_of(const Stats& stats) {
 
 std::string json_of(const SchedulerLoad& load) {
   return to_line(to_json(load));
+}
+
+std::string json_of(const ModelFacts& facts) {
+  return to_line(to_json(facts));
 }
 
 std::string json_of(const PromptTrace& prompt) {

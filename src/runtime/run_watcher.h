@@ -46,6 +46,12 @@ class RunWatcher {
   // A layer that a policy looked at before it ran (no lse): its own on_layer() comes behind what the policy then
   // dropped.
   virtual void on_look_ahead(const LayerView& view) {}
+  // True: on_generated() is called. Not of a model with a sliding window.
+  virtual bool watches_generated() const { return false; }
+  // Of each layer with each generated token whose row is in the cache, 1, 2, …: float32
+  // [h, n + generated], what it would give to all rows that the layer has in memory: prompt tokens as the layer saw
+  // them, then generated ones. 0 where a KV head's row is freed.
+  virtual void on_generated(int layer, int64_t generated, const at::Tensor& attention) {}
   virtual void on_logits(const at::Tensor& row) {}  // [vocab] of the prompt's last token
 };
 

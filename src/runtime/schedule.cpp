@@ -268,6 +268,7 @@ void Schedule::start(RequestRun& run) {
     for (const PrefixEnd& end : prefix_ends(*sequence.prompt.layout))
       if (!sequence.prefix.found || end.token > sequence.prefix.found->end) sequence.prefix.ends.push_back(end);
   }
+  if (!run.request.trace) sequence.walk.forget_answer();
   run.encoding.emplace(model_, sequence,
                        EncodeInputs{.cache = options_.images,
                                     .pixel_values = run.pixel_values,
@@ -412,7 +413,7 @@ void Schedule::spread_samples(Runs& runs, at::Tensor& logits) {
 void Schedule::sample(const Runs& runs, const at::Tensor& logits) {
   const at::Tensor rows = logits.to(at::kFloat).cpu().contiguous();
   for (size_t i = 0; i < runs.size(); ++i) {
-    if (runs[i]->answer.is_finished()) continue;  // asked for no tokens
+    if (runs[i]->error || runs[i]->answer.is_finished()) continue;  // its policy failed; or it asked for no tokens
     const at::Tensor row = rows.select(0, static_cast<int64_t>(i));
     guarded(*runs[i], [&] { runs[i]->sample({row.data_ptr<float>(), static_cast<size_t>(row.numel())}); });
   }
@@ -431,7 +432,11 @@ at::Tensor Schedule::decode(const std::vector<Sequence*>& sequences, const std::
   if (!model_.device.is_cpu()) kernels::note_kernel("decode", "launches");
   DecoderPass pass(model_, arena_, sequences, ids);
   pass.run_to(model_.config.decoder.num_layers);
-  return pass.finish();
+  at::Tensor logits = pass.finish();
+  for (DecoderPass::Failure& failure : pass.take_failures())
+    for (auto& run : decoding_)
+      if (&run->sequence == failure.sequence) run->error = failure.error;
+  return logits;
 }
 
 void Schedule::decode_step() {

@@ -110,9 +110,10 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
 }
 
 std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, const Callbacks& callbacks) try {
-  if (samples == 0) throw Error("samples: 1 or more were expected, got 0");
+  if (samples == 0 || samples > kMaxSamples)
+    throw Error("samples: expected 1 to " + std::to_string(kMaxSamples) + ", got " + std::to_string(samples));
   std::vector<std::shared_ptr<Ticket::State>> states;
-  std::unique_ptr<RequestRun> first;
+  SharedSchedule::Runs runs;  // one; more where the answers to one prompt cannot share its rows
   for (size_t i = 0; i < samples; ++i) {
     auto state = std::make_shared<Ticket::State>();
     Callbacks watched = callbacks;
@@ -124,11 +125,14 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
     state->call = std::make_shared<Call>(std::move(watched));
     const RunExtras extras{.uses_prefixes = impl_->schedule.caches_prefixes()};
     in_our_words([&] {
-      if (first)
-        first->samples.push_back(
-            std::make_unique<RequestRun>(impl_->model, *first, request.options.seed + i, i, state->call));
-      else
-        first = std::make_unique<RequestRun>(impl_->model, request, i, state->call, extras);
+      const uint64_t seed = request.options.seed + i;
+      if (!runs.empty() && !runs[0]->sequence.walk.asks_again()) {
+        runs[0]->samples.push_back(std::make_unique<RequestRun>(impl_->model, *runs[0], seed, i, state->call));
+        return;
+      }
+      Request own = request;
+      own.options.seed = seed;
+      runs.push_back(std::make_unique<RequestRun>(impl_->model, own, i, state->call, extras));
     });
     states.push_back(std::move(state));
   }
@@ -137,8 +141,6 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
     throw QueueFull("scheduler: " + std::to_string(impl_->max_waiting) + " requests wait already");
   try {
     for (const auto& state : states) impl_->tickets[state->call.get()] = state;
-    SharedSchedule::Runs runs;
-    runs.push_back(std::move(first));
     impl_->schedule.admit(std::move(runs));
   } catch (...) {
     for (const auto& state : states) impl_->tickets.erase(state->call.get());

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/sequence.h"
 
+#include <algorithm>
+
 namespace espalier {
 
 Sequence::Sequence(const LoadedModel& model, PackedPrompt packed, PolicyPtr policy)
@@ -22,6 +24,14 @@ void Sequence::start_behind(const LoadedModel& model, PrefixPtr found) {
   prefix.first_image = found->key.pictures.size();
   stats.reused(found->end);
   prefix.found = std::move(found);
+}
+
+int64_t Sequence::rows_to_come(int layer) const {
+  int64_t rows = most_generated - (num_decoded + 1);
+  for (const StepAgain& again : walk.again())
+    if (again.step().makes_room && again.step().at.layer == layer)
+      rows = std::min(rows, again.step().every - 1 - (num_decoded + 1) % again.step().every);
+  return std::max<int64_t>(0, rows);
 }
 
 void Sequence::go_on_from(Sequence& first) {

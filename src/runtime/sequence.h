@@ -7,11 +7,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "layout/generated_rows.h"
 #include "layout/policy_walk.h"
 #include "runtime/kv_arena.h"
 #include "runtime/loaded_model.h"
@@ -47,7 +49,9 @@ struct Sequence {
   std::map<int, ops::AttendedLayer> traces;  // by decoder layer
   std::vector<int64_t> first_position;  // of the first generated token, by layer (layers differ with positions=compact)
   int64_t num_decoded = 0;              // generated tokens whose rows are in the cache
-  int64_t room = 0;                     // rows that may follow the prompt, at most
+  int64_t room = 0;                     // rows that may follow the prompt, as far as they are made ahead
+  int64_t most_generated = std::numeric_limits<int64_t>::max();  // tokens whose rows may come
+  GeneratedRows generated;                                       // attention that steps of the policy wait for
   StatsRecorder stats;
   std::shared_ptr<const PruningPolicy> custom;  // the policy, where it is the caller's own
   std::string salt;                             // of the request
@@ -65,6 +69,8 @@ struct Sequence {
   void go_on_from(Sequence& first);
 
   int64_t position_at(int layer) const { return first_position[static_cast<size_t>(layer)] + num_decoded; }
+  // While decoding: rows that may follow the newest token's in a layer before it is cut again.
+  int64_t rows_to_come(int layer) const;
 
  private:
   PolicyPtr policy_;

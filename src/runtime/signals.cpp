@@ -12,6 +12,7 @@
 #include <cmath>
 
 #include "espalier/ops.h"
+#include "layout/generated_rows.h"
 #include "model/decoder.h"
 
 namespace espalier {
@@ -41,9 +42,12 @@ struct Blocks {
 };
 
 Blocks blocks_of(const AttentionProbe& probe, const TokenLayout& layout) {
-  const int64_t n = layout.num_tokens(), m = layout.num_image_tokens();
-  if (probe.rows == AttentionProbe::Rows::kLastToken)
-    return {at::full({1}, n - 1, layout.image_tokens.options()), offsets({0, 1}), layout.image_tokens, offsets({0, m})};
+  const int64_t n = layout.num_tokens();
+  if (reads_newest(probe)) {
+    const at::Tensor columns = newest_columns(probe, layout);
+    return {at::full({1}, n - 1, layout.image_tokens.options()), offsets({0, 1}), columns,
+            offsets({0, columns.size(0)})};
+  }
   std::vector<at::Tensor> rows, columns;
   std::vector<int64_t> row_begin = {0}, column_begin = {0};
   for (const AttentionProbe::Group& group : probe.groups) {
@@ -133,7 +137,7 @@ class DecoderSignal {
   at::Tensor look_ahead(const AttentionProbe& probe, Blocks& blocks) const {
     const ops::AttendedLayer t = s_.look_ahead(probe.layer);
     const int64_t n = s_.layout.num_tokens(), window = s_.config.sliding_window;
-    const int64_t first = probe.rows == AttentionProbe::Rows::kLastToken ? n - 1 : 0;
+    const int64_t first = reads_newest(probe) ? n - 1 : 0;
     ops::OptionalTensor key_position = position(), query_position = key_position;
     if (query_position) query_position = query_position->slice(0, first);
     const at::Tensor seen = std::get<1>(ops::attention({.query = t.query.slice(0, first),
@@ -241,7 +245,7 @@ double signal_flops(const Signal& signal, const DecoderConfig& config, const Tok
   const double width = 2.0 * config.num_heads * static_cast<double>(config.head_dim);
   const auto m = static_cast<double>(layout.num_image_tokens());
   if (const auto* probe = std::get_if<AttentionProbe>(&signal)) {
-    if (probe->rows == AttentionProbe::Rows::kLastToken) return width * m;
+    if (reads_newest(*probe)) return width * (probe->with_others ? static_cast<double>(layout.num_tokens()) : m);
     double flops = 0;
     for (const auto& group : probe->groups)
       flops += width * static_cast<double>(group.rows.size(0)) *
@@ -256,7 +260,7 @@ double signal_flops(const Signal& signal, const DecoderConfig& config, const Tok
 double look_ahead_flops(const Signal& signal, const DecoderConfig& config, const TokenLayout& layout) {
   const auto n = static_cast<double>(layout.num_tokens()), d_h = static_cast<double>(config.head_dim);
   const auto* probe = std::get_if<AttentionProbe>(&signal);
-  const bool is_last_row = probe && probe->rows == AttentionProbe::Rows::kLastToken;
+  const bool is_last_row = probe && reads_newest(*probe);
   const double projections = 2 * n * static_cast<double>(config.hidden_size) * d_h *
                              (static_cast<double>(config.num_heads) + 2.0 * config.num_kv_heads);
   const double pairs = is_last_row ? n : n * (n + 1) / 2;  // of the log-sum-exp, which takes values along

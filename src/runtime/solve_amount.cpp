@@ -103,7 +103,7 @@ class Solver {
     const auto rows = [&](Additions additions) {
       return planned_rows(steps, e.policy->row_breaks_compete(), *packed.layout, layers, additions);
     };
-    e.kv_bytes = (rows(Additions::kBounded).total() + layers * unsolved_.request.options.max_new_tokens) *
+    e.kv_bytes = rows(Additions::kBounded).most_cached(unsolved_.request.options.max_new_tokens) *
                  bytes_per_kv_row(model.config.decoder, model.dtype);
     e.work = work_of(packed, rows(Additions::kLeftOut));
     return e;

@@ -3,6 +3,8 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 #include "runtime/flops.h"
 
 namespace espalier {
@@ -35,10 +37,18 @@ void StatsRecorder::entered_layer(const at::Tensor& image_of_tokens, int64_t com
 }
 
 void StatsRecorder::cached(const SequenceKv& kv) {
-  for (int layer = 0; layer < kv.num_layers(); ++layer) {
-    stats_.kv_tokens_per_layer.push_back(kv.length(layer));
-    stats_.kv_bytes += kv.length(layer) * bytes_per_kv_row_;
-  }
+  for (int layer = 0; layer < kv.num_layers(); ++layer) stats_.kv_tokens_per_layer.push_back(kv.rows(layer));
+  stats_.kv_bytes = stats_.kv_bytes_most = bytes_of(kv);
+}
+
+void StatsRecorder::grown(const SequenceKv& kv) {
+  stats_.kv_bytes_most = std::max(stats_.kv_bytes_most, bytes_of(kv));
+}
+
+int64_t StatsRecorder::bytes_of(const SequenceKv& kv) const {
+  int64_t rows = 0;
+  for (int layer = 0; layer < kv.num_layers(); ++layer) rows += kv.rows(layer);
+  return rows * bytes_per_kv_row_;
 }
 
 void StatsRecorder::take_over(const StatsRecorder& other) {

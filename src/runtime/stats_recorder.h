@@ -25,11 +25,14 @@ class StatsRecorder {
   void entered_layer(const at::Tensor& image_of_tokens, int64_t computed);
   void reused(int64_t prompt_tokens) { stats_.reused_tokens = prompt_tokens; }
   void cached(const SequenceKv& kv);  // behind prefill
+  void grown(const SequenceKv& kv);   // behind each generated token
   // What is known of the same prompt from another answer to it.
   void take_over(const StatsRecorder& other);
   Stats finish(const PromptLayout& prompt, int64_t new_tokens);
 
  private:
+  int64_t bytes_of(const SequenceKv& kv) const;
+
   const DecoderConfig& config_;
   int64_t bytes_per_kv_row_;
   Stats stats_;

@@ -69,9 +69,9 @@ class Vocabulary {
 // Ranks matter. Chains that begin with a space come first, so that nothing can merge inside such a word before it is
 // whole; then the words behind the newline of an image; last what the template puts around an image, so that the space
 // of "USER: red" goes to the word when no image stands there.
-Vocabulary make_vocabulary() {
+Vocabulary make_vocabulary(Words words) {
   Vocabulary v;
-  for (const std::string_view word : other_words()) v.add_word(kSpace, word);
+  for (const std::string_view word : other_words(words)) v.add_word(kSpace, word);
   for (const std::string_view word : {"USER:", "ASSISTANT:"}) v.add_word(kSpace, word);
   for (const std::string_view word : question_openers()) v.add_word(kSpace, word);
   for (const std::string_view word : question_openers()) v.add_word("", word);
@@ -172,9 +172,9 @@ Json tokenizer_config_json(const Json& tokenizer) {
 
 }  // namespace
 
-DemoTokenizer demo_tokenizer(int64_t size) {
+DemoTokenizer demo_tokenizer(int64_t size, Words words) {
   constexpr int32_t kBehind = 2;  // <image> and <pad>
-  Vocabulary vocabulary = make_vocabulary();
+  Vocabulary vocabulary = make_vocabulary(words);
   vocabulary.fill(static_cast<size_t>(std::max<int64_t>(0, size - kBehind)));
   DemoTokenizer result;
   result.image = static_cast<int32_t>(vocabulary.pieces().size());

@@ -77,32 +77,36 @@ Json messages_json(const Item& item) {
   return messages;
 }
 
-Json patches_of(const std::vector<Cover>& covers, Cover wanted) {
-  Json patches = Json::array();
-  for (size_t i = 0; i < covers.size(); ++i)
-    if (covers[i] == wanted) patches.push_back(i);
-  return patches;
-}
-
 Json turn_json(const Turn& turn, const std::vector<Cover>& covers) {
   const Scene& scene = turn.scene;
   Json objects = Json::array();
   for (size_t i = 0; i < scene.objects.size(); ++i) {
     const Object& o = scene.objects[i];
-    objects.push_back({{"shape", name_of(o.shape)},
-                       {"colour", name_of(o.colour)},
-                       {"place", name_of(o.place())},
-                       {"patches", patches_of(covers, {Cover::By::kObject, static_cast<uint8_t>(i)})}});
+    const auto number = static_cast<uint8_t>(i);
+    Json& object = objects.emplace_back(Json{{"shape", name_of(o.shape)},
+                                             {"colour", name_of(o.colour)},
+                                             {"place", name_of(o.place())},
+                                             {"patches", patches_showing(covers, {Cover::By::kObject, number})}});
+    if (!scene.marks.empty())
+      object["mark"] = {{"colour", name_of(scene.marks[i].colour)},
+                        {"patches", patches_showing(covers, {Cover::By::kMark, number})}};
   }
   Json json = {{"question", turn.question}, {"answer", turn.answer}, {"scene_seed", scene.seed}};
-  if (turn.asked) json["asked_patches"] = patches_of(covers, *turn.asked);
+  if (turn.asked) json["asked_patches"] = patches_showing(covers, *turn.asked);
+  for (const Cover thing : turn.needed) json["needed_patches"].push_back(patches_showing(covers, thing));
   json["objects"] = objects;
   if (scene.spot)
-    json["spot"] = {{"colour", name_of(scene.spot->colour)}, {"patches", patches_of(covers, {Cover::By::kSpot})}};
+    json["spot"] = {{"colour", name_of(scene.spot->colour)}, {"patches", patches_showing(covers, {Cover::By::kSpot})}};
   if (scene.distractor)
     json["distractor"] = {{"shape", name_of(scene.distractor->shape)},
-                          {"patches", patches_of(covers, {Cover::By::kDistractor})}};
-  if (!scene.clutter.empty()) json["clutter"] = {{"patches", patches_of(covers, {Cover::By::kClutter})}};
+                          {"patches", patches_showing(covers, {Cover::By::kDistractor})}};
+  const auto put = [&](const char* name, bool is_there, Cover::By by) {
+    if (is_there) json[name] = {{"patches", patches_showing(covers, {by})}};
+  };
+  put("bars", !scene.bars.empty(), Cover::By::kDistractor);
+  put("clutter", !scene.clutter.empty(), Cover::By::kClutter);
+  put("windows", scene.screen.has_value(), Cover::By::kWindow);
+  put("pointer", scene.screen.has_value(), Cover::By::kPointer);
   return json;
 }
 
@@ -113,11 +117,12 @@ std::string export_item(const Item& item, const Cell& cell, int64_t index, const
   std::snprintf(number, sizeof number, "%06lld", static_cast<long long>(index));
   const std::string name = cell.full_name() + "/" + number;
   fs::create_directories(folder / name);
+  const int side = options.side.value_or(cell.side), grid = options.grid.value_or(cell.grid);
   Json turns = Json::array();
   for (size_t i = 0; i < item.turns.size(); ++i) {
-    const Drawing drawing = draw(item.turns[i].scene, options.side);
+    const Drawing drawing = draw(item.turns[i].scene, side);
     write(folder / name / picture_name(i), encode_png(drawing.image));
-    turns.push_back(turn_json(item.turns[i], patch_covers(drawing, options.grid, options.grid)));
+    turns.push_back(turn_json(item.turns[i], patch_covers(drawing, grid, grid)));
   }
   write(folder / name / "messages.json", messages_json(item).dump(1) + "\n");
   return Json{{"item", name},
@@ -129,7 +134,7 @@ std::string export_item(const Item& item, const Cell& cell, int64_t index, const
               {"messages", name + "/messages.json"},
               {"answer", item.query().answer},
               {"choices", item.choices},
-              {"grid", {options.grid, options.grid}},
+              {"grid", {grid, grid}},
               {"turns", turns}}
              .dump() +
          "\n";
@@ -148,7 +153,7 @@ std::vector<ExportedCell> export_items(const ExportOptions& options, const Expor
       if (progress.should_cancel && progress.should_cancel()) return {};
       const Item item = make_item(cell, options.split, options.seed, static_cast<uint64_t>(i), options.difficulty);
       index.write(export_item(item, cell, i, options, folder.path()));
-      digest.add(item);
+      digest.add(item, cell.side);
       if (progress.show) progress.show(std::ssize(exported) * options.items + i + 1, total);
     }
     exported.push_back({cell.full_name(), options.items, digest.finish()});

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,7 @@ struct ExportOptions {
   uint64_t seed = 0;
   int64_t items = 10;  // of each cell
   Difficulty difficulty;
-  int side = kDefaultSide;
-  int grid = 8;  // patches along a side, in index.jsonl
+  std::optional<int> side, grid;  // pixels, and patches in index.jsonl, along a side; none: each cell's own
 };
 
 struct ExportProgress {
@@ -35,7 +35,7 @@ struct ExportProgress {
 struct ExportedCell {
   std::string cell;
   int64_t items = 0;
-  std::string sha256;  // ItemDigest of its items as drawn at the default side
+  std::string sha256;  // ItemDigest of its items as drawn at the cell's own side
 };
 
 // All or nothing: an exception or a cancelled run (empty result) leaves no folder behind. Throws Error when the folder

@@ -7,6 +7,7 @@
 
 #include "base/sha256.h"
 #include "espalier/error.h"
+#include "synth/crowded_items.h"
 #include "synth/draws.h"
 
 namespace espalier::synth {
@@ -45,26 +46,22 @@ std::vector<Cell> make_cells() {
   return cells;
 }
 
-template <size_t n>
-std::vector<std::string> as_choices(const std::array<std::string_view, n>& names) {
-  return {names.begin(), names.end()};
-}
-
 uint64_t hash_of(std::string_view text) {  // FNV-1a
   uint64_t hash = 0xCBF29CE484222325ULL;
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
   return hash;
 }
 
-// Makes one item. Two random streams: one for what is asked, one for the seeds of its scenes.
+// Makes one item.
 class ItemMaker {
  public:
   ItemMaker(const Cell& cell, Split split, uint64_t seed, uint64_t index, const Difficulty& difficulty)
-      : cell_(cell), split_(split), index_(index), difficulty_(difficulty), draws_(0) {
-    const uint64_t list = hash_of(cell.full_name()) ^ Draws(2 * seed + static_cast<uint64_t>(split)).next();
-    draws_ = Draws(Draws::of_stream(list, index).next());
-    scenes_ = draws_.next();
-  }
+      : cell_(cell),
+        split_(split),
+        index_(index),
+        difficulty_(difficulty),
+        draws_(item_draws(cell, split, seed, index)),
+        scenes_(draws_.next()) {}
 
   Item make() {
     switch (cell_.task) {
@@ -246,11 +243,18 @@ class ItemMaker {
   Split split_;
   uint64_t index_;
   Difficulty difficulty_;
-  Draws draws_;
-  uint64_t scenes_ = 0;
+  Draws draws_;      // what is asked
+  uint64_t scenes_;  // the stream of its scenes' seeds
   std::vector<std::string> words_;
   Item item_;
 };
+
+// One patch of each thing in turn, until all are taken.
+void deal_out(const std::vector<std::vector<int>>& things, std::vector<int>& order) {
+  for (size_t round = 0; std::ranges::any_of(things, [&](const auto& t) { return round < t.size(); }); ++round)
+    for (const std::vector<int>& thing : things)
+      if (round < thing.size()) order.push_back(thing[round]);
+}
 
 // The examples' words move on by a number of classes that is as often 0 as any other.
 void shuffle_words(const Cell& cell, Item& item, uint64_t index) {
@@ -264,7 +268,47 @@ void shuffle_words(const Cell& cell, Item& item, uint64_t index) {
   }
 }
 
+void shuffle_traits(const Cell& cell, Item& item, uint64_t index) {
+  const size_t step = Draws(index ^ hash_of(cell.name)).below(kNumTraits);
+  const auto trait = static_cast<Trait>((static_cast<size_t>(cell.trait) + step) % kNumTraits);
+  for (size_t i = 0; i + 1 < item.turns.size(); ++i) {
+    Turn& turn = item.turns[i];
+    turn.answer = trait_of(turn.scene.objects[turn.asked->object], trait);
+  }
+}
+
+bool needs_earlier_screens(const Cell& cell) {
+  return cell.task == Task::kScreens && cell.screen_ask != ScreenAsk::kPressed && cell.screen_ask != ScreenAsk::kNow;
+}
+
 }  // namespace
+
+Draws item_draws(const Cell& cell, Split split, uint64_t seed, uint64_t index) {
+  const uint64_t list = hash_of(cell.full_name()) ^ Draws(2 * seed + static_cast<uint64_t>(split)).next();
+  return Draws(Draws::of_stream(list, index).next());
+}
+
+std::vector<int> by_need(std::span<const Cover> covers, const Turn& turn) {
+  std::vector<Cover> first = turn.needed, others = {{Cover::By::kSpot}, {Cover::By::kPointer}};
+  if (turn.asked) first.insert(first.begin(), *turn.asked);
+  for (size_t i = 0; i < turn.scene.objects.size(); ++i)
+    others.push_back({Cover::By::kObject, static_cast<uint8_t>(i)});
+  const auto patches_of = [&](const std::vector<Cover>& things) {
+    std::vector<std::vector<int>> patches;
+    for (const Cover thing : things) patches.push_back(patches_showing(covers, thing));
+    return patches;
+  };
+  std::vector<int> all;
+  deal_out(patches_of(first), all);
+  deal_out(patches_of(others), all);
+  for (const Cover::By by : {Cover::By::kDistractor, Cover::By::kClutter, Cover::By::kWindow, Cover::By::kBackground})
+    std::ranges::copy(patches_showing(covers, {by}), std::back_inserter(all));
+  std::vector<int> order;
+  std::vector<char> is_taken(covers.size(), 0);
+  for (const int patch : all)
+    if (std::exchange(is_taken[static_cast<size_t>(patch)], 1) == 0) order.push_back(patch);
+  return order;
+}
 
 Image picture_of(const Turn& turn, int side) {
   if (!turn.is_blank) return draw(turn.scene, side).image;
@@ -276,24 +320,33 @@ std::span<const Cell> all_cells() {
   return cells;
 }
 
+std::span<const Cell> crowded_cells() {
+  static const std::vector<Cell> cells = make_crowded_cells();
+  return cells;
+}
+
 std::vector<Cell> select_cells(std::span<const std::string> names) {
+  if (names.empty()) return {all_cells().begin(), all_cells().end()};
+  std::vector<Cell> cells(all_cells().begin(), all_cells().end());
+  cells.insert(cells.end(), crowded_cells().begin(), crowded_cells().end());
   const auto matches = [](const Cell& cell, const std::string& name) {
     return name == cell.suite || name == cell.full_name();
   };
   for (const std::string& name : names)
-    if (std::ranges::none_of(all_cells(), [&](const Cell& cell) { return matches(cell, name); })) {
+    if (std::ranges::none_of(cells, [&](const Cell& cell) { return matches(cell, name); })) {
       std::string known;
       for (const std::string_view suite : kSuites) known += (known.empty() ? "" : ", ") + std::string(suite);
+      for (const std::string_view suite : kCrowdedSuites) known += ", " + std::string(suite);
       throw Error("suite \"" + name + "\": expected one of " + known + ", or a cell of one, such as bind/shape-2x1");
     }
-  std::vector<Cell> selected;
-  for (const Cell& cell : all_cells())
-    if (names.empty() || std::ranges::any_of(names, [&](const std::string& name) { return matches(cell, name); }))
-      selected.push_back(cell);
-  return selected;
+  std::erase_if(cells, [&](const Cell& cell) {
+    return std::ranges::none_of(names, [&](const std::string& name) { return matches(cell, name); });
+  });
+  return cells;
 }
 
 Item make_item(const Cell& cell, Split split, uint64_t seed, uint64_t index, const Difficulty& difficulty) {
+  if (is_crowded(cell)) return make_crowded_item(cell, split, seed, index, difficulty);
   return ItemMaker(cell, split, seed, index, difficulty).make();
 }
 
@@ -303,13 +356,23 @@ std::string_view name_of(Control control) {
 }
 
 bool applies(Control control, const Cell& cell) {
-  return control == Control::kNoImages || cell.classes > 0;
+  if (control == Control::kNoImages || cell.classes > 0) return true;
+  return control == Control::kNoExamples && needs_earlier_screens(cell);
+}
+
+double chance_of(const Cell& cell, Control control) {
+  const bool takes_trait = cell.task == Task::kInContext && control != Control::kNoImages;
+  return takes_trait ? 1.0 / kNumTraits : cell.chance;
 }
 
 Item make_control(const Cell& cell, Item item, Control control, uint64_t index) {
   if (control == Control::kNoImages)
     for (Turn& turn : item.turns) turn.is_blank = true;
-  if (control == Control::kShuffledWords) shuffle_words(cell, item, index);
+  if (control == Control::kShuffledWords && cell.task == Task::kInContext) {
+    shuffle_traits(cell, item, index);
+  } else if (control == Control::kShuffledWords) {
+    shuffle_words(cell, item, index);
+  }
   if (control == Control::kNoExamples) item.turns.erase(item.turns.begin(), item.turns.end() - 1);
   return item;
 }
@@ -317,13 +380,13 @@ Item make_control(const Cell& cell, Item item, Control control, uint64_t index) 
 ItemDigest::ItemDigest() : hash_(std::make_unique<Sha256>()) {}
 ItemDigest::~ItemDigest() = default;
 
-void ItemDigest::add(const Item& item) {
+void ItemDigest::add(const Item& item, int side) {
   for (const Turn& turn : item.turns) {
     for (const std::string* text : {&turn.question, &turn.answer}) {
       hash_->add(*text);
       hash_->add("\n");
     }
-    hash_->add(picture_of(turn).rgb);
+    hash_->add(picture_of(turn, side).rgb);
   }
   for (const std::string& choice : item.choices) hash_->add(choice + "\n");
 }

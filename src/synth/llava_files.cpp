@@ -74,7 +74,7 @@ Json preprocessor_json(int64_t side) {
 }  // namespace
 
 std::vector<FolderFile> llava_files(const LlavaSize& size, const std::string& dtype) {
-  const DemoTokenizer tokenizer = demo_tokenizer(size.vocab);
+  const DemoTokenizer tokenizer = demo_tokenizer(size.vocab, size.words);
   std::vector<FolderFile> files = tokenizer.files;
   files.push_back({"config.json", text_of(config_json(size, dtype, tokenizer))});
   files.push_back({"preprocessor_config.json", text_of(preprocessor_json(size.image))});
@@ -90,7 +90,7 @@ std::vector<FolderFile> llava_files(const LlavaSize& size, const std::string& dt
 }
 
 std::string llava_config(const LlavaSize& size, const std::string& dtype) {
-  return text_of(config_json(size, dtype, demo_tokenizer(size.vocab)));
+  return text_of(config_json(size, dtype, demo_tokenizer(size.vocab, size.words)));
 }
 
 std::string published_name(const std::string& canonical) {

@@ -9,6 +9,7 @@
 
 #include "espalier/error.h"
 #include "synth/draws.h"
+#include "synth/scene_parts.h"
 
 namespace espalier::synth {
 
@@ -19,45 +20,7 @@ constexpr int kGap = 2 * kUnit;  // between things that must not touch
 
 constexpr std::array<Rgb, kNumColours> kPaints = {
     {{215, 45, 45}, {45, 165, 70}, {50, 90, 215}, {232, 212, 50}, {150, 60, 180}, {240, 135, 30}}};
-
-Rgb jittered(Draws& draws, Rgb colour, int by) {
-  return {colour.r + draws.between(-by, by), colour.g + draws.between(-by, by), colour.b + draws.between(-by, by)};
-}
-
-Rgb paint_of(Draws& draws, Colour colour) {
-  return jittered(draws, kPaints[static_cast<size_t>(colour)], 12);
-}
-
-Background draw_background(Draws& draws) {
-  Background b;
-  const int grey = draws.between(80, 170);
-  b.base = jittered(draws, {grey, grey, grey}, 12);
-  b.amplitude = draws.between(6, 18);
-  constexpr int kSlow = 120, kFast = 600;  // a period of 34 and of 7 pixels
-  do {                                     // any direction
-    b.step_x = draws.between(-kFast, kFast);
-    b.step_y = draws.between(-kFast, kFast);
-  } while (b.step_x * b.step_x + b.step_y * b.step_y < kSlow * kSlow ||
-           b.step_x * b.step_x + b.step_y * b.step_y > kFast * kFast);
-  b.phase = draws.between(0, 4095);
-  b.noise = draws.between(4, 10);
-  return b;
-}
-
-std::vector<Stroke> draw_clutter(Draws& draws, const Background& background) {
-  std::vector<Stroke> strokes(static_cast<size_t>(draws.between(4, 8)));
-  for (Stroke& s : strokes) {
-    s.from = {draws.between(0, kExtent), draws.between(0, kExtent)};
-    do {
-      s.to = {s.from.x + draws.between(-28 * kUnit, 28 * kUnit), s.from.y + draws.between(-28 * kUnit, 28 * kUnit)};
-    } while (std::abs(s.to.x - s.from.x) + std::abs(s.to.y - s.from.y) < 10 * kUnit);
-    s.half_width = draws.between(kUnit / 2, 5 * kUnit / 4);
-    const int step = draws.between(25, 55) * (draws.below(2) ? 1 : -1);
-    const Rgb& base = background.base;
-    s.paint = jittered(draws, {base.r + step, base.g + step, base.b + step}, 14);
-  }
-  return strokes;
-}
+constexpr StrokePlan kFewStrokes = {.fewest = 4, .most = 8, .faintest = 25, .strongest = 55};
 
 // Whether squares around the centres, widened by kGap, stay apart.
 bool are_apart(Point a, int radius_a, Point b, int radius_b) {
@@ -108,7 +71,7 @@ Spot draw_spot(Draws& draws, const Object& object, Colour colour) {
 }
 
 void add_difficulty(Draws& draws, const Difficulty& difficulty, Scene& scene) {
-  if (difficulty.clutter) scene.clutter = draw_clutter(draws, scene.background);
+  if (difficulty.clutter) scene.clutter = draw_strokes(draws, scene.background, kFewStrokes);
   if (difficulty.distractor) scene.distractor = draw_distractor(draws, scene);
 }
 
@@ -185,6 +148,10 @@ bool is_inside(const Stroke& s, int x, int y) {
   return along >= 0 && along <= length && across * across <= length * s.half_width * s.half_width;
 }
 
+bool is_inside(const Panel& p, int x, int y) {
+  return x >= p.corner.x && x < p.corner.x + p.width && y >= p.corner.y && y < p.corner.y + p.height;
+}
+
 bool is_inside(const Spot& s, int x, int y) {
   return x >= s.corner.x && x < s.corner.x + Spot::kSide && y >= s.corner.y && y < s.corner.y + Spot::kSide;
 }
@@ -199,6 +166,9 @@ Box box_of(const Stroke& s) {
   const auto [x0, x1] = std::minmax(s.from.x, s.to.x);
   const auto [y0, y1] = std::minmax(s.from.y, s.to.y);
   return {x0 - s.half_width, y0 - s.half_width, x1 + s.half_width, y1 + s.half_width};
+}
+Box box_of(const Panel& p) {
+  return {p.corner.x, p.corner.y, p.corner.x + p.width, p.corner.y + p.height};
 }
 Box box_of(const Spot& s) {
   return {s.corner.x, s.corner.y, s.corner.x + Spot::kSide, s.corner.y + Spot::kSide};
@@ -275,28 +245,73 @@ class Canvas {
   std::vector<Cover> covers_;
 };
 
-// What most of a box shows. Objects and spots go before distractors, these before clutter.
+// Who goes before whom, by Cover::By: a mark is small and lies on an object that would outweigh it.
+constexpr std::array<int, 8> kRanks = {0, 2, 3, 4, 4, 5, 5, 1};
+
+// What most of a box shows, by rank; of equals, spots and then the first objects.
 Cover cover_of_box(const Drawing& drawing, const Box& box) {
-  std::vector<Cover> candidates = {{Cover::By::kSpot}, {Cover::By::kDistractor}, {Cover::By::kClutter}};
-  for (uint8_t i = 0; i < kMaxObjects; ++i) candidates.push_back({Cover::By::kObject, i});
-  const auto rank = [](Cover c) { return c.by == Cover::By::kDistractor ? 1 : c.by == Cover::By::kClutter ? 0 : 2; };
-  std::vector<int> pixels(candidates.size());
+  const auto order = [](Cover c) { return 256 * (c.by != Cover::By::kSpot) + c.object; };
+  std::vector<std::pair<Cover, int>> counted;
   for (int y = box.y0; y < box.y1; ++y)
     for (int x = box.x0; x < box.x1; ++x) {
       const Cover cover = drawing.covers[static_cast<size_t>(y) * drawing.image.width + x];
-      for (size_t i = 0; i < candidates.size(); ++i) pixels[i] += candidates[i] == cover;
+      const auto found = std::ranges::find(counted, cover, &std::pair<Cover, int>::first);
+      if (found != counted.end()) {
+        ++found->second;
+      } else {
+        counted.emplace_back(cover, 1);
+      }
     }
   Cover best;
-  std::pair<int, int> highest{-1, 0};
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    const std::pair<int, int> standing{rank(candidates[i]), pixels[i]};
-    const bool is_enough = 10 * pixels[i] >= (box.x1 - box.x0) * (box.y1 - box.y0);
-    if (is_enough && standing > highest) highest = standing, best = candidates[i];
+  std::array<int, 3> highest{-1, 0, 0};
+  for (const auto& [cover, pixels] : counted) {
+    const std::array<int, 3> standing{kRanks[static_cast<size_t>(cover.by)], pixels, -order(cover)};
+    const bool is_enough = 10 * pixels >= (box.x1 - box.x0) * (box.y1 - box.y0);
+    if (is_enough && standing > highest) highest = standing, best = cover;
   }
   return best;
 }
 
 }  // namespace
+
+Rgb jittered(Draws& draws, Rgb colour, int by) {
+  return {colour.r + draws.between(-by, by), colour.g + draws.between(-by, by), colour.b + draws.between(-by, by)};
+}
+
+Rgb paint_of(Draws& draws, Colour colour) {
+  return jittered(draws, kPaints[static_cast<size_t>(colour)], 12);
+}
+
+Background draw_background(Draws& draws) {
+  Background b;
+  const int grey = draws.between(80, 170);
+  b.base = jittered(draws, {grey, grey, grey}, 12);
+  b.amplitude = draws.between(6, 18);
+  constexpr int kSlow = 120, kFast = 600;  // a period of 34 and of 7 pixels
+  do {                                     // any direction
+    b.step_x = draws.between(-kFast, kFast);
+    b.step_y = draws.between(-kFast, kFast);
+  } while (b.step_x * b.step_x + b.step_y * b.step_y < kSlow * kSlow ||
+           b.step_x * b.step_x + b.step_y * b.step_y > kFast * kFast);
+  b.phase = draws.between(0, 4095);
+  b.noise = draws.between(4, 10);
+  return b;
+}
+
+std::vector<Stroke> draw_strokes(Draws& draws, const Background& background, const StrokePlan& plan) {
+  std::vector<Stroke> strokes(static_cast<size_t>(draws.between(plan.fewest, plan.most)));
+  for (Stroke& s : strokes) {
+    s.from = {draws.between(0, kExtent), draws.between(0, kExtent)};
+    do {
+      s.to = {s.from.x + draws.between(-28 * kUnit, 28 * kUnit), s.from.y + draws.between(-28 * kUnit, 28 * kUnit)};
+    } while (std::abs(s.to.x - s.from.x) + std::abs(s.to.y - s.from.y) < 10 * kUnit);
+    s.half_width = draws.between(kUnit / 2, 5 * kUnit / 4);
+    const int step = draws.between(plan.faintest, plan.strongest) * (draws.below(2) ? 1 : -1);
+    const Rgb& base = background.base;
+    s.paint = jittered(draws, {base.r + step, base.g + step, base.b + step}, 14);
+  }
+  return strokes;
+}
 
 uint64_t scene_seed(Split split, uint64_t stream, uint64_t index) {
   const uint64_t mixed =
@@ -361,10 +376,19 @@ Drawing draw(const Scene& scene, int side) {
   Canvas canvas(side);
   canvas.fill(scene.background);
   for (const Stroke& stroke : scene.clutter) canvas.paint(stroke, {Cover::By::kClutter});
+  if (scene.screen)
+    for (const Panel& window : scene.screen->windows) canvas.paint(window, {Cover::By::kWindow});
   if (scene.distractor) canvas.paint(*scene.distractor, {Cover::By::kDistractor});
-  for (size_t i = 0; i < scene.objects.size(); ++i)
-    canvas.paint<Figure>(scene.objects[i], {Cover::By::kObject, static_cast<uint8_t>(i)});
+  for (const Panel& bar : scene.bars) canvas.paint(bar, {Cover::By::kDistractor});
+  for (size_t i = 0; i < scene.objects.size(); ++i) {
+    const Cover cover{Cover::By::kObject, static_cast<uint8_t>(i)};
+    if (scene.screen) canvas.paint(scene.screen->faces[i], cover);
+    canvas.paint<Figure>(scene.objects[i], cover);
+  }
+  for (size_t i = 0; i < scene.marks.size(); ++i)
+    canvas.paint<Panel>(scene.marks[i], {Cover::By::kMark, static_cast<uint8_t>(i)});
   if (scene.spot) canvas.paint(*scene.spot, {Cover::By::kSpot});
+  if (scene.screen) canvas.paint(scene.screen->pointer, {Cover::By::kPointer});
   Draws noise = Draws(SplitMix64::of_stream(scene.seed, 1).next());
   return std::move(canvas).finish(noise, scene.background.noise);
 }
@@ -377,6 +401,13 @@ std::vector<Cover> patch_covers(const Drawing& drawing, int rows, int cols) {
       covers.push_back(cover_of_box(
           drawing, {col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows}));
   return covers;
+}
+
+std::vector<int> patches_showing(std::span<const Cover> covers, Cover thing) {
+  std::vector<int> patches;
+  for (size_t i = 0; i < covers.size(); ++i)
+    if (shows(covers[i], thing)) patches.push_back(static_cast<int>(i));
+  return patches;
 }
 
 }  // namespace espalier::synth

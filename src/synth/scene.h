@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Small pictures with a known content: coloured objects and a tiny spot on a textured background, drawn from a seed
 // with integer arithmetic alone, so that the same seed gives the same bytes on every machine. A drawing also says what
-// covers each pixel. Not here: questions about scenes (items.h).
+// covers each pixel. Not here: scenes with many objects (crowd.h), screens (screens.h), questions (items.h).
 //
 // Lengths in a Scene are kUnit-ths of a pixel of a 56 x 56 picture, whatever the side it is drawn at.
 #pragma once
@@ -58,6 +58,23 @@ struct Spot {  // a square of kSide x kSide
   Point corner;
   Rgb paint;
 };
+struct Panel {  // a rectangle
+  Point corner;
+  int width = 0, height = 0;
+  Rgb paint;
+};
+struct Mark : Panel {  // a square in the middle of an object
+  static constexpr int kSide = 7 * kUnit / 2;
+  Colour colour{};
+};
+// Windows over each other and a pointer. The scene's objects are then buttons: a face in the object's colour, and on it
+// the object's shape as a label.
+struct Screen {
+  std::vector<Panel> windows;  // as they are painted: frames, title bars and bodies
+  std::vector<Panel> faces;    // of the scene's objects
+  Figure pointer;
+  uint8_t pressed = 0;  // the object under the pointer
+};
 struct Stroke {
   Point from, to;
   int half_width = 0;
@@ -78,6 +95,9 @@ struct Scene {
   std::optional<Figure> distractor;
   std::vector<Object> objects;
   std::optional<Spot> spot;
+  std::vector<Panel> bars = {};  // grey, where other scenes have their distractor
+  std::vector<Mark> marks = {};  // none, or one on each object, in their order
+  std::optional<Screen> screen = {};
 };
 
 // What a caller fixes; the rest is drawn.
@@ -97,9 +117,10 @@ Scene group_scene(uint64_t seed, const Difficulty& difficulty, int count, std::s
 // ---- drawing ----
 
 struct Cover {
-  enum class By : uint8_t { kBackground, kClutter, kDistractor, kObject, kSpot };
+  // What only crowded scenes and screens have stands behind the rest.
+  enum class By : uint8_t { kBackground, kClutter, kDistractor, kObject, kSpot, kMark, kPointer, kWindow };
   By by = By::kBackground;
-  uint8_t object = 0;  // index into Scene::objects
+  uint8_t object = 0;  // index into Scene::objects: of the object, or of the one that a mark sits on
   bool operator==(const Cover&) const = default;
 };
 
@@ -110,9 +131,16 @@ struct Drawing {
 
 Drawing draw(const Scene& scene, int side = kDefaultSide);
 
-// What each cell of a rows x cols grid over the picture shows, row by row: the object or spot that covers most of it,
-// if that is at least a tenth of its pixels; else by the same rule the distractor, else
-// clutter, else background.
+// What each cell of a rows x cols grid over the picture shows, row by row: the mark or pointer that covers most of it,
+// if that is at least a tenth of its pixels; else by the same rule the object or spot, else the distractor, else
+// clutter, else a window, else background.
 std::vector<Cover> patch_covers(const Drawing& drawing, int rows, int cols);
+
+// Whether such a cell shows a part of `thing`: a mark is also a part of its object.
+constexpr bool shows(Cover cell, Cover thing) {
+  return cell == thing ||
+         (cell.by == Cover::By::kMark && thing.by == Cover::By::kObject && cell.object == thing.object);
+}
+std::vector<int> patches_showing(std::span<const Cover> covers, Cover thing);
 
 }  // namespace espalier::synth

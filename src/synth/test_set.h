@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The published test set: SHA-256 (items.h, ItemDigest) of the first kPinnedItems items of each cell, split test, seed
-// 0, plain and with clutter and distractors. tests/synth/items_test.cpp makes them again.
+// 0, plain and with clutter and distractors. tests/synth/items_test.cpp and crowded_items_test.cpp make them again.
 #pragma once
 
 #include <cstdint>
@@ -78,6 +78,42 @@ inline constexpr TestSetPin kTestSetPins[] = {
      "bfa6d5bd2299c1e42ce5eeda5acb03faf9fa9f9b95fb6ce9418049da1c154ffc"},
     {"define/shape-of", "e6edc4910fb3257c10bddd8f13358daae08620551f479d88206791620d0ca3f6",
      "dd0c869d1df3eebcc7e5c5632cc2df9847ce1a6387b9fcd8e064364489983eb2"},
+};
+
+// The same of crowded_cells(), drawn at their own side.
+inline constexpr TestSetPin kCrowdedTestSetPins[] = {
+    {"crowded/colour-of", "442fbabaf61d536cdb97732e7156ed26bfda09cf7b2ad3e2e8081aaab483a4b3",
+     "4a643b7ce5a172878b9ca03bfe02ea3c4cbc182c97253510de3105bd13ccc96a"},
+    {"crowded/shape-of", "e6b8dc58e9c978c68010b8e1491b2f81531ff647b10b5f589f497dc6c426f37c",
+     "9e9477cf8929a8cd60b866dec804ce859112a79f9876e90c4eea9a78af8f3328"},
+    {"crowded/place-of", "a4ed5a0056ad2e8485b48c074000a71b76e708f171963ec25204095325de7206",
+     "e381e5e71b039343abde677bd91383b608426d901027d37751a52e0be4185a1f"},
+    {"crowded/spot-of", "b5a9fe26135c5ab887f341e84ea184f9158edfbbe6de05452e3cea5bba8fe15e",
+     "6cdcd347988de5a7785da5ada92d3f5fbcddb234120dc12c3af126a671c07af8"},
+    {"crowded/beside", "419d97095e888b47e49bca5ec9c8fe24044b5e0c49db332ee0e85dcad690df23",
+     "e1c7a295d667a76f7eebba66437ac3b2033891403f40f5da6567d4bdcfef5dc0"},
+    {"in-context/colour-1", "ee91254fcebb96808f66a149a86f30ea22a70f927960ce016c5a49b8fbf56635",
+     "9595c2436fb710d75a5f7ed8cc96ea95d117207f73edac9890d90d8069675885"},
+    {"in-context/shape-1", "d429d5764d4a1e9c9947263861a1bcc56c37b1fa109e365a44eb5a6ec97a5113",
+     "296035225e3002bcd3b23c244ab32dfe148eaf6865e75ffbfcf6b05c3765069e"},
+    {"in-context/place-1", "4399bd50ac6b57ba2341b83719c67f2459e618a4142e3dddd8887dd6f00d79f9",
+     "24bd1b293b66fd7f7b8c1c0658810b55863f92ce7060884edbd9a86b40ebf5c6"},
+    {"in-context/colour-3", "43f1b5a5295c772dc526aca8dd224d251d7a008c22977afb5fb3b9e6180ac46f",
+     "bbf7bfe79710bd40b4bf62605725db8db28ea0648ef0b5c49283340830a45a38"},
+    {"in-context/shape-3", "b206b2b9f2aa74a8d2bf866d92d044fa81809fda3f3a43899b28559f02e0f031",
+     "2042ca09d93cdaca4a7cccd8a75aebb593e92360373463d1df0c8a1618684b07"},
+    {"in-context/place-3", "7d5af61e29151616716c941a82e1c739252806f009c51f18409c30f46893b4c6",
+     "791ac1a824e6781c1348974cf608da0185c4c68796f038b2a179d310e694c882"},
+    {"screens/pressed", "52624b751974b6b5602b0918e3e77c2f108e0fb53ed08b0ea764e1bd1f212a2d",
+     "1d14b6b0dd484a2fd0db148341eaa9c16eb487f70e7c9900c63dbbbe1613dbc0"},
+    {"screens/now", "175c19294f4e469e5c83d4d2e92c5812ebe4cd487848e8e3c1c42a8a686b12bd",
+     "b42ec3dd086dbbe520879bccfd32e7713348f34a4869456c9a9a2bb3ea7e2318"},
+    {"screens/changed", "75faf3c0113f8b6d92f3b198bd3ede130a79cf0c24cdfb248d192ddabd7b9110",
+     "80222f0f65c8ff06d14ae26d0027de9be402fedf36b43c9432e3af0282cfa3db"},
+    {"screens/unchanged", "0c3604e23b90cae53ac402c568a8b8fc4890db3905e2aa5e46fe31b1871d6b70",
+     "d183506ee67e5e90aaf0420ac131752ba19024963862ad3699eb1c0042cbf203"},
+    {"screens/before", "8fe324ee94b41eae28f721a68f2dc18e709fc8f8f32af6e8277efabc02c2b58c",
+     "afaba213ae2c15b40ea4f0b8cb7154cec513a8c4b101ad6a4c0aaa500d99bd73"},
 };
 
 }  // namespace espalier::synth

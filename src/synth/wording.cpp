@@ -9,8 +9,13 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kOpeners = {"what", "name", "how", "where"};
 constexpr std::array<std::string_view, 7> kInnerWords = {"the", "is", "many", "objects", "shape", "colour", "spot"};
+constexpr std::array<std::string_view, 15> kCrowdedWords = {"on",    "has",    "left",    "right",   "above",
+                                                            "below", "of",     "pressed", "changed", "did",
+                                                            "not",   "change", "was",     "screens", "ago"};
+// Between a noun and what it is beside, by Side.
+constexpr std::array<std::string_view, kNumSides> kBeside = {"left of", "right of", "above", "below"};
 
-std::vector<std::string_view> make_other_words() {
+std::vector<std::string_view> make_other_words(Words set) {
   std::vector<std::string_view> words(kInnerWords.begin(), kInnerWords.end());
   const auto add = [&](std::span<const std::string_view> more) { words.insert(words.end(), more.begin(), more.end()); };
   add(kShapeNames);
@@ -18,6 +23,7 @@ std::vector<std::string_view> make_other_words() {
   add(kNumberNames);
   add(kPlaceNames);
   add(kMadeUpWords);
+  if (set == Words::kCrowded) add(kCrowdedWords);
   return words;
 }
 
@@ -48,6 +54,28 @@ std::string ask_place_of(std::string_view noun) {
   return join({"where is the ", noun, "?"});
 }
 
+std::string ask_spot_on(std::string_view kind) {
+  return join({"what spot is on the ", kind, "?"});
+}
+std::string ask_what_has_spot(std::string_view colour) {
+  return join({"what has the ", colour, " spot?"});
+}
+std::string ask_colour_beside(std::string_view noun, Side side, std::string_view kind) {
+  return join({"what colour is the ", noun, " ", kBeside[static_cast<size_t>(side)], " the ", kind, "?"});
+}
+std::string ask_pressed() {
+  return "what is pressed?";
+}
+std::string ask_changed() {
+  return "what changed?";
+}
+std::string ask_unchanged() {
+  return "what did not change?";
+}
+std::string ask_colour_before(std::string_view label) {
+  return join({"what colour was the ", label, " three screens ago?"});
+}
+
 std::string open_turn(std::string_view question) {
   return join({"USER: <image>\n", question, " ASSISTANT:"});
 }
@@ -58,9 +86,10 @@ std::string close_turn(std::string_view answer) {
 std::span<const std::string_view> question_openers() {
   return kOpeners;
 }
-std::span<const std::string_view> other_words() {
-  static const std::vector<std::string_view> words = make_other_words();
-  return words;
+std::span<const std::string_view> other_words(Words words) {
+  static const std::vector<std::string_view> demo = make_other_words(Words::kDemo);
+  static const std::vector<std::string_view> crowded = make_other_words(Words::kCrowded);
+  return words == Words::kDemo ? demo : crowded;
 }
 
 }  // namespace espalier::synth

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every word of the synthetic benchmark: names, made-up words, questions, and how turns become text. The demo model is
-// trained on exactly this wording and its tokenizer is made from it, so a change here asks for a new model.
+// Every word of the synthetic benchmark: names, made-up words, questions, and how turns become text. Models are trained
+// on exactly this wording and their tokenizers are made from it, so a change here asks for a new model; what the demo
+// model knows stands apart from the words of crowded scenes and screens (Words).
 // Not here: which scene goes with which question (items.h).
 #pragma once
 
@@ -20,6 +21,10 @@ enum class Attribute : uint8_t { kShape, kColour, kSpot };
 
 inline constexpr int kNumShapes = 6, kNumColours = 6, kNumPlaces = 4, kMaxObjects = 4, kNumAttributes = 3;
 inline constexpr int kNumClasses = 6;  // of every attribute
+
+// Beside a thing, in the next slot of a crowded picture.
+enum class Side : uint8_t { kLeft, kRight, kAbove, kBelow };
+inline constexpr int kNumSides = 4;
 
 inline constexpr std::array<std::string_view, kNumShapes> kShapeNames = {"circle", "square", "triangle",
                                                                          "star",   "cross",  "ring"};
@@ -70,13 +75,31 @@ std::string ask_colour_of(std::string_view noun);      // "what colour is the st
 std::string ask_shape_of(std::string_view adjective);  // "what shape is red?"
 std::string ask_place_of(std::string_view noun);       // "where is the star?"
 
+// Of crowded scenes. A kind is a colour and a shape, "red ring".
+std::string ask_spot_on(std::string_view kind);          // "what spot is on the red ring?"
+std::string ask_what_has_spot(std::string_view colour);  // "what has the red spot?"
+std::string ask_colour_beside(std::string_view noun, Side side,
+                              std::string_view kind);  // "what colour is the star left of the red ring?"
+// Of screens. A label is the shape on a button.
+std::string ask_pressed();                              // "what is pressed?"
+std::string ask_changed();                              // "what changed?"
+std::string ask_unchanged();                            // "what did not change?"
+std::string ask_colour_before(std::string_view label);  // "what colour was the star three screens ago?"
+
 // ---- turns as text (what the chat template makes of them; `<s>` comes from the tokenizer) ----
 
 std::string open_turn(std::string_view question);  // "USER: <image>\nwhat shape? ASSISTANT:"
 std::string close_turn(std::string_view answer);   // " star</s>"
 
+// Which words a tokenizer knows.
+enum class Words : uint8_t {
+  kDemo,
+  kCrowded
+};  // the latter: those of the demo model, then those of crowds and screens
+
 // Every word that an image turn can hold, each once: the tokenizer makes each one token.
 std::span<const std::string_view> question_openers();  // behind the image's newline: "what", …
-std::span<const std::string_view> other_words();  // behind a space: names, made-up words, the rest of the questions
+// Behind a space: names, made-up words, the rest of the questions.
+std::span<const std::string_view> other_words(Words words = Words::kDemo);
 
 }  // namespace espalier::synth

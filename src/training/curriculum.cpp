@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/curriculum.h"
 
+#include <algorithm>
+
+#include "espalier/error.h"
+
 namespace espalier {
 
 namespace {
@@ -21,11 +25,10 @@ StagePlan decoder_plan(const std::string& name, bool has_pictures, double peak, 
   return plan;
 }
 
-}  // namespace
+constexpr synth::Difficulty kHard = {.clutter = true, .distractor = true};
 
-const std::vector<CurriculumStage>& curriculum() {
-  static const synth::Difficulty kHard = {.clutter = true, .distractor = true};
-  static const std::vector<CurriculumStage> stages = {
+std::vector<CurriculumStage> demo_curriculum() {
+  return {
       // Pairs whose key is another's value stay open, so .97 takes twice as long.
       {.plan = decoder_plan("copying", false, 1e-3, 3000, 50, {.accuracy = 0.95}),
        .summary = "copying, text only",
@@ -132,7 +135,99 @@ const std::vector<CurriculumStage>& curriculum() {
                     .attribute_share = {1, 1, 1}},
        .share_layers = 2},
   };
-  return stages;
+}
+
+std::vector<CurriculumStage> crowded_curriculum() {
+  using synth::CrowdAsk;
+  return {
+      // What a picture shows is spelled out for each patch, so that the questions are learned before there is a tower,
+      // at the price of a decoder's steps alone. Few objects first: which one is meant is then a choice of a few.
+      {.plan = decoder_plan("labels-few", true, 1e-3, 4000, 100, {.accuracy = 0.95}),
+       .summary = "questions about two to five objects, their patches spelled out",
+       .data = Data::kCrowds,
+       .after = "",
+       .crowds = {.features = PatchFeatures::kLabels,
+                  .fewest = 2,
+                  .most = 5,
+                  .shown = 12,
+                  .sequences = 12,
+                  .pictures = 4,
+                  .questions = 3,
+                  .asks = {CrowdAsk::kColourOf, CrowdAsk::kShapeOf, CrowdAsk::kPlaceOf, CrowdAsk::kSpotOf}}},
+      {.plan = decoder_plan("labels-crowd", true, 1e-3, 6000, 100, {.accuracy = 0.95}),
+       .summary = "questions about crowds, one object beside another, a third of the patches spelled out",
+       .data = Data::kCrowds,
+       .after = "labels-few",
+       .crowds = {.features = PatchFeatures::kLabels, .shown = 48, .sequences = 8, .pictures = 2, .questions = 4}},
+      {.plan = decoder_plan("labels-sequences", true, 1e-3, 6000, 100, {.accuracy = 0.95}),
+       .summary = "crowds, examples that show which trait is meant, and screens, a third of the patches spelled out",
+       .data = Data::kCrowds,
+       .after = "labels-crowd",
+       .crowds = {.features = PatchFeatures::kLabels,
+                  .shown = 48,
+                  .sequences = 8,
+                  .pictures = 3,
+                  .questions = 3,
+                  .in_context = 0.25,
+                  .screens = 0.45}},
+      // Beside the three above.
+      {.plan = {.name = "tower",
+                .schedule = {.peak = 1.5e-3, .warm_up = 100, .steps = 8000},
+                .optimizer = {},
+                .trained = {"vision.", "heads."},
+                .evaluate_every = 200,
+                .save_every = 100,
+                .stop = {.accuracy = 0.99, .except = {"members", "thing"}}},
+       .summary = "vision tower with throw-away heads, on crowds and screens",
+       .data = Data::kCrowdedTower,
+       .after = "",
+       .sequences = 32,
+       .difficulties = {{}, kHard}},
+      {.plan = decoder_plan("some-tokens", true, 1e-3, 4000, 100, {.accuracy = 0.94}),
+       .summary = "the same, a third of the patches through the tower",
+       .data = Data::kCrowds,
+       .after = "labels-sequences",
+       .crowds = {.difficulty = kHard, .shown = 48, .sequences = 6, .in_context = 0.25, .screens = 0.45}},
+      // Reading must move behind layer 2, or no policy inside the decoder can be told from another.
+      {.plan = decoder_plan("late-reading", true, 1e-3, 3000, 100, {.accuracy = 0.94}),
+       .summary = "the same, read after layer 2",
+       .data = Data::kCrowds,
+       .after = "some-tokens",
+       .crowds = {.difficulty = kHard, .shown = 48, .sequences = 6, .in_context = 0.25, .screens = 0.45},
+       .share_layers = 2,
+       .fresh_layers = 2},
+      {.plan = decoder_plan("all-tokens", true, 5e-4, 3000, 100, {.accuracy = 0.97}),
+       .summary = "the same, all 144 tokens",
+       .data = Data::kCrowds,
+       .after = "late-reading",
+       .crowds = {.difficulty = kHard, .sequences = 4, .in_context = 0.25, .screens = 0.45},
+       .share_layers = 2},
+  };
+}
+
+}  // namespace
+
+const CurriculumStage& Recipe::stage(std::string_view wanted) const {
+  const auto found = std::ranges::find_if(stages, [&](const CurriculumStage& s) { return s.plan.name == wanted; });
+  if (found == stages.end()) throw Error("train-demo: there is no stage " + std::string(wanted));
+  return *found;
+}
+
+const CurriculumStage& Recipe::tower() const {
+  return *std::ranges::find_if(stages, &CurriculumStage::trains_tower);
+}
+
+const std::vector<Recipe>& recipes() {
+  static const std::vector<Recipe> all = {{"demo", synth::kDemoSize, demo_curriculum()},
+                                          {"crowded", synth::kCrowdedSize, crowded_curriculum()}};
+  return all;
+}
+
+const Recipe& recipe_named(std::string_view name) {
+  const auto found = std::ranges::find(recipes(), name, &Recipe::name);
+  if (found == recipes().end())
+    throw Error("train-demo: there is no recipe " + std::string(name) + ": expected demo or crowded");
+  return *found;
 }
 
 }  // namespace espalier

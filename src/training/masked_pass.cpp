@@ -72,7 +72,7 @@ class Walker {
     std::vector<at::Tensor> signals;
     if (step.needs)
       for (const Signal& signal : step.needs(layout_)) {
-        check_signal(signal, step.at, facts_, 0, policy_.spec());
+        check_signal(signal, step, facts_, 0);
         signals.push_back(received(probe_of(signal, step.at), query, key, lse));
       }
     const at::Tensor mask = step.soft_mask(layout_, signals);

@@ -14,7 +14,6 @@
 #include "families/families.h"
 #include "families/llava/llava.h"
 #include "model/config_section.h"
-#include "synth/llava_files.h"
 
 namespace espalier {
 
@@ -24,21 +23,25 @@ constexpr const char* kDtype = "bfloat16";
 
 }  // namespace
 
-void write_model_files(const std::filesystem::path& folder) {
+void write_model_files(const std::filesystem::path& folder, const synth::LlavaSize& size) {
   std::error_code failure;
   std::filesystem::create_directories(folder, failure);
   if (failure) throw Error(folder.string() + ": cannot make this folder: " + failure.message());
-  for (const synth::FolderFile& file : synth::llava_files(synth::kDemoSize, kDtype)) {
+  for (const synth::FolderFile& file : synth::llava_files(size, kDtype)) {
     OutputFile out(folder / file.name);
     out.write(file.text);
     out.commit();
   }
 }
 
-LlavaConfig demo_model_config() {
+LlavaConfig model_config(const synth::LlavaSize& size) {
   const std::string name = "config.json";
-  const nlohmann::json json = parse_json(synth::llava_config(synth::kDemoSize, kDtype), name);
+  const nlohmann::json json = parse_json(synth::llava_config(size, kDtype), name);
   return read_llava_config(Section(json, name));
+}
+
+LlavaConfig demo_model_config() {
+  return model_config(synth::kDemoSize);
 }
 
 void write_model_weights(const std::filesystem::path& folder, const LlavaConfig& config, const Parameters& parameters) {

@@ -19,7 +19,6 @@ namespace espalier {
 
 namespace {
 
-constexpr const char* kTower = "tower";
 constexpr int64_t kPoolSolos = 30000, kPoolGroups = 16000;  // for training; a tenth of it for evaluation
 
 at::ScalarType scalar_type(ComputeDtype dtype) {
@@ -52,25 +51,25 @@ TrainingHooks hooks_of(const TrainingCallbacks& callbacks) {
 
 class Demo {
  public:
-  Demo(const TrainDemoOptions& options, const TrainingCallbacks& callbacks)
-      : options_(options),
+  Demo(const Recipe& recipe, const TrainDemoOptions& options, const TrainingCallbacks& callbacks)
+      : recipe_(recipe),
+        options_(options),
         callbacks_(callbacks),
         folder_(options.out / "model"),
-        config_(demo_model_config()),
-        tokenizer_(open_tokenizer(folder_)),
+        config_(model_config(recipe.size)),
+        tokenizer_(open_tokenizer(folder_, recipe.size)),
         tokens_(tokenizer_),
         processor_(ImageProcessor::load(folder_)),
         hooks_(hooks_of(callbacks)) {}
 
   StageResult run(const CurriculumStage& stage) {
     Parameters parameters = initial_parameters(config_, options_.seed);
-    if (stage.data == CurriculumStage::Data::kTower) add_tower_heads(config_, parameters, options_.seed);
+    if (stage.trains_tower()) add_tower_heads(config_, pictures_for(stage), parameters, options_.seed);
     const std::filesystem::path state = state_file(options_.out, stage.plan.name);
     const bool is_new = !std::filesystem::exists(state);
     if (is_new) {
-      if (!stage.after.empty()) load_parameters(finished(stage, stage.after), parameters);
-      if (stage.data == CurriculumStage::Data::kPictures)
-        load_parameters(finished(stage, kTower), parameters, "vision.");
+      if (!stage.after.empty()) load_before(stage, parameters);
+      if (stage.has_tower()) load_parameters(finished(stage, recipe_.tower().plan.name), parameters, "vision.");
     } else {
       load_parameters(state, parameters);
     }
@@ -79,7 +78,7 @@ class Demo {
       pool = open_pool(stage, parameters);
       if (!pool->is_complete()) return {.cancelled = true, .reached = false, .steps = 0, .scores = {}};
     }
-    const std::unique_ptr<Task> task = task_of(stage, pool.get());
+    const std::unique_ptr<Task> task = task_of(stage, parameters, pool.get());
     if (is_new && stage.fresh_layers > 0) {
       const auto& language = static_cast<const LanguageTask&>(*task);
       const std::vector<int> removed = least_needed_layers(config_, parameters, language, stage.fresh_layers);
@@ -89,7 +88,7 @@ class Demo {
     plan.pause_at = options_.max_steps;
     if (options_.save_every > 0) plan.save_every = options_.save_every;
     const StageResult end = run_stage(plan, *task, parameters, options_.seed, options_.out, hooks_);
-    if (!end.cancelled && stage.data == CurriculumStage::Data::kPictures) {
+    if (!end.cancelled && stage.has_tower()) {
       write_model_weights(folder_, config_, parameters);
       write_reading_curve(stage, static_cast<const LanguageTask&>(*task), parameters);
     }
@@ -97,9 +96,22 @@ class Demo {
   }
 
  private:
-  static Tokenizer open_tokenizer(const std::filesystem::path& folder) {
-    write_model_files(folder);
+  static Tokenizer open_tokenizer(const std::filesystem::path& folder, const synth::LlavaSize& size) {
+    write_model_files(folder, size);
     return Tokenizer::load(folder);
+  }
+
+  static TowerPictures pictures_for(const CurriculumStage& stage) {
+    return stage.data == CurriculumStage::Data::kTower ? TowerPictures::kFew : TowerPictures::kCrowded;
+  }
+
+  // A projector that has read labels knows nothing of a tower's features: it starts anew.
+  void load_before(const CurriculumStage& stage, Parameters& parameters) const {
+    const std::filesystem::path state = finished(stage, stage.after);
+    const bool reads_anew = stage.has_tower() && recipe_.stage(stage.after).data == CurriculumStage::Data::kCrowds &&
+                            !recipe_.stage(stage.after).has_tower();
+    if (!reads_anew) return load_parameters(state, parameters);
+    for (const char* part : {"decoder.", "lm_head."}) load_parameters(state, parameters, part);
   }
 
   // Accuracy with all image tokens taken away before each layer: where the decoder reads its pictures. Policies inside
@@ -141,7 +153,8 @@ class Demo {
                                        on_progress, callbacks_.should_cancel);
   }
 
-  std::unique_ptr<Task> task_of(const CurriculumStage& stage, const ScenePool* pool) const {
+  std::unique_ptr<Task> task_of(const CurriculumStage& stage, const Parameters& parameters,
+                                const ScenePool* pool) const {
     const LanguageTaskOptions language{.dtype = scalar_type(options_.dtype), .share_layers = stage.share_layers};
     switch (stage.data) {
       case CurriculumStage::Data::kCopying:
@@ -152,15 +165,22 @@ class Demo {
         return text_binding_task(config_, tokens_, language, options_.seed, stage.sequences, stage.turns, stage.echo,
                                  stage.resolve);
       case CurriculumStage::Data::kTower:
+      case CurriculumStage::Data::kCrowdedTower:
         return tower_task(config_, processor_,
-                          {.dtype = language.dtype, .images = stage.sequences, .difficulties = stage.difficulties},
+                          {.dtype = language.dtype,
+                           .pictures = pictures_for(stage),
+                           .images = stage.sequences,
+                           .difficulties = stage.difficulties},
                           options_.seed);
       case CurriculumStage::Data::kPictures:
         return picture_task(config_, tokens_, *pool, language, stage.pictures, options_.seed);
+      case CurriculumStage::Data::kCrowds:
+        return crowd_task(config_, tokens_, processor_, parameters, language, stage.crowds, options_.seed);
     }
     return nullptr;
   }
 
+  const Recipe& recipe_;
   const TrainDemoOptions& options_;
   const TrainingCallbacks& callbacks_;
   std::filesystem::path folder_;
@@ -171,13 +191,11 @@ class Demo {
   TrainingHooks hooks_;
 };
 
-std::vector<const CurriculumStage*> chosen_stages(const std::vector<std::string>& names) {
+std::vector<const CurriculumStage*> chosen_stages(const Recipe& recipe, const std::vector<std::string>& names) {
   std::vector<const CurriculumStage*> chosen;
-  for (const CurriculumStage& stage : curriculum())
+  for (const CurriculumStage& stage : recipe.stages)
     if (names.empty() || std::ranges::find(names, stage.plan.name) != names.end()) chosen.push_back(&stage);
-  for (const std::string& name : names)
-    if (std::ranges::none_of(curriculum(), [&](const CurriculumStage& s) { return s.plan.name == name; }))
-      throw Error("train-demo: there is no stage " + name);
+  for (const std::string& name : names) recipe.stage(name);  // for its complaint
   return chosen;
 }
 
@@ -186,7 +204,8 @@ std::vector<const CurriculumStage*> chosen_stages(const std::vector<std::string>
 const std::vector<DemoStage>& demo_stages() {
   static const std::vector<DemoStage> stages = [] {
     std::vector<DemoStage> all;
-    for (const CurriculumStage& stage : curriculum()) all.push_back({stage.plan.name, stage.summary});
+    for (const Recipe& recipe : recipes())
+      for (const CurriculumStage& stage : recipe.stages) all.push_back({stage.plan.name, stage.summary, recipe.name});
     return all;
   }();
   return stages;
@@ -194,8 +213,9 @@ const std::vector<DemoStage>& demo_stages() {
 
 TrainDemoResult train_demo(const TrainDemoOptions& options, const TrainingCallbacks& callbacks) {
   at::set_num_threads(std::max(1, options.threads));
-  const std::vector<const CurriculumStage*> stages = chosen_stages(options.stages);
-  Demo demo(options, callbacks);
+  const Recipe& recipe = recipe_named(options.recipe);
+  const std::vector<const CurriculumStage*> stages = chosen_stages(recipe, options.stages);
+  Demo demo(recipe, options, callbacks);
   TrainDemoResult result;
   for (const CurriculumStage* stage : stages) {
     const StageResult end = demo.run(*stage);

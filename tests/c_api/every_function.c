@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calls every function of espalier.h from C, with right and with wrong arguments. Ends with 1 after the first line that
 // says what is not as it should be and all others.
-//   every_function SOURCE_FOLDER VERSION GREEDY_TOKENS PROMPT_TOKENS
+//   every_function SOURCE_FOLDER VERSION GREEDY_TOKENS PROMPT_TOKENS PLUGIN
 // The tokens are those of Transformers, as lists "1,2,3": its answer to the case text_only of tests/golden/llava15, and
-// its ids of the prompt of the case single.
+// its ids of the prompt of the case single. The plugin is examples/keep_centre_policy.cpp.
 #include "espalier/espalier.h"
 
 #include <stdio.h>
@@ -126,6 +126,8 @@ static void test_nothing(void) {
   espalier_scheduler_free(NULL);
   espalier_ticket_free(NULL);
   espalier_session_free(NULL);
+  espalier_policy_free(NULL);
+  CHECK(!espalier_policy_spec(NULL));
   espalier_ticket_cancel(NULL);
   CHECK(espalier_ticket_is_done(NULL) == 0);
   CHECK(espalier_image_width(NULL) == 0 && espalier_image_height(NULL) == 0);
@@ -137,6 +139,45 @@ static void test_nothing(void) {
   CHECK(!espalier_result_kept(NULL, &n) && n == 0);
   // Without an error to fill in, the code says it.
   CHECK(espalier_policy_check("nothing_such", NULL) == ESPALIER_BAD_INPUT);
+}
+
+// What an engine said, by level.
+static void on_log(void* user, int32_t level, const char* message, size_t length) {
+  CHECK(length == strlen(message) && length > 0 && !strchr(message, '\n'));
+  CHECK(level == ESPALIER_LOG_WARNING || level == ESPALIER_LOG_VERBOSE);
+  ++((size_t*)user)[level];
+}
+
+static void test_log(espalier_engine_options options) {
+  size_t said[2] = {0, 0};
+  espalier_engine* engine = NULL;
+  options.on_log = on_log;
+  options.user = said;
+  options.log_level = 3;
+  REFUSED(espalier_engine_load(path("tests/golden/llava15"), &options, &engine, &error), "engine_options.log_level");
+  options.log_level = ESPALIER_LOG_VERBOSE;
+  OK(espalier_engine_load(path("tests/golden/llava15"), &options, &engine, &error));
+  CHECK(said[ESPALIER_LOG_VERBOSE] > 0);
+  espalier_engine_free(engine);
+  const espalier_log_level quiet[] = {ESPALIER_LOG_WARNING, ESPALIER_LOG_SILENT};
+  for (size_t i = 0; i < 2; ++i) {
+    said[ESPALIER_LOG_VERBOSE] = said[ESPALIER_LOG_WARNING] = 0;
+    options.log_level = quiet[i];
+    OK(espalier_engine_load(path("tests/golden/llava15"), &options, &engine, &error));
+    CHECK(said[ESPALIER_LOG_VERBOSE] == 0 && said[ESPALIER_LOG_WARNING] == 0);
+    espalier_engine_free(engine);
+  }
+}
+
+static void test_facts(const espalier_engine* engine) {
+  char* json = NULL;
+  OK(espalier_engine_facts_json(engine, &json, &error));
+  // As in config.json of tests/golden/llava15.
+  CHECK(strstr(json, "\"name\":\"llava15\",\"family\":\"LLaVA-1.5\"") && strstr(json, "\"has_class_token\":true"));
+  CHECK(strstr(json, "\"num_layers\":8") && strstr(json, "\"hidden_size\":128"));
+  espalier_text_free(json);
+  REFUSED(espalier_engine_facts_json(NULL, &json, &error), "engine");
+  REFUSED(espalier_engine_facts_json(engine, NULL, &error), "json");
 }
 
 static espalier_engine* test_engine(void) {
@@ -162,6 +203,7 @@ static espalier_engine* test_engine(void) {
   options.chat_template = "/nowhere/template.jinja";
   REFUSED(espalier_engine_load(path("models/demo"), &options, &engine, &error), "/nowhere/template.jinja");
   options.chat_template = NULL;
+  test_log(options);
   // A program of a later edition: fields that this library does not know must be 0.
   struct {
     espalier_engine_options known;
@@ -275,6 +317,20 @@ static void test_policies(void) {
   REFUSED(espalier_policy_check("nothing_such", &error), "nothing_such");
   REFUSED(espalier_policy_check("fastv:keep_ratio=2", &error), "keep_ratio");
   REFUSED(espalier_policy_check(NULL, &error), "spec");
+
+  espalier_policy* policy = NULL;
+  REFUSED(espalier_policy_make("nothing_such", NULL, 0, &policy, &error), "nothing_such");
+  REFUSED(espalier_policy_make(NULL, NULL, 0, &policy, &error), "spec");
+  REFUSED(espalier_policy_make("none", NULL, 1, &policy, &error), "plugins");
+  const char* const no_file = NULL;
+  REFUSED(espalier_policy_make("none", &no_file, 1, &policy, &error), "plugins");
+  const char* const no_plugin = path("README.md");
+  REFUSED(espalier_policy_make("none", &no_plugin, 1, &policy, &error), "README.md");
+  REFUSED(espalier_policy_make("none", NULL, 0, NULL, &error), "policy");
+  CHECK(!policy);
+  OK(espalier_policy_make("fastv:layer=5,keep_ratio=1/4", NULL, 0, &policy, &error));
+  CHECK(strncmp(espalier_policy_spec(policy), "fastv:", 6) == 0 && strstr(espalier_policy_spec(policy), "layer=5"));
+  espalier_policy_free(policy);
 }
 
 static const espalier_generation_options greedy = {
@@ -443,6 +499,108 @@ static void test_generate(const espalier_engine* engine, const espalier_image* i
   espalier_prompt_free(prompt);
 }
 
+// A plugin's policy, in a request and in a pipeline, freed before it is used; and what a target came to.
+static void test_made_policies(const espalier_engine* engine, const espalier_image* image, const char* plugin) {
+  espalier_prompt* prompt = prompt_of(image, "What is shown in this image?");
+  espalier_request request = request_of(prompt, "nothing_such");
+  espalier_policy* policy = NULL;
+  espalier_result* result = NULL;
+  REFUSED(espalier_policy_make("keep_centre:share=2", &plugin, 1, &policy, &error), "share");
+  // Of 4 x 4 tokens the 2 x 2 in the middle, and of these one: the pipeline's amounts are of all tokens.
+  const char* const specs[] = {"keep_centre:share=1/2", "keep_centre:share=1/2 + uniform:num_kept=1"};
+  for (size_t i = 0; i < 2; ++i) {
+    OK(espalier_policy_make(specs[i], &plugin, 1, &policy, &error));
+    request.custom = policy;
+    OK(espalier_engine_generate(engine, &request, NULL, &result, &error));
+    CHECK(num_kept(result) == (i == 0 ? 4 : 1));
+    if (i == 0) {  // three tokens of text, then the rows
+      const int64_t* kept = espalier_result_kept(result, NULL);
+      CHECK(kept[0] == 3 + 5 && kept[1] == 3 + 6 && kept[2] == 3 + 9 && kept[3] == 3 + 10);
+    }
+    espalier_result_free(result);
+    espalier_policy_free(policy);
+  }
+  // A session keeps it.
+  OK(espalier_policy_make(specs[0], &plugin, 1, &policy, &error));
+  const espalier_session_options options = {.size = sizeof options, .generation = &greedy, .custom = policy};
+  espalier_session* session = NULL;
+  OK(espalier_session_new(engine, &options, &session, &error));
+  espalier_policy_free(policy);
+  OK(espalier_session_ask(session, prompt, NULL, &result, &error));
+  CHECK(num_kept(result) == 4);
+  espalier_result_free(result);
+  espalier_session_free(session);
+
+  // Room for the prompt alone: of the picture's 16 tokens four go for the answer's four, and `solved` says so.
+  espalier_generation_options four = greedy;
+  four.max_new_tokens = 4;
+  request.generation = &four;
+  char *json = NULL, spec[64];
+  request.custom = NULL;
+  request.policy = "none";
+  OK(espalier_engine_generate(engine, &request, NULL, &result, &error));
+  OK(espalier_result_stats_json(result, &json, &error));
+  CHECK(!strstr(json, "\"solved\""));
+  const char* bytes = strstr(json, "\"kv_bytes\":");
+  snprintf(spec, sizeof spec, "divprune:kv=%ldB", bytes ? strtol(bytes + strlen("\"kv_bytes\":"), NULL, 10) : 0);
+  espalier_text_free(json);
+  espalier_result_free(result);
+  request.policy = spec;
+  OK(espalier_engine_generate(engine, &request, NULL, &result, &error));
+  OK(espalier_result_stats_json(result, &json, &error));
+  CHECK(num_kept(result) == 12);
+  CHECK(strstr(json, "\"solved\":{\"policy\":\"divprune:keep_ratio=") && strstr(json, "\"fits\":true"));
+  espalier_text_free(json);
+  espalier_result_free(result);
+  espalier_prompt_free(prompt);
+}
+
+// Several answers to one prompt: each is that of its seed alone.
+static void test_samples(const espalier_engine* engine, const espalier_image* image) {
+  espalier_generation_options sampled = greedy;
+  sampled.sampling = ESPALIER_SAMPLING_ON;
+  sampled.temperature = 2;
+  sampled.seed = 5;
+  espalier_prompt* prompt = prompt_of(image, "What is shown in this image?");
+  espalier_request request = request_of(prompt, "divprune:keep_ratio=1/2");
+  request.generation = &sampled;
+  espalier_scheduler* scheduler = NULL;
+  OK(espalier_scheduler_new(engine, NULL, &scheduler, &error));
+  static espalier_ticket* tickets[2000];
+  seen s = {.length = 0};
+  espalier_callbacks callbacks = watch(&s);
+  REFUSED(espalier_scheduler_submit_samples(scheduler, &request, 3, &callbacks, tickets, &error), "on_text");
+  callbacks.on_text = NULL;
+  REFUSED(espalier_scheduler_submit_samples(scheduler, &request, 3, &callbacks, tickets, &error), "on_token");
+  callbacks.on_token = NULL;
+  REFUSED(espalier_scheduler_submit_samples(scheduler, &request, 0, NULL, tickets, &error), "samples");
+  REFUSED(espalier_scheduler_submit_samples(scheduler, &request, 1025, NULL, tickets, &error), "samples");
+  REFUSED(espalier_scheduler_submit_samples(scheduler, &request, 3, NULL, NULL, &error), "tickets");
+  REFUSED(espalier_scheduler_submit_samples(NULL, &request, 3, NULL, tickets, &error), "scheduler");
+  tickets[0] = (espalier_ticket*)path_buffer;  // anything: it becomes NULL
+  REFUSED(espalier_scheduler_submit_samples(scheduler, NULL, 3, NULL, tickets, &error), "request");
+  CHECK(!tickets[0]);
+  OK(espalier_scheduler_submit_samples(scheduler, &request, 3, &callbacks, tickets, &error));
+  int differ = 0;
+  char first[4096] = "";
+  for (int i = 0; i < 3; ++i) {
+    espalier_result *result = NULL, *alone = NULL;
+    OK(espalier_ticket_result(tickets[i], &result, &error));
+    OK(espalier_engine_generate(engine, &request, NULL, &alone, &error));
+    CHECK(strcmp(espalier_result_text(result, NULL), espalier_result_text(alone, NULL)) == 0);
+    if (i == 0) snprintf(first, sizeof first, "%s", espalier_result_text(result, NULL));
+    differ += strcmp(espalier_result_text(result, NULL), first) != 0;
+    espalier_result_free(alone);
+    espalier_result_free(result);
+    espalier_ticket_free(tickets[i]);
+    ++sampled.seed;
+  }
+  CHECK(differ > 0);
+  espalier_scheduler_free(scheduler);
+  CHECK(s.num_ends == 3);
+  espalier_prompt_free(prompt);
+}
+
 static void test_scheduler(const espalier_engine* engine, const espalier_image* image) {
   espalier_prompt* prompt = prompt_of(image, "What is shown in this image?");
   espalier_request request = request_of(prompt, "divprune:keep_ratio=1/2");
@@ -584,7 +742,8 @@ static void test_command_line(void) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 5) return fprintf(stderr, "usage: every_function SOURCE_FOLDER VERSION GREEDY_TOKENS PROMPT_TOKENS\n"), 2;
+  if (argc != 6)
+    return fprintf(stderr, "usage: every_function SOURCE_FOLDER VERSION GREEDY_TOKENS PROMPT_TOKENS PLUGIN\n"), 2;
   source_folder = argv[1];
   CHECK(strcmp(espalier_version(), argv[2]) == 0);
   test_nothing();
@@ -594,6 +753,9 @@ int main(int argc, char** argv) {
   test_policies();
   test_command_line();
   test_generate(engine, image, argv[3], argv[4]);
+  test_facts(engine);
+  test_made_policies(engine, image, argv[5]);
+  test_samples(engine, image);
   test_scheduler(engine, image);
   test_session(engine, image);
   espalier_image_free(image);

@@ -51,6 +51,16 @@ TEST(Policies, ListsThoseOfPlugins) {
   EXPECT_NE(text.find("share=1/2"), std::string::npos);
 }
 
+// The program has the list in it and the library makes it anew for a plugin: the same but for what is the plugin's.
+TEST(Policies, TheListOfTheProgramIsThatOfTheLibrary) {
+  const Arguments with_plugin = {"--policy-plugin", policy_plugin().string()};
+  const std::string built_in = output_of({"policies"}), made = output_of(Arguments{"policies"} + with_plugin);
+  const size_t end_of_table = built_in.find("Every policy also takes:");
+  ASSERT_NE(end_of_table, std::string::npos);
+  EXPECT_TRUE(made.starts_with(built_in.substr(0, end_of_table) + "keep_centre\n"));
+  EXPECT_TRUE(made.ends_with("\n\n" + built_in.substr(end_of_table)));
+}
+
 TEST(Policies, SaysWhatAModelCanRun) {
   for (const auto& [name, policy] : policies_of({"--model", kModel})) {
     if (name == "fitprune") {  // its published recipes are for 32 layers, and this model has 8

@@ -65,6 +65,30 @@ TEST(Synth, WritesPicturesChatsAndOwners) {
   }
 }
 
+// Suites with smaller patches have a side and a grid of their own, and say what else an answer is read from.
+TEST(Synth, WritesCrowdsAndScreens) {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "items";
+  output_of({"synth", "--out", out.string(), "--suite", "crowded/beside", "--suite", "screens/before", "--items", "2"});
+  const std::vector<json> index = index_of(out);
+  ASSERT_EQ(index.size(), 4u);
+  for (const json& item : index) {
+    const bool is_screens = item["suite"] == "screens";
+    EXPECT_EQ(item["grid"], json::array({12, 12}));
+    ASSERT_EQ(item["turns"].size(), is_screens ? 4u : 1u);
+    const Image image = read_image((out / item["messages"]).parent_path() / "0.png");
+    EXPECT_EQ(image.width, 84);
+    const json& first = item["turns"][0];
+    ASSERT_EQ(first["needed_patches"].size(), 1u);  // the anchor, or the button three screens ago
+    EXPECT_GE(first["needed_patches"][0].size(), 1u);
+    EXPECT_GE(first["asked_patches"].size(), 1u);
+    EXPECT_EQ(first.contains("pointer"), is_screens);
+    EXPECT_EQ(first["objects"][0].contains("mark"), !is_screens);
+    EXPECT_EQ(item["turns"].back().contains("needed_patches"), !is_screens);
+  }
+  EXPECT_EQ(index.back()["turns"][3]["question"].get<std::string>().substr(0, 15), "what colour was");
+}
+
 TEST(Synth, TheSameSeedGivesTheSameFiles) {
   const TemporaryFolder folder;
   const auto run = [&](const char* name, const char* seed) {
@@ -87,6 +111,7 @@ TEST(Synth, RefusesWithOneLineAndLeavesNothing) {
                                       {"synth", "--out", folder / "new", "--split", "validation"},
                                       {"synth", "--out", folder / "new", "--difficulty", "easy"},
                                       {"synth", "--out", folder / "new", "--side", "60", "--grid", "8"},
+                                      {"synth", "--out", folder / "new", "--suite", "screens", "--grid", "16"},
                                       {"synth", "--out", folder / "full/file/below"}};
   for (const Arguments& arguments : bad) {
     const Outcome outcome = run_espalier(arguments);
@@ -159,6 +184,20 @@ TEST(Eval, AgreesWithGenerateOnTheItemsOfSynth) {
     EXPECT_EQ(c["correct"], correct[c["cell"]]);
     EXPECT_EQ(c["chosen_correctly"], is_ambiguous[c["cell"]] ? json() : json(chosen[c["cell"]]));
   }
+}
+
+// What a control leaves is not the same for all of them: in-context without examples it is the choice of a trait.
+TEST(Eval, ControlsSayTheirChance) {
+  const json report = json_of(kSmallEval + Arguments{"--suite", "in-context/colour-1", "--suite", "screens/now"});
+  std::map<std::string, double> chance;
+  for (const json& c : report["cells"])
+    chance[c["cell"].get<std::string>() + " " + c.value("control_name", json()).dump()] = c["chance"];
+  EXPECT_EQ(chance, (std::map<std::string, double>{{"colour-1 null", 0.2},
+                                                   {"colour-1 \"no-images\"", 0.2},
+                                                   {"colour-1 \"shuffled-words\"", 1.0 / 3},
+                                                   {"colour-1 \"no-examples\"", 1.0 / 3},
+                                                   {"now null", 1.0 / 6},
+                                                   {"now \"no-images\"", 1.0 / 6}}));
 }
 
 TEST(Eval, CurveDropsBeforeEachLayer) {

@@ -48,6 +48,29 @@ TEST(TrainDemo, CtrlCSavesAndSaysSo) {
   EXPECT_GT(size_or_zero(folder / "copying.safetensors"), 0);
 }
 
+// The other recipe: a stage of it pauses and goes on to the same bits, and writes the files of the larger model.
+TEST(TrainDemo, HasARecipeForCrowds) {
+  const TemporaryFolder folder;
+  const auto few = [&](const char* name, const char* steps) {
+    return Arguments{"train-demo", "--recipe", "crowded",     "--stage",     "labels-few", "--seed",
+                     "2",          "--out",    folder / name, "--max-steps", steps};
+  };
+  output_of(few("whole", "4"));
+  output_of(few("parts", "1"));
+  output_of(few("parts", "4"));
+  EXPECT_EQ(read_whole(folder.path() / "parts" / "labels-few.safetensors"),
+            read_whole(folder.path() / "whole" / "labels-few.safetensors"));
+  EXPECT_EQ(read_json(folder.path() / "whole" / "model" / "config.json")["image_seq_length"], 144);
+  const Outcome other =
+      run_espalier({"train-demo", "--recipe", "crowded", "--stage", "copying", "--out", folder / "x"});
+  EXPECT_EQ(other.status, 2);
+  EXPECT_NE(other.err.find("there is no stage copying"), std::string::npos) << other.err;
+  const Outcome early =
+      run_espalier({"train-demo", "--recipe", "crowded", "--stage", "some-tokens", "--out", folder / "y"});
+  EXPECT_EQ(early.status, 2);
+  EXPECT_NE(early.err.find("builds on labels-sequences, which is not finished"), std::string::npos) << early.err;
+}
+
 TEST(TrainDemo, SaysWhatIsWrong) {
   const TemporaryFolder folder;
   const auto expect = [](const Arguments& arguments, const std::string& part) {

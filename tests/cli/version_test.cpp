@@ -44,8 +44,9 @@ TEST(StartUp, OfCommandsThatNeedNoTensorIsShort) {
 #endif
   const TemporaryFolder folder;
   const std::string in = folder.write("in.json", R"([{"text": "What is on the sofa?"}])").string();
-  for (const Arguments& arguments : {Arguments{"--version"}, Arguments{"tokenize", "--model", kModel.string(), "--in",
-                                                                       in, "--out", (folder / "out.json").string()}}) {
+  const std::string out = (folder / "out.json").string();
+  for (const Arguments& arguments : {Arguments{"--version"}, Arguments{"policies"},
+                                     Arguments{"tokenize", "--model", kModel.string(), "--in", in, "--out", out}}) {
     const double before = children_seconds();
     output_of(arguments);
     EXPECT_LT(children_seconds() - before, 0.15) << arguments[0];

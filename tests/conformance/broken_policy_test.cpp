@@ -97,6 +97,36 @@ TEST(Conformance, SeesTokensThatAreNotThere) {
   EXPECT_NE(conformance::keeps_tokens_that_are_there(policy), "");
 }
 
+// Sound behind prefill, and again with each second token, until what it says is of tokens that are not there.
+TEST(Conformance, SeesWhatGoesWrongWhileDecoding) {
+  struct AsksAgain : PruningPolicy {
+    explicit AsksAgain(bool sound) : is_sound(sound) {}
+    std::string spec() const override { return "asks_again"; }
+    std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+      return {{.at = {Site::kCache, 2},
+               .needs = [](const TokenLayout&) -> std::vector<Signal> {
+                 return {AttentionProbe{.layer = 2, .rows = AttentionProbe::Rows::kGenerated}};
+               },
+               .decide =
+                   [sound = is_sound, asked = std::make_shared<int>(0)](const TokenLayout& layout,
+                                                                        std::span<const at::Tensor> signals) {
+                     const int64_t m = layout.num_image_tokens(), last = ++*asked < 3 || sound ? m - 1 : m;
+                     return Verdict{.kept = at::tensor({last}, at::kLong), .scores = signals[0]};
+                   },
+               .every = 2,
+               .revives = true}};
+    }
+    bool is_sound;
+  };
+  for (const bool sound : {true, false}) {
+    ConformingPolicy policy;
+    policy.name = "asks_again";
+    policy.make = [=](Fraction) { return std::make_shared<AsksAgain>(sound); };
+    EXPECT_EQ(conformance::keeps_tokens_that_are_there(policy).empty(), sound);
+    EXPECT_EQ(conformance::repeats_itself(policy).empty(), sound);
+  }
+}
+
 TEST(Conformance, SeesMoreThanTheShare) {
   const auto policy =
       choosing([](const TokenLayout& layout, Fraction) { return at::arange(layout.num_image_tokens(), at::kLong); });

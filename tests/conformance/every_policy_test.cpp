@@ -45,6 +45,12 @@ std::vector<ConformingPolicy> other_policies() {
   list.push_back(by_share("plphp", "plphp:@"));
   list.back().keeps_the_share = false;   // tokens leave caches, not the residual stream
   list.back().keeps_all_at_one = false;  // its rates move around keep_ratio
+  list.push_back(by_share("persistence", "persistence:@"));
+  list.back().keeps_the_share = false;
+  list.push_back({.name = "visionpulse",
+                  .make = [](Fraction) { return make_policy("visionpulse"); },
+                  .keeps_the_share = false,
+                  .keeps_all_at_one = false});  // how much the anchor looks decides
   list.push_back(by_stages("pyramiddrop"));
   list.push_back(by_stages("sparsevlm", "recycle=false,"));  // an average stands where a token left before
   for (const char* name : {"prumerge", "prumerge+", "visionzip"}) {

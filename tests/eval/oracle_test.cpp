@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -72,6 +73,37 @@ TEST(Oracle, KnowingTheSceneTreatsItsObjectsAlike) {
         EXPECT_GE(patches[item->query().asked->object], 3);
       } else {
         EXPECT_EQ(patches, (std::map<int, int>{{0, 2}, {1, 2}, {2, 2}}));
+      }
+    }
+  }
+}
+
+// Two things that a question needs share a picture's budget, on earlier screens too; a mark is a part of its object.
+TEST(Oracle, KeepsWhatAnItemNeedsOfACrowdAndOfEveryScreen) {
+  for (const char* name : {"crowded/spot-of", "crowded/beside", "screens/changed", "screens/before"}) {
+    const auto cell = synth::select_cells(std::vector<std::string>{name}).at(0);
+    for (uint64_t index = 0; index < 6; ++index) {
+      const auto item = std::make_shared<synth::Item>(make_item(cell, synth::Split::kTest, 0, index, {true, true}));
+      LayoutBuilder builder;
+      for (int i = 0; i < cell.num_turns(); ++i) builder.image({12, 12}, i);
+      const auto policy = make_oracle({.amount = {.keep_ratio = Fraction{1, 9}, .num_kept = {}}}, item);
+      const auto kept = kept_at_end(policy, facts(4), builder.build(cell.num_turns() - 1), {});
+      EXPECT_EQ(kept.size(), 16u * item->turns.size());
+      for (size_t t = 0; t < item->turns.size(); ++t) {
+        const synth::Turn& turn = item->turns[t];
+        const auto covers = patch_covers(draw(turn.scene, 84), 12, 12);
+        for (const Cover thing : turn.needed) {
+          int64_t patches = 0, held = 0;
+          for (int64_t p = 0; p < 144; ++p) {
+            const Cover c = covers[static_cast<size_t>(p)];
+            const bool is_mark_on_it = c.by == Cover::By::kMark && c.object == thing.object;
+            const bool is_part = c == thing || (thing.by == Cover::By::kObject && is_mark_on_it);
+            patches += is_part;
+            held += is_part && std::ranges::count(kept, 144 * static_cast<int64_t>(t) + p) > 0;
+          }
+          EXPECT_GE(2 * held, patches) << name << " " << index << " turn " << t;
+          EXPECT_GE(held, 1);
+        }
       }
     }
   }

@@ -67,6 +67,17 @@ TEST(Report, JsonHasWhatProgramsRead) {
   EXPECT_EQ(report["complete"], true);
 }
 
+// The best that is left without what a control takes away, where that is not the cell's chance.
+TEST(Report, AControlSaysItsOwnChance) {
+  EvalResult result = small_result();
+  EXPECT_EQ(to_markdown(result, kContext).find("(chance"), std::string::npos);
+  CellResult other = result.cells.back();
+  other.control = synth::Control::kNoExamples;
+  other.chance = 1.0 / 3;
+  result.cells.push_back(other);
+  EXPECT_NE(to_markdown(result, kContext).find("(chance 33.3)"), std::string::npos);
+}
+
 // A table that was cut short says so.
 TEST(Report, SaysThatItWasInterrupted) {
   EvalResult result = small_result();

@@ -182,9 +182,9 @@ TEST_P(EveryPolicy, FloorsForEachImage) {
 
 // Whose number of tokens is not an amount's, or whose tokens are merged; keepmask, resize and fitprune judge no token
 // of a made-up run or need the depth of a recipe. All others keep what their amount says.
-constexpr std::array kOtherwise = {"none",     "vtw",       "keepmask",    "m3",        "hired",
-                                   "plphp",    "sparsevlm", "pyramiddrop", "catp+",     "atp",
-                                   "fitprune", "prumerge",  "prumerge+",   "visionzip", "resize"};
+constexpr std::array kOtherwise = {"none",      "vtw",         "keepmask", "m3",          "hired",      "plphp",
+                                   "sparsevlm", "pyramiddrop", "catp+",    "atp",         "fitprune",   "prumerge",
+                                   "prumerge+", "visionzip",   "resize",   "persistence", "visionpulse"};
 
 bool keeps_its_amount(const PolicyEntry& entry) {
   return std::ranges::find(kOtherwise, entry.name) == kOtherwise.end();

@@ -255,11 +255,11 @@ TEST(RecordedSteps, OthersJoinAndLeave) {
   EXPECT_GE(counts.launches, 1);
 }
 
-// Whole answers through a schedule that records.
-TEST(RecordedSteps, AnswersAreTheSame) {
+// Whole answers through a schedule that records; what it recorded.
+CallsAgain::Counts expect_same_answers(const std::vector<Case>& cases) {
   const LoadedModel& model = test::tiny_llava();
   std::vector<Request> batch;
-  for (const Case& c : mixed_cases()) {
+  for (const Case& c : cases) {
     Request& request = batch.emplace_back();
     request.prompt = test::in_context_prompt(c.shots);
     request.policy = c.policy;
@@ -278,7 +278,20 @@ TEST(RecordedSteps, AnswersAreTheSame) {
   for (size_t i = 0; i < batch.size(); ++i) schedule.admit(std::make_unique<RequestRun>(model, batch[i], i, call));
   while (!schedule.is_idle()) schedule.step();
   for (size_t i = 0; i < batch.size(); ++i) EXPECT_EQ(results[i].token_ids, launched[i].token_ids) << i;
-  EXPECT_GE(counts.launches, 5);
+  return counts;
+}
+
+TEST(RecordedSteps, AnswersAreTheSame) {
+  EXPECT_GE(expect_same_answers(mixed_cases()).launches, 5);
+}
+
+// As long as one of the batch has a policy that is asked again: here the one that ends first.
+TEST(RecordedSteps, StepAsideForPoliciesThatAreAskedAgain) {
+  const int alone = expect_same_answers({{1, "none"}}).launches;
+  const int beside = expect_same_answers({{1, "none"}, {0, "visionpulse"}}).launches;
+  EXPECT_GT(beside, 0);
+  EXPECT_LT(beside, alone);
+  EXPECT_EQ(expect_same_answers({{1, "persistence:keep_ratio=1/2,every=3"}}).launches, 0);
 }
 
 }  // namespace

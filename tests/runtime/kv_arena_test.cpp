@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <optional>
 #include <random>
 #include <vector>
@@ -40,7 +41,7 @@ class Model {
   };
 
   void extend(Known& s, int layer, int64_t count, int64_t room) {
-    const int64_t first = s.kv.extend(arena, layer, count, room);
+    const int64_t first = s.kv.extend(arena, layer, count, room, most);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t id = next_id_++;
       arena.key(layer)[first + i].fill_(static_cast<double>(id));
@@ -69,7 +70,7 @@ class Model {
       }
       ids = std::move(left);
     }
-    s.kv.keep(arena, layer, rows);
+    s.kv.keep(arena, layer, rows, 2);
     s.own[layer] = kept;
   }
 
@@ -100,6 +101,7 @@ class Model {
   }
 
   KvArena arena;
+  int64_t most = std::numeric_limits<int64_t>::max();  // rows that may follow
 
  private:
   int64_t next_id_ = 1;
@@ -171,6 +173,77 @@ TEST(KvArena, SharedRowsAreNotWrittenAgain) {
   }
   EXPECT_EQ(b.kv.runs(0).size(), 2U);
   for (const Model::Known* each : std::initializer_list<const Model::Known*>{&a, &b, &c}) model.expect_holds(*each);
+}
+
+// ---- cut again while decoding ----
+
+constexpr int64_t kRowBytes = 2 * kHeads * kWidth * 4;
+
+// A prompt's rows, of which a random part is attended to, again and again; behind them an answer that grows.
+void select_at_random(bool holds, uint32_t seed) {
+  std::mt19937 random(seed);
+  Model model(0);
+  Model::Known s;
+  constexpr int64_t kPrompt = 9;
+  model.extend(s, 0, kPrompt, 5);
+  const auto prompt = s.ids[0];  // [head][token]
+  std::vector<std::vector<int64_t>> left(kHeads), answer(kHeads);
+  for (auto& of_head : left)
+    for (int64_t t = 0; t < kPrompt; ++t) of_head.push_back(t);
+  for (int turn = 0; turn < 12; ++turn) {
+    const int64_t kept = std::uniform_int_distribution<int64_t>(1, std::ssize(left[0]))(random);
+    at::Tensor tokens = at::empty({kHeads, kept}, at::kLong);
+    for (int64_t h = 0; h < kHeads; ++h) {
+      std::vector<int64_t> chosen = left[h];
+      std::ranges::shuffle(chosen, random);
+      chosen.resize(static_cast<size_t>(kept));
+      std::ranges::sort(chosen);
+      s.ids[0][h].clear();
+      for (int64_t i = 0; i < kept; ++i) {
+        tokens[h][i] = chosen[i];
+        s.ids[0][h].push_back(prompt[h][chosen[i]]);
+      }
+      s.ids[0][h].insert(s.ids[0][h].end(), answer[h].begin(), answer[h].end());
+      if (!holds) left[h] = chosen;
+    }
+    s.kv.select(model.arena, 0, tokens, kPrompt, holds);
+    ASSERT_EQ(s.kv.rows(0), std::ssize(left[0]) + std::ssize(answer[0]));
+    model.most = 0;  // each row its own memory
+    model.extend(s, 0, 1, 0);
+    for (int64_t h = 0; h < kHeads; ++h) answer[h].push_back(s.ids[0][h].back());
+    model.expect_holds(s);
+    ASSERT_EQ(s.kv.length(0), kept + turn + 1);
+    ASSERT_EQ(model.arena.bytes_in_use(), s.kv.rows(0) * kRowBytes);
+  }
+}
+
+TEST(KvArena, HeldRowsComeBack) {
+  for (uint32_t seed = 0; seed < 20; ++seed) select_at_random(/*holds=*/true, seed);
+}
+
+TEST(KvArena, FreedRowsGiveTheirMemoryBack) {
+  for (uint32_t seed = 0; seed < 20; ++seed) select_at_random(/*holds=*/false, seed);
+}
+
+TEST(KvArena, ACutAtTheCacheGivesItsMemoryBackButForTheRoom) {
+  Model model(0);
+  Model::Known s;
+  for (int layer = 0; layer < 2; ++layer) model.extend(s, layer, 10, 4);
+  EXPECT_EQ(model.arena.bytes_in_use(), 28 * kRowBytes);
+  s.kv.keep(model.arena, 0, int64_tensor({0, 3, 4, 9}).expand({kHeads, 4}), 4);
+  EXPECT_EQ(model.arena.bytes_in_use(), 22 * kRowBytes);
+}
+
+TEST(KvArena, NoMoreRoomThanRowsThatMayFollow) {
+  Model model(0);
+  Model::Known s;
+  model.most = 3;
+  model.extend(s, 0, 40, 64);
+  EXPECT_EQ(model.arena.bytes_in_use(), 43 * kRowBytes);
+  model.most = 2;
+  model.extend(s, 0, 4, 64);  // moves
+  EXPECT_EQ(model.arena.bytes_in_use(), 46 * kRowBytes);
+  model.expect_holds(s);
 }
 
 }  // namespace

@@ -99,7 +99,7 @@ INSTANTIATE_TEST_SUITE_P(Sites, NextSites, testing::ValuesIn(some_points()),
 
 std::vector<std::string> dropping_policies() {
   std::vector<std::string> specs = test::examples_where([](const PolicyEntry& entry, const PolicyExample& example) {
-    return example.keeps_tokens && entry.name != "plphp";  // not with a sliding window
+    return example.keeps_tokens && !test::cuts_caches(std::string(entry.name));  // not with a sliding window
   });
   for (const char* spec :
        {"fastv:num_kept=5,layer=1,rows=all,row_breaks=follow", "fastv:keep_ratio=1/8,pool=image",

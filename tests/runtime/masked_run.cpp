@@ -50,12 +50,15 @@ Dropped dropped_by(const Sequence& sequence, int num_layers) {
     return std::vector<int64_t>(tokens.const_data_ptr<int64_t>(), tokens.const_data_ptr<int64_t>() + tokens.numel());
   }();
   std::vector<int64_t> alive = image;
+  std::map<int, std::vector<int64_t>> cached;  // by layer: alive when its cache was cut
   for (const PointTrace& p : sequence.walk.trace(false)) {
     if (p.site == "cache") {
-      for (size_t g = 0; g < p.kept_per_head.size(); ++g)
-        for (const int64_t t : alive)
-          if (!std::ranges::binary_search(p.kept_per_head[g], t))
-            dropped.from_cache[{p.layer, static_cast<int>(g)}].push_back(t);
+      if (p.generated == 0) cached[p.layer] = alive;
+      for (size_t g = 0; g < p.kept_per_head.size(); ++g) {
+        std::vector<int64_t>& gone = dropped.from_cache[{p.layer, static_cast<int>(g)}][p.generated];
+        for (const int64_t t : cached.at(p.layer))
+          if (!std::ranges::binary_search(p.kept_per_head[g], t)) gone.push_back(t);
+      }
       continue;
     }
     const int from = p.site == "before_layer" ? p.layer : p.site == "after_attention" ? p.layer + 1 : 0;
@@ -77,6 +80,26 @@ std::vector<Step> RandomKeep::steps(const ModelFacts&, const PromptLayout&) cons
     steps.push_back({.at = point, .decide = [this, point](const TokenLayout& layout, std::span<const at::Tensor>) {
                        return decide(point, layout);
                      }});
+  return steps;
+}
+
+std::vector<Step> RandomKeepAgain::steps(const ModelFacts&, const PromptLayout&) const {
+  std::vector<Step> steps;
+  for (const int layer : layers_) {
+    const auto draw = std::make_shared<std::mt19937>(seed_ + 31 * static_cast<uint32_t>(layer));
+    Step step{.at = {Site::kCache, layer}};
+    step.budget.is_adaptive = true;
+    step.every = every_;
+    step.revives = revives_;
+    step.decide = [heads = num_kv_heads_, draw](const TokenLayout& layout, std::span<const at::Tensor>) {
+      const int64_t m = layout.num_image_tokens();
+      std::vector<float> scores(static_cast<size_t>(heads * m));
+      for (float& s : scores) s = static_cast<float>((*draw)() % 100003);
+      const auto k = static_cast<int64_t>((*draw)() % static_cast<uint64_t>(m + 1));
+      return Verdict{.scores = at::tensor(scores, at::kFloat).view({heads, m}), .num_kept = {k}};
+    };
+    steps.push_back(std::move(step));
+  }
   return steps;
 }
 
@@ -131,8 +154,13 @@ at::Tensor masked_logits(const LoadedModel& model, const at::Tensor& hidden, con
     if (window > 0) mask = mask & (position.unsqueeze(1) - position.unsqueeze(0) < window);
     for (int64_t t = 0; t < n; ++t)
       if (dropped.first_gone[t] <= layer) mask.select(1, t).fill_(false);
+    const at::Tensor in_stream = mask.clone();
     if (const auto gone = dropped.from_cache.find({layer, kv_head}); gone != dropped.from_cache.end())
-      for (const int64_t t : gone->second) mask.slice(0, n).select(1, t).fill_(false);
+      for (const auto& [generated, tokens] : gone->second) {
+        const int64_t first = generated == 0 ? n : n + generated - 1;
+        mask.slice(0, first).copy_(in_stream.slice(0, first));  // what was held comes back
+        for (const int64_t t : tokens) mask.slice(0, first).select(1, t).fill_(false);
+      }
     for (int64_t t = 0; t < n; ++t)
       mask[t][t] = true;  // rows of dropped tokens need something to look at; nobody reads them
     return mask;
@@ -169,6 +197,7 @@ std::vector<Answered> run_packed(const LoadedModel& model, std::vector<Sequence>
     DecoderPass next(model, arena, all, ids);
     next.run_to(model.config.decoder.num_layers);
     rows = next.finish();
+    for (const DecoderPass::Failure& failure : next.take_failures()) std::rethrow_exception(failure.error);
   }
   for (Sequence& s : sequences) s.kv = SequenceKv(0);  // rows of an arena that ends here
   return runs;

@@ -38,6 +38,24 @@ class RandomKeep : public PruningPolicy {
   Positions positions_;
 };
 
+// At the cache of each of its layers, again with each `every`-th generated token, each KV head keeps others: drawn
+// anew, of another number each time, of all tokens or of those whose rows were not freed.
+class RandomKeepAgain : public PruningPolicy {
+ public:
+  RandomKeepAgain(std::vector<int> layers, int every, bool revives, uint32_t seed, int num_kv_heads)
+      : layers_(std::move(layers)), every_(every), revives_(revives), seed_(seed), num_kv_heads_(num_kv_heads) {}
+
+  std::string spec() const override { return "random_keep_again"; }
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override;
+
+ private:
+  std::vector<int> layers_;
+  int every_;
+  bool revives_;
+  uint32_t seed_;
+  int num_kv_heads_;
+};
+
 // Every site at every layer alone, then several sites in one run. `num_layers` of 8.
 std::vector<std::vector<ActPoint>> point_lists();
 std::string name_of_points(const std::vector<ActPoint>& points);
@@ -45,8 +63,9 @@ std::string name_of_points(const std::vector<ActPoint>& points);
 // Which keys are there from which layer on, read off the points a run went through.
 struct Dropped {
   std::vector<int> first_gone;  // [token]: first layer whose attention lacks it
-  std::map<std::pair<int, int>, std::vector<int64_t>>
-      from_cache;  // (layer, KV head) -> tokens that decoding does not see
+  // (layer, KV head) -> with which generated token, 0: behind prefill -> tokens that decoding does not see from there
+  // on.
+  std::map<std::pair<int, int>, std::map<int64_t, std::vector<int64_t>>> from_cache;
 };
 
 // Prompt and answer as one masked sequence, float64 logits of every row. `hidden` is the decoder's unpruned input,

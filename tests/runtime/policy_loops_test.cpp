@@ -40,6 +40,7 @@ using Score = std::function<double(int64_t)>;
 struct Left {
   std::string site;
   int layer = -1;
+  int64_t generated = 0;
   Tokens kept = {};
   std::vector<Tokens> heads = {};  // at the cache
   Tokens sources = {};             // of merged tokens
@@ -128,6 +129,20 @@ class Run {
     double sum = 0;
     for (int64_t h = 0; h < heads(layer); ++h) sum += attention(layer, h, q, k) / static_cast<double>(heads(layer));
     return sum;
+  }
+  // Of generated token number `generated`, 1, 2, …, to column k: the prompt's, then those that were generated.
+  double generated_attention(int layer, int64_t head, int64_t generated, int64_t k) const {
+    return at("generated.attention.", layer, {head, generated - 1, k});
+  }
+  double mean_generated_attention(int layer, int64_t generated, int64_t k) const {
+    double sum = 0;
+    for (int64_t h = 0; h < heads(layer); ++h)
+      sum += generated_attention(layer, h, generated, k) / static_cast<double>(heads(layer));
+    return sum;
+  }
+  // Token 0 is the prompt's last.
+  double newest_attention(int layer, int64_t head, int64_t generated, int64_t k) const {
+    return generated == 0 ? attention(layer, head, size() - 1, k) : generated_attention(layer, head, generated, k);
   }
   double most_attention(int layer, int64_t q, int64_t k) const {
     double most = 0;
@@ -461,25 +476,140 @@ std::vector<Left> dart(const Run& run) {
   return {{.site = "before_layer", .layer = 2, .kept = joined(kept)}};
 }
 
-std::vector<Left> plphp(const Run& run) {
+constexpr int64_t kGenerated = 6;  // tokens of the answer that are recorded
+
+// Asks with these tokens; 0 is prefill.
+std::vector<int64_t> asks(int64_t every) {
+  std::vector<int64_t> list;
+  for (int64_t t = 0; t <= kGenerated; t += every) list.push_back(t);
+  return list;
+}
+
+// The same in every KV head.
+Left at_cache(const Run& run, int layer, int64_t generated, const Tokens& kept) {
+  return {.site = "cache",
+          .layer = layer,
+          .generated = generated,
+          .heads = std::vector<Tokens>(static_cast<size_t>(run.kv_heads()), kept)};
+}
+
+// fastv:keep_ratio=1/4,layer=3,every=2
+std::vector<Left> fastv_again(const Run& run) {
   std::vector<Left> points;
   const Tokens pool = run.pool();
-  const int64_t last = run.size() - 1;
-  for (int layer = 0; layer < run.layers(); ++layer) {
-    double mass = 0;
-    for (const int64_t t : pool) mass += run.mean_attention(layer, last, t);
-    const double rate = mass > 0.25 ? 0.7 : mass < 0.1 ? 0.1 : 0.4;
-    const int64_t k = std::max<int64_t>(1, below(rate * double(pool.size()))),
-                  group = run.heads(layer) / run.kv_heads();
-    Left& left = points.emplace_back(Left{.site = "cache", .layer = layer});
-    for (int64_t g = 0; g < run.kv_heads(); ++g)
-      left.heads.push_back(first_of(pool, k, [&](int64_t t) {
+  for (const int64_t generated : asks(2))
+    for (int layer = 3; layer < run.layers(); ++layer)
+      points.push_back(at_cache(run, layer, generated, first_of(pool, nearest(double(pool.size()) / 4), [&](int64_t t) {
+                                  double sum = 0;
+                                  for (int64_t h = 0; h < run.heads(2); ++h)
+                                    sum += run.newest_attention(2, h, generated, t);
+                                  return sum;
+                                })));
+  return points;
+}
+
+// persistence:keep_ratio=1/3,every=2: what is freed is in the recording as 0.
+std::vector<Left> persistence(const Run& run) {
+  std::vector<Left> points;
+  const Tokens pool = run.pool();
+  const int64_t amount = nearest(double(pool.size()) / 3);
+  std::map<int, std::map<int64_t, double>> votes;  // [layer][token]
+  std::map<int, Tokens> alive;
+  for (const int64_t generated : asks(2))
+    for (int layer = 2; layer < run.layers(); ++layer) {
+      for (const int64_t t : pool)
+        votes[layer][t] += generated == 0 ? run.mean_attention(layer, run.size() - 1, t)
+                                          : (run.mean_generated_attention(layer, generated - 1, t) +
+                                             run.mean_generated_attention(layer, generated, t)) /
+                                                2;
+      const int64_t number = std::max<int64_t>(0, amount - (generated + 1));
+      alive[layer] = first_of(generated == 0 ? pool : alive[layer], number, [&](int64_t t) {
         double sum = 0;
-        for (int64_t h = g * group; h < (g + 1) * group; ++h) sum += run.attention(layer, h, last, t);
+        for (auto& [from, of_layer] : votes) sum += of_layer[t];
         return sum;
-      }));
+      });
+      points.push_back(at_cache(run, layer, generated, alive[layer]));
+    }
+  return points;
+}
+
+// persistence:num_kept=5,every=3,decay=0.5,revival=yes
+std::vector<Left> persistence_with_revival(const Run& run) {
+  std::vector<Left> points;
+  std::map<int, std::map<int64_t, double>> votes;
+  for (const int64_t generated : asks(3))
+    for (int layer = 2; layer < run.layers(); ++layer) {
+      for (const int64_t t : run.pool()) {
+        double vote = 0;
+        if (generated == 0) vote = run.mean_attention(layer, run.size() - 1, t);
+        for (int64_t g = generated - 2; generated > 0 && g <= generated; ++g)
+          vote += run.mean_generated_attention(layer, g, t) / 3;
+        votes[layer][t] = votes[layer][t] / 2 + vote;
+      }
+      points.push_back(at_cache(run, layer, generated, first_of(run.pool(), 5, [&](int64_t t) {
+                                  double sum = 0;
+                                  for (auto& [from, of_layer] : votes) sum += of_layer[t];
+                                  return sum;
+                                })));
+    }
+  return points;
+}
+
+// The anchor of 8 layers is 4 (17 of 36).
+std::vector<Left> visionpulse(const Run& run) {
+  std::vector<Left> points;
+  const Tokens pool = run.pool();
+  const auto m = double(pool.size());
+  for (const int64_t generated : asks(1)) {
+    double mass = 0;
+    for (int64_t h = 0; h < run.heads(4); ++h) {
+      double of_image = 0, of_all = 0;
+      for (int64_t k = 0; k < run.size() + generated; ++k) {
+        const double warm = std::pow(run.newest_attention(4, h, generated, k), 1 / 0.4);
+        of_all += warm;
+        if (holds(pool, k)) of_image += warm;
+      }
+      mass = std::max(mass, of_image / of_all);
+    }
+    const int64_t number = std::max<int64_t>(1, std::clamp(below(mass * m), below(m / 20), below(m / 10)));
+    const Tokens kept = first_of(pool, number, [&](int64_t t) {
+      double sum = 0;
+      for (int64_t h = 0; h < run.heads(4); ++h) sum += std::log(run.newest_attention(4, h, generated, t));
+      return sum;
+    });
+    for (int layer = 4; layer < run.layers(); ++layer) points.push_back(at_cache(run, layer, generated, kept));
   }
   return points;
+}
+
+std::vector<Left> plphp_at(const Run& run, const std::vector<int64_t>& with_tokens) {
+  std::vector<Left> points;
+  const Tokens pool = run.pool();
+  for (const int64_t generated : with_tokens)
+    for (int layer = 0; layer < run.layers(); ++layer) {
+      double mass = 0;
+      for (const int64_t t : pool)
+        for (int64_t h = 0; h < run.heads(layer); ++h)
+          mass += run.newest_attention(layer, h, generated, t) / double(run.heads(layer));
+      const double rate = mass > 0.25 ? 0.7 : mass < 0.1 ? 0.1 : 0.4;
+      const int64_t k = std::max<int64_t>(1, below(rate * double(pool.size()))),
+                    group = run.heads(layer) / run.kv_heads();
+      Left& left = points.emplace_back(Left{.site = "cache", .layer = layer, .generated = generated});
+      for (int64_t g = 0; g < run.kv_heads(); ++g)
+        left.heads.push_back(first_of(pool, k, [&](int64_t t) {
+          double sum = 0;
+          for (int64_t h = g * group; h < (g + 1) * group; ++h) sum += run.newest_attention(layer, h, generated, t);
+          return sum;
+        }));
+    }
+  return points;
+}
+
+std::vector<Left> plphp(const Run& run) {
+  return plphp_at(run, {0});
+}
+std::vector<Left> plphp_again(const Run& run) {
+  return plphp_at(run, asks(3));
 }
 
 // Without recycling: who rates is decided once, on the embeddings.
@@ -666,7 +796,7 @@ std::vector<Left> scope(const Run& run) {
 
 // ---- the comparison ----
 
-// By policy; the spec is the table's first example.
+// By policy; the spec is the table's first example, where none is given.
 const std::vector<std::pair<std::string, Method>> kMethods = {
     {"none", nothing},
     {"random", random},
@@ -692,6 +822,11 @@ const std::vector<std::pair<std::string, Method>> kMethods = {
     {"vispruner", vispruner},
     {"hiprune", hiprune},
     {"scope", scope},
+    {"persistence", persistence},
+    {"visionpulse", visionpulse},
+    {"fastv:keep_ratio=1/4,layer=3,every=2", fastv_again},
+    {"plphp:every=3", plphp_again},
+    {"persistence:num_kept=5,every=3,decay=0.5,revival=yes", persistence_with_revival},
 };
 
 Chat prompt_of_three() {  // LLaVA-NeXT cuts padding from the second
@@ -708,21 +843,30 @@ class PolicyLoops : public ::testing::TestWithParam<std::tuple<const char*, std:
 
 TEST_P(PolicyLoops, KeepTheSameOfWhatWasRecorded) {
   const LoadedModel& model = test::tiny_model(std::get<0>(GetParam()));
-  const auto& [name, method] = std::get<1>(GetParam());
+  const auto& [written, method] = std::get<1>(GetParam());
+  const std::string name = written.substr(0, written.find(':'));
   const test::ScratchFolder folder;
   const auto at = [&](const char* file) { return folder.path() / file; };
   folder.write(
       "recipe.json",
       R"({"method": "fitprune", "model": "made up", "layers": 8, "n_visual": 16, "delete": [3,0,4,2,0,1,3,2]})");
   std::string spec(std::ranges::find(policy_table(), name, &PolicyEntry::name)->examples[0].spec);
+  if (written != name) spec = written;
   if (const size_t file = spec.find("recipe.json"); file != std::string::npos)
     spec.replace(file, 11, at("recipe.json").string());
   if (name != "fitprune")
     if (const auto reason = std::ranges::find(policy_table(), name, &PolicyEntry::name)->refusal(model.facts);
         !reason.empty())
       GTEST_SKIP() << reason;
+  if (spec.find("every=") != std::string::npos && model.facts.sliding_window > 0)
+    GTEST_SKIP() << "a cache with a sliding window cannot be pruned";
   const Request request{.prompt = prompt_of_three(), .policy = spec, .custom = {}, .options = {}, .trace = false};
-  record(model, request, {.signals = at("s.safetensors"), .layout = at("l.json"), .only = {}}, {});
+  record(model, request,
+         {.signals = at("s.safetensors"),
+          .layout = at("l.json"),
+          .only = {},
+          .generated = model.facts.sliding_window > 0 ? 0 : kGenerated},
+         {});
   replay(make_policy(spec), {.signals = at("s.safetensors"), .layout = at("l.json"), .out = at("out.json")});
   const Json points = Json::parse(test::read_file(at("out.json"))).at("points");
   const std::vector<Left> expected = method({at("s.safetensors"), at("l.json")});
@@ -734,6 +878,7 @@ TEST_P(PolicyLoops, KeepTheSameOfWhatWasRecorded) {
     const Left& left = expected[next++];
     EXPECT_EQ(point.at("site"), left.site);
     EXPECT_EQ(point.value("layer", -1), left.layer);
+    EXPECT_EQ(point.value("generated", 0), left.generated);
     if (left.heads.empty())
       EXPECT_EQ(point.at("kept").get<Tokens>(), left.kept);
     else
@@ -760,7 +905,7 @@ INSTANTIATE_TEST_SUITE_P(Table, PolicyLoops,
 // resize changes pictures before anything is recorded, and keepmask judges nothing.
 TEST(PolicyLoops, NoneOfTheTableIsMissing) {
   std::set<std::string> cases = {"resize", "keepmask"}, table;
-  for (const auto& [name, method] : kMethods) cases.insert(name);
+  for (const auto& [name, method] : kMethods) cases.insert(name.substr(0, name.find(':')));
   for (const PolicyEntry& entry : policy_table()) table.insert(std::string(entry.name));
   EXPECT_EQ(cases, table);
 }

@@ -173,7 +173,21 @@ struct SignalCase {
   Signal signal;
   ActPoint point;
   int first_readable = -1;
+  int every = 0;
 };
+
+Step step_at(const ActPoint& point, const std::string& policy, int every = 0) {
+  Step step{.at = point};
+  step.policy = policy;
+  step.every = every;
+  return step;
+}
+
+AttentionProbe generated_probe(int layer) {
+  AttentionProbe probe = last_probe(layer);
+  probe.rows = Rows::kGenerated;
+  return probe;
+}
 
 TEST(CheckSignal, AcceptsWhatIsThere) {
   const ActPoint before_3{Site::kBeforeLayer, 3};
@@ -185,6 +199,9 @@ TEST(CheckSignal, AcceptsWhatIsThere) {
       {last_probe(3), before_3, 3},
       {last_probe(3), {Site::kAfterAttention, 3}},
       {last_probe(3), {Site::kCache, 3}},
+      {last_probe(3), {Site::kCache, 3}, -1, 4},
+      {generated_probe(1), {Site::kCache, 3}, -1, 4},
+      {generated_probe(2), before_3},
       {given_probe(3), before_3},
       {given_probe(1, false), before_3},
       {growth(1, 2), before_3},
@@ -206,13 +223,16 @@ TEST(CheckSignal, AcceptsWhatIsThere) {
   int number = 0;
   for (const SignalCase& c : cases) {
     SCOPED_TRACE(number++);
-    EXPECT_NO_THROW(check_signal(c.signal, c.point, model_facts(), c.first_readable, "policy"));
+    EXPECT_NO_THROW(check_signal(c.signal, step_at(c.point, "policy"), model_facts(), c.first_readable));
   }
 }
 
 TEST(CheckSignal, RefusesByName) {
   const ActPoint before_3{Site::kBeforeLayer, 3}, after_3{Site::kAfterAttention, 3}, projector{Site::kProjectorOutput},
       vision{Site::kVisionOutput}, cache_3{Site::kCache, 3};
+  AttentionProbe apart = generated_probe(3), given_with_others = given_probe(1);
+  apart.reduce_rows = false;
+  given_with_others.with_others = true;
   AttentionProbe rows_without_kind = last_probe(1);
   rows_without_kind.groups.push_back({.rows = longs({0})});
   const std::vector<std::pair<SignalCase, std::vector<const char*>>> cases = {
@@ -229,6 +249,11 @@ TEST(CheckSignal, RefusesByName) {
       {{given_probe(0), before_3}, {"given rows and groups"}},
       {{rows_without_kind, before_3}, {"given rows and groups"}},
       {{given_probe(2, false), before_3}, {"several groups"}},
+      {{apart, cache_3}, {"generated rows", "apart"}},
+      {{given_with_others, before_3}, {"columns of others", "given rows"}},
+      {{given_probe(1), cache_3, -1, 2}, {"given rows", "gone while decoding"}},
+      {{growth(2, 3), cache_3, -1, 2}, {"attention growth", "while decoding"}},
+      {{tap(What::kKey, 3), cache_3, 3, 2}, {"tensor of prefill", "gone while decoding"}},
       {{class_probe(4), vision}, {"class attention of vision layer 4", "layers 0 to 3"}},
       {{class_probe(-1), vision}, {"vision layer -1"}},
       {{class_probe(1, Heads::kMax), vision}, {"largest head"}},
@@ -254,15 +279,16 @@ TEST(CheckSignal, RefusesByName) {
   int number = 0;
   for (const auto& [c, says] : cases) {
     SCOPED_TRACE(number++);
-    const std::string message =
-        message_of<Error>([&] { check_signal(c.signal, c.point, model_facts(), c.first_readable, "policy:a=1"); });
+    const std::string message = message_of<Error>(
+        [&] { check_signal(c.signal, step_at(c.point, "policy:a=1", c.every), model_facts(), c.first_readable); });
     expect_says(message, {"policy:a=1"});
     for (const char* part : says) expect_says(message, {part});
   }
   ModelFacts no_class = model_facts();
   no_class.has_class_token = false;
   for (const Signal& signal : {Signal(class_probe(1)), Signal(tap(What::kVisionClass))})
-    expect_says(message_of<Error>([&] { check_signal(signal, vision, no_class, -1, "policy"); }), {"no class token"});
+    expect_says(message_of<Error>([&] { check_signal(signal, step_at(vision, "policy"), no_class, -1); }),
+                {"no class token"});
 }
 
 // Asked at the right time: a layer that ran before the previous point cannot be read any more, one behind it can.
@@ -374,6 +400,112 @@ TEST(PolicyWalk, CompactPositionsNeedPlainOnes) {
   policy.options.positions = Positions::kCompact;
   expect_says(message_of<Error>([&] { PolicyWalk(std::make_shared<Scripted>(policy), model_facts(), three_part); }),
               {"scripted:x=1", "positions=compact", "three-part"});
+}
+
+// ---- while decoding ----
+
+// One step at the cache of layer 2 with `kept` by turns; what the walk keeps of each head with each generated token.
+struct AskedAgain : PruningPolicy {
+  Step step;
+  std::vector<Verdict> verdicts;
+
+  std::string spec() const override { return "again"; }
+  std::vector<Step> steps(const ModelFacts&, const PromptLayout&) const override {
+    Step own = step;
+    own.decide = [verdicts = verdicts, turn = std::make_shared<size_t>(0)](
+                     const TokenLayout&, std::span<const at::Tensor>) { return verdicts.at((*turn)++); };
+    return {own};
+  }
+};
+
+AskedAgain asked_again(int every, bool revives, std::vector<Verdict> verdicts) {
+  AskedAgain policy;
+  policy.step.at = {Site::kCache, 2};
+  policy.step.every = every;
+  policy.step.revives = revives;
+  policy.step.budget.is_adaptive = true;
+  policy.verdicts = std::move(verdicts);
+  return policy;
+}
+
+Verdict ranking(std::vector<float> scores, int64_t number) {
+  return {.scores = at::tensor(scores, at::kFloat), .num_kept = {number}};
+}
+
+std::vector<Tokens> kept_again(const AskedAgain& policy, int64_t answer) {
+  PolicyWalk walk(std::make_shared<AskedAgain>(policy), model_facts(), prompt());
+  walk.act({});
+  for (int64_t generated = 1; generated <= answer; ++generated)
+    if (walk.again()[0].is_due(generated)) walk.act_again(0, generated, {});
+  std::vector<Tokens> kept;
+  for (const PointTrace& point : walk.trace(false)) {
+    EXPECT_EQ(point.kept_per_head.at(0), point.kept_per_head.at(1));
+    kept.push_back(point.kept_per_head[0]);
+    kept.back().push_back(-point.generated);  // with which token
+  }
+  return kept;
+}
+
+TEST(AskedAgain, WithEachOfSoManyTokensAndWhatIsHeldComesBack) {
+  const std::vector<Verdict> verdicts = {ranking({4, 3, 2, 1}, 2), ranking({1, 2, 3, 4}, 2), ranking({0, 1, 1, 0}, 3)};
+  EXPECT_EQ(kept_again(asked_again(3, true, verdicts), 8), (std::vector<Tokens>{{2, 3, 0}, {4, 5, -3}, {2, 3, 4, -6}}));
+  EXPECT_EQ(kept_again(asked_again(1, true, verdicts), 2), (std::vector<Tokens>{{2, 3, 0}, {4, 5, -1}, {2, 3, 4, -2}}));
+}
+
+TEST(AskedAgain, WhatIsFreedNeverComesBack) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(kept_again(asked_again(1, false,
+                                   {ranking({4, 3, 1, 2}, 3), ranking({1, 2, 9, 4}, 3), ranking({1, 2, 9, 4}, 2),
+                                    ranking({9, nan, 9, nan}, 1)}),
+                       3),
+            (std::vector<Tokens>{{2, 3, 5, 0}, {2, 3, 5, -1}, {3, 5, -2}, {3, -3}}));
+  expect_says(message_of<Error>([] {
+                kept_again(asked_again(1, false, {ranking({4, 3, 1, 2}, 2), Verdict{.kept = longs({0, 3})}}), 1);
+              }),
+              {"again", "cache 2", "freed"});
+}
+
+// Four image tokens and a number of them; the answer's tokens count too until only the pinned one is left.
+TEST(AskedAgain, MakesRoomForTheAnswer) {
+  AskedAgain policy = asked_again(2, false, std::vector<Verdict>(4, ranking({1, 4, 3, 2}, 0)));
+  for (Verdict& verdict : policy.verdicts) verdict.num_kept = {};
+  policy.step.budget = {.amount = {.keep_ratio = {}, .num_kept = 4}};
+  policy.step.makes_room = true;
+  const auto pinned = LayoutBuilder().text(2, 0).image({1, 4}, 0).text(2, 0).pin({2}).build(0);
+  PolicyWalk walk(std::make_shared<AskedAgain>(policy), model_facts(), pinned);
+  EXPECT_EQ(walk.steps().at(0).least, 1);
+  walk.act({});
+  for (const int64_t generated : {2, 4, 6}) walk.act_again(0, generated, {});
+  std::vector<Tokens> kept;
+  for (const PointTrace& point : walk.trace(false)) kept.push_back(point.kept_per_head[0]);
+  EXPECT_EQ(kept, (std::vector<Tokens>{{2, 3, 4}, {2}, {2}, {2}}));
+}
+
+TEST(AskedAgain, RefusesWhatCannotBe) {
+  const auto refusal = [](const std::function<void(Step&)>& change) {
+    AskedAgain policy = asked_again(1, false, {});
+    change(policy.step);
+    return message_of<Error>([&] { PolicyWalk(std::make_shared<AskedAgain>(policy), model_facts(), prompt()); });
+  };
+  expect_says(refusal([](Step& s) { s.every = -1; }), {"cache 2", "every is below 0"});
+  expect_says(refusal([](Step& s) { s.at = {Site::kBeforeLayer, 2}; }), {"before_layer 2", "only at a cache"});
+  expect_says(refusal([](Step& s) { s.every = 0, s.revives = true; }), {"cache 2", "asked again"});
+  expect_says(refusal([](Step& s) { s.makes_room = true; }), {"room", "number"});
+  expect_says(refusal([](Step& s) { s.scope = Scope::kRequest, s.budget.pool = Budget::Pool::kImage; }), {"one pool"});
+}
+
+TEST(AskedAgain, AnAnswersPointsCanBeForgotten) {
+  PolicyWalk walk(std::make_shared<AskedAgain>(asked_again(
+                      1, true, {ranking({4, 3, 2, 1}, 2), ranking({1, 2, 3, 4}, 2), ranking({1, 2, 3, 4}, 1)})),
+                  model_facts(), prompt());
+  EXPECT_TRUE(walk.asks_again());
+  walk.forget_answer();
+  walk.act({});
+  walk.act_again(0, 1, {});
+  walk.act_again(0, 2, {});
+  EXPECT_EQ(walk.last_point().generated, 2);
+  EXPECT_EQ(walk.last_point().kept_per_head.at(0), Tokens{5});
+  EXPECT_EQ(walk.trace(false).size(), 1U);
 }
 
 }  // namespace

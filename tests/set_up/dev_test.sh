@@ -36,6 +36,7 @@ expect "--libtorch $folder: no include/ATen/core/Tensor.h" "$folder/copy/dev" bu
 expect 'nvidia-smi finds no GPU here' "${bare[@]}" gpu
 expect 'this system has no dpkg' "${bare[@]}" gpu --pack
 expect "unknown option '--fast'" "${bare[@]}" gpu --fast
+expect "package: unknown argument '--fast'" "${bare[@]}" package --fast
 expect "no fuzz target 'jpg'" "$top/dev" fuzz jpg
 expect 'no tests/everything' "$top/dev" sanitize everything
 "${bare[@]}" gpu --help | grep -q '^usage: ./dev gpu'

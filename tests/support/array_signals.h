@@ -80,6 +80,7 @@ struct ArraySignals {
   std::map<int, Matrix> vision_key;              // by vision layer: [n, d_v], heads behind each other
   Matrix vision_output, vision_class;            // [n, d_v]; [crops, d_v]
   std::map<int, std::vector<Matrix>> attention;  // by layer: [heads] of [n, n]
+  std::map<int, std::vector<Matrix>> generated;  // by layer: [heads] of [answer, n + answer]
   std::map<int, Matrix> key;                     // by layer: [n, KV heads · head size], heads behind each other
   int64_t kv_heads = 2;
 
@@ -144,8 +145,12 @@ struct ArraySignals {
                           const std::vector<int64_t>& image_tokens) const {
     const std::vector<Matrix>& heads = attention.at(probe.layer);
     std::vector<std::pair<std::vector<int64_t>, std::vector<int64_t>>> groups;
-    if (probe.rows == AttentionProbe::Rows::kLastToken)
+    if (probe.rows == AttentionProbe::Rows::kLastToken || probe.rows == AttentionProbe::Rows::kGenerated) {
       groups = {{{static_cast<int64_t>(source.size()) - 1}, image_tokens}};
+      for (size_t i = 0; probe.with_others && i < source.size(); ++i)
+        if (std::ranges::count(image_tokens, static_cast<int64_t>(i)) == 0)
+          groups[0].second.push_back(static_cast<int64_t>(i));
+    }
     for (const auto& group : probe.groups)
       groups.emplace_back(to_vector(group.rows), group.columns.defined() ? to_vector(group.columns) : image_tokens);
     if (!probe.reduce_rows) return rows_apart(probe, heads, groups.at(0).first, groups.at(0).second, source);
@@ -212,6 +217,36 @@ struct ArraySignals {
     return to_floats(out, {static_cast<int64_t>(out.size())});
   }
 };
+
+// What a probe of a step that is asked again reads of `arrays` with a generated token, in plain loops.
+inline at::Tensor answer_again(const ArraySignals& arrays, const AttentionProbe& probe, const StepAgain& again,
+                               int64_t token) {
+  const std::vector<Matrix>& heads = arrays.generated.at(probe.layer);
+  const std::vector<int64_t> source = to_vector(again.layout.source_index),
+                             image = to_vector(again.layout.image_tokens);
+  const int64_t n = heads[0].cols - heads[0].rows, m = std::ssize(image), h = std::ssize(heads);
+  std::vector<int64_t> columns;
+  for (const int64_t t : image) columns.push_back(source[t]);
+  for (size_t i = 0; probe.with_others && i < source.size(); ++i)
+    if (std::ranges::count(image, static_cast<int64_t>(i)) == 0) columns.push_back(source[i]);
+  for (int64_t t = 0; probe.with_others && t < token; ++t) columns.push_back(n + t);
+  const int64_t first = probe.rows == AttentionProbe::Rows::kGenerated ? token - again.step().every + 1 : token;
+  const auto is_freed = [&](int64_t head, int64_t column) {
+    if (column >= m || !again.left.mask.defined()) return false;
+    return !again.left.mask[head / (h / again.left.mask.size(0))][column].item<bool>();
+  };
+  const bool is_each = probe.heads == AttentionProbe::Heads::kEach;
+  std::vector<double> out(columns.size() * static_cast<size_t>(is_each ? h : 1));
+  for (int64_t c = 0; c < std::ssize(columns); ++c)
+    for (int64_t row = first; row <= token; ++row)
+      for (int64_t head = 0; head < h; ++head) {
+        const double p = is_freed(head, c) ? 0 : heads[head].at(row - 1, columns[c]);
+        out[static_cast<size_t>(is_each ? head * std::ssize(columns) + c : c)] +=
+            p / static_cast<double>((token - first + 1) * (is_each ? 1 : h));
+      }
+  const auto width = static_cast<int64_t>(columns.size());
+  return is_each ? to_floats(out, {h, width}) : to_floats(out, {width});
+}
 
 // Softmax of causal logits, row by row: the attention of a made-up head.
 inline Matrix causal_softmax(int64_t n, const std::function<double(int64_t, int64_t)>& logit) {
@@ -285,6 +320,16 @@ inline std::vector<PointTrace> run(const PolicyPtr& policy, const ModelFacts& mo
     for (const Signal& s : walk.needs()) signals.push_back(arrays.answer(s, *point, walk.layout()));
     walk.act(signals);
   }
+  const int64_t answer = arrays.generated.empty() ? 0 : arrays.generated.begin()->second.at(0).rows;
+  for (int64_t token = 1; token <= answer; ++token)
+    for (size_t i = 0; i < walk.again().size(); ++i) {
+      const StepAgain& again = walk.again()[i];
+      if (!again.is_due(token)) continue;
+      std::vector<at::Tensor> signals;
+      for (const Signal& s : again.needs)
+        signals.push_back(answer_again(arrays, std::get<AttentionProbe>(s), again, token));
+      walk.act_again(i, token, signals);
+    }
   return walk.trace(true);
 }
 

@@ -41,6 +41,14 @@ std::vector<std::string> examples_where(Wanted&& is_wanted) {
   return specs;
 }
 
+// Of a spec: whether its policy acts at caches alone.
+inline bool cuts_caches(const std::string& spec) {
+  const std::string name = spec.substr(0, spec.find(':'));
+  return std::ranges::any_of(policy_table(), [&](const PolicyEntry& entry) {
+    return entry.name == name && entry.sites == std::vector{Site::kCache};
+  });
+}
+
 // Those that leave tokens as they are.
 inline std::vector<std::string> selecting_examples() {
   return examples_where([](const PolicyEntry&, const PolicyExample& example) { return example.keeps_tokens; });

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ using nlohmann::json;
 
 class DemoTokenizerTest : public testing::Test {
  protected:
-  DemoTokenizerTest() {
+  explicit DemoTokenizerTest(Words words = Words::kDemo) : made_(demo_tokenizer(0, words)) {
     for (const FolderFile& file : made_.files) folder_.write(file.name, file.text);
   }
   std::vector<int32_t> ids(const std::string& text, bool add_special = true) const {
@@ -40,7 +41,7 @@ class DemoTokenizerTest : public testing::Test {
     return all.back();
   }
 
-  DemoTokenizer made_ = demo_tokenizer();
+  DemoTokenizer made_;
   TemporaryFolder folder_;
 
  private:
@@ -134,6 +135,34 @@ TEST_F(DemoTokenizerTest, NamesItsOwnIds) {
   EXPECT_EQ(tokenizer().id_of("<s>"), DemoTokenizer::kBegin);
   EXPECT_EQ(tokenizer().id_of("<unk>"), DemoTokenizer::kUnknown);
   EXPECT_EQ(tokenizer().size(), made_.size);
+}
+
+class CrowdedTokenizerTest : public DemoTokenizerTest {
+ protected:
+  CrowdedTokenizerTest() : DemoTokenizerTest(Words::kCrowded) {}
+};
+
+TEST_F(CrowdedTokenizerTest, EveryWordIsOneToken) {
+  std::set<int32_t> seen;
+  for (const std::string_view word : other_words(Words::kCrowded)) seen.insert(answer_id(word));
+  EXPECT_EQ(seen.size(), other_words(Words::kCrowded).size());
+  EXPECT_EQ(other_words(Words::kCrowded).size(), other_words().size() + 15);
+}
+
+// Every question's words are a token each, and its mark; so are the answers, in prompts and behind them.
+TEST_F(CrowdedTokenizerTest, QuestionsAndAnswersAreTheirWords) {
+  for (const Cell& cell : crowded_cells())
+    for (uint64_t i = 0; i < 12; ++i) {
+      const Item item = make_item(cell, Split::kTrain, 1, i, {});
+      for (const Turn& turn : item.turns) {
+        const auto spaces = static_cast<size_t>(std::ranges::count(turn.question, ' '));
+        const std::vector<int32_t> all = ids(open_turn(turn.question) + close_turn(turn.answer), false);
+        EXPECT_EQ(all.size(), 6u + spaces + 2) << turn.question;
+        EXPECT_EQ(all[all.size() - 2], answer_id(turn.answer));
+      }
+      for (const std::string& choice : item.choices)
+        EXPECT_EQ(tokenizer().decode(std::vector{answer_id(choice)}), choice);
+    }
 }
 
 // What a benchmark's client sees of a random model: whatever id is sampled, a text comes with it.

@@ -209,7 +209,7 @@ TEST_F(PictureTasks, AShortRunLowersTheLossOfTheDecoder) {
 TEST_F(PictureTasks, AShortRunLowersTheLossOfTheTower) {
   const LlavaConfig config = tiny();
   Parameters parameters = initial_parameters(config, 1);
-  add_tower_heads(config, parameters, 1);
+  add_tower_heads(config, TowerPictures::kFew, parameters, 1);
   const auto task = tower_task(config, *processor_, {.images = 8, .difficulties = {{}}, .evaluation_images = 16}, 4);
   const double before = task->loss(parameters, 1000).item<double>();
   const StagePlan short_plan{.name = "tower",

@@ -97,9 +97,12 @@ class AttentionProbe:
     #: Decoder layer, for rows="class" a vision layer. Before layer L, L itself is a look-ahead: it
     #: costs extra.
     layer: int = 0
-    rows: Literal["last_token", "given", "class"] = "last_token"
+    #: "generated": while decoding all tokens since the step was asked before (Step.every).
+    rows: Literal["last_token", "generated", "given", "class"] = "last_token"
     heads: Literal["mean", "max", "each", "joint"] = "mean"
     reduce_rows: bool = True
+    #: Of "last_token" and "generated": behind the image tokens' columns those of all other tokens.
+    with_others: bool = False
     groups: Sequence[Group] = ()  #: for rows="given"
 
 
@@ -202,6 +205,10 @@ class Step:
     always_acts: bool = False  #: it changes tokens even where its budget lets all of them stay
     adds_on_top: bool = False  #: new tokens come beside the budget
     only_reads: bool = False  #: for a later step of the policy; drops nothing
+    #: At "cache": asked again with each `every`-th generated token, before it attends there; 0: once.
+    every: int = 0
+    revives: bool = False  #: with `every`: rows that leave are held in memory and may come back; else freed
+    makes_room: bool = False  #: with `every`, freed rows and a number: the answer's tokens count too
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Stats:
     image_tokens: tuple[int, ...]  #: at entry, of each picture
     image_tokens_per_layer: tuple[tuple[int, ...], ...]  #: [layer][picture] entering each decoder layer
     tokens_per_layer: tuple[int, ...]  #: entering each decoder layer in prefill, text included
-    kv_tokens_per_layer: tuple[int, ...]  #: cached after prefill
+    kv_tokens_per_layer: tuple[int, ...]  #: cached after prefill, held-back ones among them
     reused_tokens: int  #: of the prompt, found in the prefix cache
     new_tokens: int
     encode_ms: float  #: bytes to decoder input: pictures, tokenizer, vision tower, projector
@@ -34,6 +34,7 @@ class Stats:
     probe_flops: float  #: what the policy's signals cost
     kv_bytes: int  #: after prefill
     kv_bytes_unpruned: int
+    kv_bytes_most: int  #: behind prefill and behind each generated token, the most
     peak_memory_bytes: int  #: of the process, or of the device's allocator
     threads: int
     kernels: dict[str, str]  #: op -> kernel that was chosen
@@ -56,6 +57,7 @@ class PointTrace:
 
     site: Site
     layer: int | None  #: None where the site has none
+    generated: int  #: with which generated token, 1, 2, …; 0: in prefill
     kept: Tensor  #: image tokens alive behind it, as they were; ascending
     kept_per_head: tuple[Tensor, ...]  #: at "cache", in place of `kept`
     dropped: Tensor  #: alive before it and not in `kept`

@@ -66,14 +66,17 @@ def record(
     images: Sequence[PictureLike] = (),
     *,
     only: Sequence[str] = (),
+    generated: int = 0,
     on_progress: ProgressFunction | None = None,
     **options: Unpack[RequestOptions],
 ) -> Recording:
     """Runs encode and prefill and keeps what policies read. only: names ("attention.5") or families
     ("hidden"); without it everything, whole attention maps of every layer among them. With a
-    policy, rows and columns of tokens that are gone are zeros."""
+    policy, rows and columns of tokens that are gone are zeros. generated: so many tokens of the
+    answer too, which policies read that are asked again while decoding."""
     request = _native.Request(native_prompt(prompt, images), dict(options))
-    layout, signals = _finished(engine, _native.record(engine._native, request, list(only), _callbacks(on_progress)))
+    recorded = _native.record(engine._native, request, list(only), _callbacks(on_progress), generated)
+    layout, signals = _finished(engine, recorded)
     return Recording(json.loads(layout), signals)
 
 
@@ -110,7 +113,7 @@ def inspect(
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    suites: Sequence[str] = ()  #: "single", "detail", "bind", "define" or cells such as "bind/shape-2x1"; empty: all
+    suites: Sequence[str] = ()  #: "single", "detail", "bind", "define" or cells such as "bind/shape-2x1"; empty: these
     seed: int = 0  #: which list of test items; published numbers use 0
     items: int = 200  #: of each cell
     difficulty: Literal["plain", "clutter", "distractor", "hard"] = "hard"

@@ -38,6 +38,7 @@ constexpr Word<Rounding> kRoundings[] = {
     {"nearest_even", Rounding::kNearestEven}, {"floor", Rounding::kFloor}, {"ceil", Rounding::kCeil}};
 constexpr Word<Positions> kPositions[] = {{"keep", Positions::kKeep}, {"compact", Positions::kCompact}};
 constexpr Word<AttentionProbe::Rows> kRows[] = {{"last_token", AttentionProbe::Rows::kLastToken},
+                                                {"generated", AttentionProbe::Rows::kGenerated},
                                                 {"given", AttentionProbe::Rows::kGiven},
                                                 {"class", AttentionProbe::Rows::kClass}};
 constexpr Word<AttentionProbe::Heads> kHeads[] = {{"mean", AttentionProbe::Heads::kMean},
@@ -138,7 +139,8 @@ Signal signal_of(py::handle s) {
     AttentionProbe probe{.layer = field<int>(s, "layer"),
                          .rows = word_field(s, "rows", kRows),
                          .heads = word_field(s, "heads", kHeads),
-                         .reduce_rows = field<bool>(s, "reduce_rows")};
+                         .reduce_rows = field<bool>(s, "reduce_rows"),
+                         .with_others = field<bool>(s, "with_others")};
     for (const py::handle group : s.attr("groups"))
       probe.groups.push_back({field<at::Tensor>(group, "rows"), tensor_field(group, "columns")});
     return probe;
@@ -209,6 +211,9 @@ Step step_of(py::handle s) {
   step.always_acts = field<bool>(s, "always_acts");
   step.adds_on_top = field<bool>(s, "adds_on_top");
   step.only_reads = field<bool>(s, "only_reads");
+  step.every = field<int>(s, "every");
+  step.revives = field<bool>(s, "revives");
+  step.makes_room = field<bool>(s, "makes_room");
   if (py::object needs = s.attr("needs"); PyCallable_Check(needs.ptr())) {
     step.needs = [needs = hold(std::move(needs))](const TokenLayout& layout) {
       return in_python([&] { return signals_of((*needs)(layout)); });

@@ -58,8 +58,8 @@ py::object to_python(const Stats& s) {
       "new_tokens"_a = s.new_tokens, "encode_ms"_a = s.encode_ms, "select_ms"_a = s.select_ms,
       "prefill_ms"_a = s.prefill_ms, "decode_ms"_a = s.decode_ms, "prefill_flops"_a = s.prefill_flops,
       "prefill_flops_unpruned"_a = s.prefill_flops_unpruned, "probe_flops"_a = s.probe_flops, "kv_bytes"_a = s.kv_bytes,
-      "kv_bytes_unpruned"_a = s.kv_bytes_unpruned, "peak_memory_bytes"_a = s.peak_memory_bytes, "threads"_a = s.threads,
-      "kernels"_a = kernels);
+      "kv_bytes_unpruned"_a = s.kv_bytes_unpruned, "kv_bytes_most"_a = s.kv_bytes_most,
+      "peak_memory_bytes"_a = s.peak_memory_bytes, "threads"_a = s.threads, "kernels"_a = kernels);
 }
 
 }  // namespace
@@ -81,9 +81,9 @@ py::object to_python(const PointTrace& p) {
   for (size_t i = 0; i < p.kept_per_head.size(); ++i) per_head[i] = tensor_of(p.kept_per_head[i]);
   return of_results("PointTrace")(
       "site"_a = p.site, "layer"_a = p.layer < 0 ? py::object(py::none()) : py::object(py::int_(p.layer)),
-      "kept"_a = tensor_of(p.kept), "kept_per_head"_a = per_head, "dropped"_a = tensor_of(p.dropped),
-      "candidates"_a = tensor_of(p.candidates), "scores"_a = tensor_of(p.scores), "notes"_a = notes,
-      "tokens_per_image"_a = ints_of(p.tokens_per_image), "source"_a = tensor_of(p.source),
+      "generated"_a = p.generated, "kept"_a = tensor_of(p.kept), "kept_per_head"_a = per_head,
+      "dropped"_a = tensor_of(p.dropped), "candidates"_a = tensor_of(p.candidates), "scores"_a = tensor_of(p.scores),
+      "notes"_a = notes, "tokens_per_image"_a = ints_of(p.tokens_per_image), "source"_a = tensor_of(p.source),
       "position_id"_a = tensor_of(p.position_id));
 }
 

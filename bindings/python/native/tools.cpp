@@ -28,10 +28,10 @@ at::Tensor ordinary(const at::Tensor& t) {
 }
 
 py::object record(LiveEngine& self, const Request& request, const std::vector<std::string>& only,
-                  const py::dict& functions) {
+                  const py::dict& functions, int64_t generated) {
   std::optional<Recording> recording;
   call_engine(self, callbacks_of(functions), [&](const Callbacks& callbacks) {
-    recording = espalier::record(self.engine(), request, only, callbacks);
+    recording = espalier::record(self.engine(), request, only, callbacks, generated);
   });
   if (!recording) return py::none();
   py::dict signals;
@@ -129,7 +129,7 @@ std::string check_property(const std::string& name, py::object make) {
 }  // namespace
 
 void add_tools(py::module_& module) {
-  module.def("record", &record, "engine"_a, "request"_a, "only"_a, "callbacks"_a);
+  module.def("record", &record, "engine"_a, "request"_a, "only"_a, "callbacks"_a, "generated"_a);
   module.def("replay", &replay, "policy"_a, "layout"_a, "signals"_a);
   module.def("inspect", &inspect, "engine"_a, "requests"_a, "callbacks"_a);
   module.def("evaluate", &evaluate, "engine"_a, "policies"_a, "options"_a, "callbacks"_a);
