@@ -20,14 +20,28 @@ ComputeThread::~ComputeThread() {
 
 void ComputeThread::run(const std::function<void()>& work) {
   if (is_this_thread()) return work();
-  std::packaged_task<void()> task(work);
-  std::future<void> done = task.get_future();
-  {
-    const std::scoped_lock lock(mutex_);
-    tasks_.push_back(std::move(task));
-  }
+  Task task{work};
+  std::unique_lock lock(mutex_);
+  *end_ = &task;
+  end_ = &task.next;
   changed_.notify_all();
-  done.get();
+  done_.wait(lock, [&] { return task.is_done; });
+  if (task.error) std::rethrow_exception(task.error);
+}
+
+void ComputeThread::run_tasks(Task* first) {
+  while (first) {
+    Task& task = *first;
+    first = task.next;  // as long as it is there
+    try {
+      task.work();
+    } catch (...) {
+      task.error = std::current_exception();
+    }
+    const std::scoped_lock lock(mutex_);
+    task.is_done = true;
+    done_.notify_all();
+  }
 }
 
 int64_t ComputeThread::add(std::function<bool()> step) {
@@ -58,17 +72,17 @@ std::shared_ptr<const ComputeThread::Step> ComputeThread::step_at(size_t place) 
 // Asks for no memory: an exception in here would end the process.
 void ComputeThread::loop() {
   SpinGuard spinning;
-  std::vector<std::packaged_task<void()>> tasks;
   for (;;) {
+    Task* tasks = nullptr;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return is_ending_ || is_awake_ || !tasks_.empty(); });
+      changed_.wait(lock, [this] { return is_ending_ || is_awake_ || first_; });
       if (is_ending_) return;
-      tasks.swap(tasks_);
+      tasks = std::exchange(first_, nullptr);
+      end_ = &first_;
       is_awake_ = false;
     }
-    for (auto& task : tasks) task();
-    tasks.clear();
+    run_tasks(tasks);
     bool is_busy = false;
     size_t place = 0;
     while (const auto step = step_at(place++)) is_busy |= (*step)();

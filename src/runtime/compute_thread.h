@@ -6,8 +6,8 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
-#include <future>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -22,7 +22,8 @@ class ComputeThread {
   // Whoever added steps has removed them.
   ~ComputeThread();
 
-  // Calls `work` on the thread and waits for it; from the thread itself, at once. Throws what it throws.
+  // Calls `work` on the thread and waits for it; from the thread itself, at once. Throws what it throws, and nothing
+  // else: it asks for no memory.
   void run(const std::function<void()>& work);
 
   // `step` is called as long as it returns true, in turn with others, and again after wake(). It does not throw.
@@ -33,13 +34,21 @@ class ComputeThread {
 
  private:
   using Step = std::function<bool()>;
+  struct Task {  // of a caller that waits, on whose stack it is
+    const std::function<void()>& work;
+    Task* next = nullptr;
+    std::exception_ptr error = nullptr;
+    bool is_done = false;
+  };
 
   void loop();
+  void run_tasks(Task* first);
   std::shared_ptr<const Step> step_at(size_t place);  // null behind the last
 
   std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<std::packaged_task<void()>> tasks_;
+  std::condition_variable changed_, done_;
+  Task* first_ = nullptr;  // a list in the order of their coming
+  Task** end_ = &first_;
   std::vector<std::pair<int64_t, std::shared_ptr<const Step>>> steps_;
   int64_t next_ = 0;
   bool is_awake_ = false, is_ending_ = false;

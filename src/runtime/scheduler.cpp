@@ -136,6 +136,8 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
     });
     states.push_back(std::move(state));
   }
+  std::vector<Ticket> tickets;  // made before anything runs that they are for
+  for (const auto& state : states) tickets.push_back(Ticket(state));
   const std::scoped_lock lock(impl_->mutex);
   if (impl_->max_waiting > 0 && impl_->schedule.load().waiting + static_cast<int64_t>(samples) > impl_->max_waiting)
     throw QueueFull("scheduler: " + std::to_string(impl_->max_waiting) + " requests wait already");
@@ -146,8 +148,6 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
     for (const auto& state : states) impl_->tickets.erase(state->call.get());
     throw;
   }
-  std::vector<Ticket> tickets;
-  for (auto& state : states) tickets.push_back(Ticket(std::move(state)));
   return tickets;
 } catch (const std::bad_alloc&) {
   throw OutOfMemory();
