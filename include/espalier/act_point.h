@@ -16,7 +16,7 @@ enum class Site : uint8_t {
   kProjectorOutput,  // the packed sequence, before the decoder
   kBeforeLayer,      // the state that enters decoder layer L
   kAfterAttention,   // inside layer L, after its attention: the layer's own cache stays whole, rows leave
-  kCache,  // the cache of layer L after prefill and, where a step says so, behind generated tokens; tokens stay
+  kCache,  // the cache of layer L after prefill and, where a step says so, after generated tokens; tokens stay
            // in the residual stream
 };
 

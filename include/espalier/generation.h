@@ -93,7 +93,7 @@ struct Stats {
   double probe_flops = 0;             // what the policy's signals cost
   int64_t kv_bytes = 0;               // after prefill
   int64_t kv_bytes_unpruned = 0;
-  int64_t kv_bytes_most = 0;      // behind prefill and behind each generated token, the most
+  int64_t kv_bytes_most = 0;      // after prefill and after each generated token, the most
   int64_t peak_memory_bytes = 0;  // of the process (CPU) or the device allocator (CUDA)
   int threads = 0;
   std::optional<SolvedAmount> solved = {};

@@ -7,7 +7,7 @@
 // their order.
 //
 // Letters: b sequences (or blocks), n tokens, m image tokens, k kept, h query heads, g KV heads (h is a multiple of g;
-// query head i reads KV head i / (h / g)), d width. "Packed": sequences lie behind each other in the first dimension;
+// query head i reads KV head i / (h / g)), d width. "Packed": sequences lie one after another in the first dimension;
 // `*_begin` are int64 on the CPU, ascending, one more than sequences. Ties go to the lower index everywhere.
 #pragma once
 
@@ -51,7 +51,7 @@ struct AttentionCall {
   Tensor query, key, value;  // [nq, h, d]; [nk, g, d] twice
   // Sequence s: query rows query_begin[s] .. query_begin[s+1], keys key_begin[s] .. key_begin[s] + key_length[s] (int64
   // [b+1], [b], [b], on the CPU; rows between sequences are not read). A sequence may have fewer query rows than keys
-  // (those behind a cached prefix, a decode step), and several may read the same keys. Rows of several streams against
+  // (those after a cached prefix, a decode step), and several may read the same keys. Rows of several streams against
   // one shared run of keys are one sequence, not causal.
   Tensor query_begin, key_begin, key_length;
   double scale = 1.0;
@@ -105,9 +105,9 @@ struct AttentionProbeCall {
   Tensor rows, row_begin;        // int64 [r]: which query; [groups+1], on the CPU
   Tensor columns, column_begin;  // int64 [c]: which key; [groups+1], on the CPU
   double scale = 1.0;
-  bool is_causal = true;  // a column behind the row's own key has probability 0
+  bool is_causal = true;  // a column after the row's own key has probability 0
   HeadReduction heads = HeadReduction::kMean;
-  bool reduce_rows = true;       // the mean over a group's rows, taken behind the reduction of heads
+  bool reduce_rows = true;       // the mean over a group's rows, taken after the reduction of heads
   int64_t window = 0;            // > 0: a column counts only if its position is above that of the own key - window
   OptionalTensor position = {};  // int64 [nk]: asked for by a window
   OptionalTensor own_key = {};   // int64 [nq]: the key of a query's own token, asked for by causality and windows.

@@ -43,8 +43,8 @@ struct Message {
   std::vector<Part> content = {};
 };
 
-// Turns, put through the checkpoint's own chat template with the generation prompt behind them. Each user turn with the
-// answer behind it is one example, 0, 1, …; the last user turn is the query. The last message must be the user's, as
+// Turns, put through the checkpoint's own chat template with the generation prompt after them. Each user turn with the
+// answer after it is one example, 0, 1, …; the last user turn is the query. The last message must be the user's, as
 // what comes next is the model's answer.
 struct Chat {
   std::vector<Message> messages = {};

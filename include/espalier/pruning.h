@@ -38,7 +38,7 @@ namespace espalier {
 struct AttentionProbe {
   enum class Rows : uint8_t {
     kLastToken,  // the last row of the prompt, while decoding the newest token's; columns: all image tokens
-    kGenerated,  // the same behind prefill; while decoding the rows of all tokens that were generated since the step
+    kGenerated,  // the same after prefill; while decoding the rows of all tokens that were generated since the step
                  // was asked before (Step::every)
     kGiven,  // `groups`
     kClass,  // vision tower: the class row of each crop; columns: the crop's patches. m here counts patches, in
@@ -59,7 +59,7 @@ struct AttentionProbe {
   Rows rows = Rows::kLastToken;
   Heads heads = Heads::kMean;
   bool reduce_rows = true;  // false: one group, rows apart; not of kGenerated
-  // Of kLastToken and kGenerated: columns of all other tokens that a row sees (text, what was generated) stand behind
+  // Of kLastToken and kGenerated: columns of all other tokens that a row sees (text, what was generated) stand after
   // those of image tokens, in the order of the sequence.
   bool with_others = false;
   std::vector<Group> groups = {};
@@ -103,8 +103,8 @@ struct NewTokens {
   enum class Where : uint8_t {
     kInPlace,      // at the place of the token they stand at
     kFront,        // before the first token of their crop
-    kBehind,       // behind the last token of their crop, in the given order
-    kBehindImage,  // behind the last token of their image, in the given order
+    kBehind,       // after the last token of their crop, in the given order
+    kBehindImage,  // after the last token of their image, in the given order
   };
   Where where = Where::kInPlace;
   at::Tensor vectors;  // [r, d]: at kVisionOutput of the tower's width, else of the decoder's
@@ -165,7 +165,7 @@ enum class Scope : uint8_t {
   kImage,    // its image
   kExample,  // its image and the text of its example
   kPrefix,   // everything up to the end of its example
-  kRequest,  // all of the request: a question behind it
+  kRequest,  // all of the request: a question after it
 };
 
 // How much stays of each pool.
@@ -202,7 +202,7 @@ struct Step {
   bool only_reads = false;   // for a later step of the policy, and not visited unless that one is; drops nothing
 
   // At kCache: asked again with each `every`-th generated token, before that token attends in the layer, which then
-  // sees what was kept; 0: once, behind prefill. The step gets the layout and asks for the signals that it had behind
+  // sees what was kept; 0: once, after prefill. The step gets the layout and asks for the signals that it had after
   // prefill, which are attention probes of kLastToken or kGenerated alone: probabilities over all rows that the layer
   // has in memory, whether anything attends to them or not; 0 for what is freed.
   int every = 0;
@@ -265,7 +265,7 @@ using PolicyPtr = std::shared_ptr<const PruningPolicy>;
 // `policy` as a model runs it: its for_model(), or itself.
 PolicyPtr for_model(PolicyPtr policy, const ModelFacts& model);
 
-// Policies in sequence, each seeing what the one before left: their steps behind each other. Every amount refers to the
+// Policies in sequence, each seeing what the one before left: their steps one after another. Every amount refers to the
 // unpruned pool; one above what an earlier policy leaves, or steps out of the data's order, are refused when a request
 // comes. Throws Error when there is none or when their common options differ.
 PolicyPtr chain(std::vector<PolicyPtr> policies);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A conversation. Each turn is one example more behind those that were, and what they came to is used again: a turn
+// A conversation. Each turn is one more example after those that were, and what they came to is used again: a turn
 // costs what is new, and what the policy looks at anew. Under a policy that looks at the question, the tokens of
 // earlier pictures are chosen again in every turn, so that what one question did not need comes back for the next. No
 // libtorch type appears here.

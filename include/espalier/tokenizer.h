@@ -20,7 +20,7 @@ class Tokenizer {
   // is not supported (the message names it).
   static Tokenizer load(const std::filesystem::path& folder);
 
-  // One token and where it ends: `end` is the byte offset in the text behind its last byte (0 for tokens that the
+  // One token and where it ends: `end` is the byte offset in the text after its last byte (0 for tokens that the
   // post-processor puts in front). Exact at every ASCII character; where NFC composes characters a token may end
   // between two.
   struct Token {

@@ -44,7 +44,7 @@ struct PointTrace {
   std::string site;                                 // "before_layer", …
   int layer = -1;                                   // -1 where the site has none
   int64_t generated = 0;                            // with which generated token, 1, 2, …; 0: in prefill
-  std::vector<int64_t> kept;                        // image tokens alive behind it, as they were
+  std::vector<int64_t> kept;                        // image tokens alive after it, as they were
   std::vector<std::vector<int64_t>> kept_per_head;  // at "cache", in place of `kept`
 
   // The rest is there in a trace only.
@@ -53,10 +53,10 @@ struct PointTrace {
   std::vector<float> scores;        // one a candidate; empty where the method has none
   // Other numbers of the decision, by name: thresholds, masses.
   std::vector<std::pair<std::string, std::vector<float>>> notes;
-  // The budget as it was spent: image tokens of each image behind the point, merged ones and competing row breaks among
+  // The budget as it was spent: image tokens of each image after the point, merged ones and competing row breaks among
   // them; at "cache", of one KV head.
   std::vector<int64_t> tokens_per_image;
-  // The sequence behind the point, text too (at "cache" the residual stream, which loses nothing there).
+  // The sequence after the point, text too (at "cache" the residual stream, which loses nothing there).
   std::vector<int64_t> source;                    // -1: a new token without a place of its own
   std::vector<std::vector<int64_t>> position_id;  // [1 or 3][tokens] as RoPE sees them from here on
 };

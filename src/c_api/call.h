@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -83,7 +84,7 @@ espalier_code make_handle(Handle** into, const char* name, espalier_error** erro
   if (into) *into = nullptr;
   return call(error, [&] {
     needed(into, name);
-    *into = new Handle(make());
+    *into = std::make_unique<Handle>(make()).release();
   });
 }
 

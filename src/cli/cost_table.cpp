@@ -24,6 +24,7 @@ constexpr std::array kSpecs = {
     CostSpec{"m3", "keep_ratio=1/4"},  // a cell is a square
     CostSpec{"pyramiddrop", ""},
     CostSpec{"sparsevlm", "keep_ratio=25/48:25/72:55/288"},  // the published 300:200:110 of 576
+    CostSpec{"visionpulse", ""},
     CostSpec{"vtw", ""},
 };
 

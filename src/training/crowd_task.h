@@ -22,6 +22,7 @@ struct CrowdTaskOptions {
   PatchFeatures features = PatchFeatures::kTower;
   synth::Difficulty difficulty = {};
   int fewest = synth::kFewestInCrowd, most = synth::kMostInCrowd;  // objects of a picture
+  int shapes = synth::kNumShapes;  // that objects of one picture have, at most: few, and places tell them apart
   int64_t shown = 0;  // patches of a picture that the decoder sees, those first that its questions need; 0: all
   int64_t sequences = 8;
   int64_t pictures = 3;   // of a sequence of questions or of examples

@@ -217,7 +217,7 @@ class AtpRun {
                    {"decoder_learning_rate", text_of(options_.decoder_learning_rate)},
                    {"warm_up", std::to_string(options_.warm_up)},
                    {"max_gradient_norm", text_of(options_.max_gradient_norm)},
-                   {"dtype", model_.dtype == torch::kFloat ? "f32" : "bf16"}};
+                   {"dtype", std::string(dtype_option(model_.dtype))}};
     return of;
   }
 

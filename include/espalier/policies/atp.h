@@ -18,7 +18,7 @@ namespace espalier {
 
 enum class AtpNorm : uint8_t { kMinmax, kNone, kMax, kSigmoid, kRank };  // of the redundancy score, per crop
 enum class AtpHeadInput : uint8_t { kScatter, kMean, kPool };            // what the head reads of the two scores
-enum class AtpActivation : uint8_t { kNone, kRelu };                     // behind the head's first layer
+enum class AtpActivation : uint8_t { kNone, kRelu };                     // after the head's first layer
 enum class AtpStrategy : uint8_t { kBoth, kRedundant, kSpatial };        // which score may keep a token
 enum class AtpScores : uint8_t { kBoth, kSelf, kCross };  // attention that is looked at: from the crop, from text
 

@@ -11,7 +11,7 @@
 namespace espalier {
 
 struct AttentionOptions {
-  // Whose attention ranks, averaged over rows: every row; the last prompt row; the text of the image itself (behind it,
+  // Whose attention ranks, averaged over rows: every row; the last prompt row; the text of the image itself (after it,
   // of its example; the last row where there is none); the text of the query example.
   enum class Rows : uint8_t { kAll, kLast, kOwnText, kQueryText };
 

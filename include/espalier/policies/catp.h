@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // CATP, Contextually Adaptive Token Pruning for in-context learning (arXiv 2508.07871). Stage 1, before the decoder:
-// each image keeps the tokens that cover it best and fit the text behind it. Stage 2, in the decoder: images of the
+// each image keeps the tokens that cover it best and fit the text after it. Stage 2, in the decoder: images of the
 // examples are cut before layer k by what the query sample asks of them, images of the query before layer k + 1 by what
 // is left of the examples.
 //
@@ -45,12 +45,12 @@ struct CatpOptions {
   ContextPool context_pool = ContextPool::kAll;
   Coverage coverage = Coverage::kFacility;  // of stage 1; kDpp: a determinantal point process, which reads no text
   // What speaks for a context token, beside the cosine: growth of the last row's attention from layer k-2 to k-1; the
-  // attention of the last row, or of the text behind the token's image, in the layer that `rank` names.
+  // attention of the last row, or of the text after the token's image, in the layer that `rank` names.
   Importance importance = Importance::kGrowth;
-  // What a token of the query is ranked by: cosine with the context; attention of the last row, of the text behind its
+  // What a token of the query is ranked by: cosine with the context; attention of the last row, of the text after its
   // image, or the larger of the two, each as a share of its maximum in the image.
   QueryScore query_score = QueryScore::kCosine;
-  // Whose attention: of the layer before the cut, or of the one behind it, which looks ahead. Unset: the layer before
+  // Whose attention: of the layer before the cut, or of the one after it, which looks ahead. Unset: the layer before
   // the cut, but never layer 0 or 1, which look at neighbours.
   std::optional<Rank> rank = Rank::kPrevious;
   QueryCut query_cut = QueryCut::kAfter;  // before layer k + 1, or before k together with the context

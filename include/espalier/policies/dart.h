@@ -12,7 +12,7 @@ struct DartOptions {
   Amount amount = {};  // of each image, met exactly; a ratio leaves at least one token
   int layer = 2;  // the paper's K, 1 to the model's depth; reads the state before it and the keys of the layer before
   int image_pivots = 4;  // of each image: its tokens with the largest keys
-  int text_pivots = 4;   // of the text behind the last image, shared; they vote and are not counted
+  int text_pivots = 4;   // of the text after the last image, shared; they vote and are not counted
   bool row_breaks_compete = true;
   CommonOptions common = {};
 };

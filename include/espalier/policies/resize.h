@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The baseline that prunes pixels: pictures are scaled down before the vision tower until about the wanted share of
-// tokens arises. Nothing acts behind that.
+// tokens arises. Nothing acts after that.
 #pragma once
 
 #include "espalier/policies/amount.h"
