@@ -43,7 +43,7 @@ class ComputeThread {
 
   void loop();
   void run_tasks(Task* first);
-  std::shared_ptr<const Step> step_at(size_t place);  // null behind the last
+  std::shared_ptr<const Step> step_at(size_t place);  // null after the last
 
   std::mutex mutex_;
   std::condition_variable changed_, done_;

@@ -44,7 +44,7 @@ class Schedule {
   void step();
   // All that is left ends as cancelled.
   void cancel_all();
-  // All that is left ends with this error; takes no memory. Behind what step() throws: requests catch what is theirs,
+  // All that is left ends with this error; takes no memory. After what step() throws: requests catch what is theirs,
   // so that is memory which has ended between them.
   void give_up(const std::exception_ptr& error);
 
