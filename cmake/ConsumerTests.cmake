@@ -8,7 +8,8 @@ set(folder ${PROJECT_BINARY_DIR}/consumer)
 set(source ${PROJECT_SOURCE_DIR}/tests/consumer)
 set(model ${PROJECT_SOURCE_DIR}/tests/golden/llava15)
 string(REPLACE ";" "\\;" launcher "${CMAKE_CXX_COMPILER_LAUNCHER}")  # one argument, however many words it has
-set(configure ${CMAKE_COMMAND} -S ${source} -G ${CMAKE_GENERATOR} -DCMAKE_PREFIX_PATH=${folder}/prefix
+set(version ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+set(configure ${CMAKE_COMMAND} -S ${source} -G ${CMAKE_GENERATOR} -DCMAKE_PREFIX_PATH=${folder}/prefix -DESPALIER_VERSION=${version}
                                    -DESPALIER_EXAMPLES=${PROJECT_SOURCE_DIR}/examples
                                    -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}
                                    "-DCMAKE_CXX_COMPILER_LAUNCHER=${launcher}")
@@ -29,7 +30,7 @@ foreach(example generate keep_norms merge_pairs)
 endforeach()
 # The same from C: a project in C alone, and pkg-config.
 add_test(NAME consumer.c_configure COMMAND ${CMAKE_COMMAND} -S ${source}/c -B ${folder}/c -G ${CMAKE_GENERATOR}
-  -DCMAKE_PREFIX_PATH=${folder}/prefix -DESPALIER_EXAMPLES=${folder}/prefix/${CMAKE_INSTALL_DATADIR}/espalier/examples
+  -DCMAKE_PREFIX_PATH=${folder}/prefix -DESPALIER_VERSION=${version} -DESPALIER_EXAMPLES=${folder}/prefix/${CMAKE_INSTALL_DATADIR}/espalier/examples
   -DCMAKE_C_COMPILER=${CMAKE_C_COMPILER})
 add_test(NAME consumer.c_build COMMAND ${CMAKE_COMMAND} --build ${folder}/c)
 set_tests_properties(consumer.c_configure PROPERTIES FIXTURES_SETUP consumer_c_configure FIXTURES_REQUIRED consumer_install)
@@ -66,15 +67,21 @@ if(TARGET espalier_cli)
     PASS_REGULAR_EXPRESSION "built for policy interface 1, libtorch ${LibTorch_VERSION}, this is policy interface 4, libtorch ${LibTorch_VERSION}")
 endif()
 
-# A libtorch that is gone, and one of another minor version: refused while configuring, in words.
+# The build tree is a package too.
+add_test(NAME consumer.build_tree COMMAND ${configure} -B ${folder}/of_build_tree -DEspalier_DIR=${PROJECT_BINARY_DIR})
+
+# An earlier version that is asked for, a libtorch that is gone, and one of another minor version: refused while configuring, in words.
 set(other ${folder}/other_libtorch)
 file(WRITE ${other}/include/ATen/core/Tensor.h "")
 file(WRITE ${other}/include/torch/headeronly/version.h
   "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 3\n#define TORCH_VERSION_PATCH 1\n")
 file(WRITE ${other}/lib/libc10.so "")
 file(WRITE ${other}/lib/libtorch_cpu.so "")
+add_test(NAME consumer.other_version COMMAND ${configure} -B ${folder}/earlier -DESPALIER_VERSION=0.1)
 add_test(NAME consumer.missing_libtorch COMMAND ${configure} -B ${folder}/missing -DLibTorch_ROOT=${folder}/nowhere)
 add_test(NAME consumer.other_libtorch COMMAND ${configure} -B ${folder}/other -DLibTorch_ROOT=${other})
+set_tests_properties(consumer.other_version PROPERTIES FIXTURES_REQUIRED consumer_install
+  PASS_REGULAR_EXPRESSION "compatible with requested version \"0.1\".*version: ${PROJECT_VERSION}")
 set_tests_properties(consumer.missing_libtorch PROPERTIES FIXTURES_REQUIRED consumer_install
   PASS_REGULAR_EXPRESSION "built with libtorch ${LibTorch_VERSION} in.*no[ \n]+libtorch in")
 set_tests_properties(consumer.other_libtorch PROPERTIES FIXTURES_REQUIRED consumer_install

@@ -44,10 +44,10 @@ configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/EspalierConfig.cmake.i
   ${PROJECT_BINARY_DIR}/EspalierConfig.cmake INSTALL_DESTINATION ${package_folder}
   NO_SET_AND_CHECK_MACRO NO_CHECK_REQUIRED_COMPONENTS_MACRO)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/EspalierConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${PROJECT_BINARY_DIR}/EspalierConfig.cmake ${PROJECT_BINARY_DIR}/EspalierConfigVersion.cmake
-              ${PROJECT_SOURCE_DIR}/cmake/FindLibTorch.cmake ${PROJECT_SOURCE_DIR}/cmake/EspalierAddPolicy.cmake
+set(package_modules ${PROJECT_SOURCE_DIR}/cmake/FindLibTorch.cmake ${PROJECT_SOURCE_DIR}/cmake/EspalierAddPolicy.cmake)
+install(FILES ${PROJECT_BINARY_DIR}/EspalierConfig.cmake ${PROJECT_BINARY_DIR}/EspalierConfigVersion.cmake ${package_modules}
         DESTINATION ${package_folder})
 install(EXPORT EspalierTargets NAMESPACE espalier:: DESTINATION ${package_folder})
 # The build tree is a package too: `pip install ./bindings/python` takes what is built already when Espalier_DIR names it.
 export(EXPORT EspalierTargets NAMESPACE espalier:: FILE ${PROJECT_BINARY_DIR}/EspalierTargets.cmake)
-file(COPY ${PROJECT_SOURCE_DIR}/cmake/FindLibTorch.cmake DESTINATION ${PROJECT_BINARY_DIR})
+file(COPY ${package_modules} DESTINATION ${PROJECT_BINARY_DIR})

@@ -35,16 +35,19 @@ check() {
 
 # A system with nothing but what its packaging needs, and one with compilers. A half-made one is not taken for a whole.
 make_systems() {
-  local name=$1 bare=$kept/$1 options=(--variant=minbase)
+  local name=$1 bare=$kept/$1 options=(--variant=minbase) source=()
   mkdir -p "$kept"
   if [ ! -d "$bare" ]; then
     if [ "$name" = noble ]; then
       options+=(--components=main,universe)
       # Debian has no package of Ubuntu's keys.
       [ -e /usr/share/keyrings/ubuntu-archive-keyring.gpg ] || options+=(--no-check-gpg)
+      # Nor has its debootstrap heard of this release; since gutsy one script makes all of them.
+      [ -e /usr/share/debootstrap/scripts/noble ] || source=(http://archive.ubuntu.com/ubuntu gutsy)
     fi
     rm -rf "$bare.partial"
-    debootstrap "${options[@]}" "$name" "$bare.partial" >"$log" 2>&1 || { tail -n 5 "$log"; fail "debootstrap $name failed"; }
+    debootstrap "${options[@]}" "$name" "$bare.partial" "${source[@]}" >"$log" 2>&1 ||
+      { tail -n 5 "$log"; fail "debootstrap $name failed"; }
     mv "$bare.partial" "$bare"
   fi
   if [ ! -d "$bare-compilers" ]; then

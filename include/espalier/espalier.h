@@ -34,7 +34,7 @@
 extern "C" {
 #endif
 
-// "0.1.0": of the library that was loaded.
+// "major.minor.patch" of the library that was loaded.
 ESPALIER_API const char* espalier_version(void);
 
 ESPALIER_API void espalier_text_free(char* text);

@@ -84,7 +84,7 @@ espalier_code make_handle(Handle** into, const char* name, espalier_error** erro
   if (into) *into = nullptr;
   return call(error, [&] {
     needed(into, name);
-    *into = std::make_unique<Handle>(make()).release();
+    *into = std::make_unique<Handle>(Handle{make()}).release();
   });
 }
 

@@ -67,7 +67,8 @@ espalier_code espalier_scheduler_submit_samples(espalier_scheduler* scheduler, c
     std::vector<Ticket> submitted =
         needed(scheduler, "scheduler").scheduler.submit(request_of(needed(request, "request")), samples, told);
     std::vector<std::unique_ptr<espalier_ticket>> made;
-    for (Ticket& ticket : submitted) made.push_back(std::make_unique<espalier_ticket>(std::move(ticket)));
+    for (Ticket& ticket : submitted)
+      made.push_back(std::make_unique<espalier_ticket>(espalier_ticket{std::move(ticket)}));
     for (size_t i = 0; i < samples; ++i) tickets[i] = made[i].release();
   });
 }

@@ -255,8 +255,8 @@ std::optional<PixelBox> PromptLayout::pixel_box(int64_t source_index) const {
   const PixelBox& box = shape.crop_boxes[s.crop];
   const double width = (box.x1 - box.x0) / double(shape.grid.cols),
                height = (box.y1 - box.y0) / double(shape.grid.rows);
-  const double x = box.x0 + width * double(s.origin.cols + (source_index - s.begin) % s.grid.cols),
-               y = box.y0 + height * double(s.origin.rows + (source_index - s.begin) / s.grid.cols);
+  const int64_t row = (source_index - s.begin) / s.grid.cols, column = (source_index - s.begin) % s.grid.cols;
+  const double x = box.x0 + width * double(s.origin.cols + column), y = box.y0 + height * double(s.origin.rows + row);
   return PixelBox{x, y, x + width, y + height};
 }
 

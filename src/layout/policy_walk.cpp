@@ -86,7 +86,7 @@ std::string to_string(const ActPoint& point) {
   return text;
 }
 
-PolicyWalk::PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt)
+PolicyWalk::PolicyWalk(PolicyPtr policy, const ModelFacts& model, const std::shared_ptr<const PromptLayout>& prompt)
     : policy_(std::move(policy)),
       model_(model),
       spec_(policy_->spec()),
@@ -100,12 +100,12 @@ PolicyWalk::PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_pt
   ask_needs();
 }
 
-PolicyWalk::PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt,
+PolicyWalk::PolicyWalk(PolicyPtr policy, const ModelFacts& model, const std::shared_ptr<const PromptLayout>& prompt,
                        std::shared_ptr<const PrefixWalk> prefix)
     : PolicyWalk(std::move(policy), model, prompt) {
   if (!fits(*prefix)) throw Error(spec_ + ": the prefix was not walked as this request would walk it");
   prefix_ = std::move(prefix);
-  layout_ = full_layout(std::move(prompt), policy_->row_breaks_compete(), prefix_->end);
+  layout_ = full_layout(prompt, policy_->row_breaks_compete(), prefix_->end);
   ask_needs();
 }
 

@@ -42,9 +42,9 @@ struct StepAgain {
 class PolicyWalk {
  public:
   // Asks for the steps and checks them (plan.h). Throws Error naming the policy.
-  PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt);
+  PolicyWalk(PolicyPtr policy, const ModelFacts& model, const std::shared_ptr<const PromptLayout>& prompt);
   // The same for the tokens behind `prefix`. Throws Error unless it fits().
-  PolicyWalk(PolicyPtr policy, const ModelFacts& model, std::shared_ptr<const PromptLayout> prompt,
+  PolicyWalk(PolicyPtr policy, const ModelFacts& model, const std::shared_ptr<const PromptLayout>& prompt,
              std::shared_ptr<const PrefixWalk> prefix);
 
   // nullptr after the last; with a prefix, also at the boundary until join().

@@ -58,8 +58,9 @@ std::pair<at::Tensor, at::Tensor> rotary(const PatchVitConfig& config, const Win
   float* col = row + n;
   for (const int64_t cell : windows.order)
     for (int64_t patch = 0; patch < merge * merge; ++patch) {
-      *row++ = static_cast<float>(cell / cell_cols * merge + patch / merge);
-      *col++ = static_cast<float>(cell % cell_cols * merge + patch % merge);
+      const int64_t y = cell / cell_cols * merge + patch / merge, x = cell % cell_cols * merge + patch % merge;
+      *row++ = static_cast<float>(y);
+      *col++ = static_cast<float>(x);
     }
   const at::Tensor by_row = place[0] * frequency, by_col = place[1] * frequency;
   const at::Tensor angle = at::cat({by_row, by_col, by_row, by_col}, 1);

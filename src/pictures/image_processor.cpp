@@ -199,7 +199,8 @@ PixelBox single_crop_box(const ImageProcessor& processor, int width, int height)
   const auto interval = [](int64_t original, int64_t with_padding, int64_t out, int64_t kept) {
     const double scale = static_cast<double>(with_padding) / static_cast<double>(out);
     const double begin = std::floor(static_cast<double>(out - kept) / 2.0);
-    const auto padding = static_cast<double>((with_padding - original) / 2);
+    const int64_t in_front = (with_padding - original) / 2;
+    const auto padding = static_cast<double>(in_front);
     return std::pair{begin * scale - padding, (begin + static_cast<double>(kept)) * scale - padding};
   };
   const auto [x0, x1] = interval(width, padded.width, resized.width, shown.width);

@@ -45,8 +45,8 @@ Axis make_axis(int in, int out, int first, int outputs) {
   std::vector<double> weights(axis.stride);
   for (int o = 0; o < outputs; ++o) {
     const double center = (first + o + 0.5) * scale;
-    const int begin = std::max(static_cast<int>(center - support + 0.5), 0);
-    const int count = std::min(static_cast<int>(center + support + 0.5), in) - begin;
+    const int begin = std::max(static_cast<int>(std::floor(center - support + 0.5)), 0);
+    const int count = std::min(static_cast<int>(std::floor(center + support + 0.5)), in) - begin;
     double sum = 0.0;
     for (int i = 0; i < count; ++i) {
       weights[i] = bicubic((i + begin - center + 0.5) * (1.0 / filter_scale));

@@ -33,15 +33,6 @@ bool has_tokenized(int argc, char** argv) {
   }
 }
 
-int print_policies() {
-  try {
-    print(kPolicyList);
-    return kDone;
-  } catch (const std::exception& error) {
-    return std::fprintf(stderr, "espalier: %s\n", error.what()), kFailed;
-  }
-}
-
 int run_library(int argc, char** argv) {
   void* library = dlopen(ESPALIER_LIBRARY, RTLD_LAZY);
   void* entry = library ? dlsym(library, "espalier_command_line") : nullptr;
@@ -49,12 +40,20 @@ int run_library(int argc, char** argv) {
   return reinterpret_cast<int (*)(int, char**)>(entry)(argc, argv);
 }
 
+int run(int argc, char** argv) {
+  const std::string_view command = argc > 1 ? argv[1] : "";
+  if (command == "--version" && argc == 2) return print(version_text() + "\n"), kDone;
+  if (command == "policies" && argc == 2) return print(kPolicyList), kDone;
+  if (command == "tokenize" && has_tokenized(argc, argv)) return kDone;
+  return run_library(argc, argv);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string_view command = argc > 1 ? argv[1] : "";
-  if (command == "--version" && argc == 2) return std::puts(version_text().c_str()) < 0 ? kFailed : kDone;
-  if (command == "policies" && argc == 2) return print_policies();
-  if (command == "tokenize" && has_tokenized(argc, argv)) return kDone;
-  return run_library(argc, argv);
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    return std::fprintf(stderr, "espalier: %s\n", error.what()), espalier::cli::kFailed;
+  }
 }

@@ -62,8 +62,8 @@ class Pipeline final : public PruningPolicy {
 }  // namespace
 
 PolicyPtr for_model(PolicyPtr policy, const ModelFacts& model) {
-  PolicyPtr set = policy->for_model(model);
-  return set ? set : policy;
+  if (PolicyPtr set = policy->for_model(model)) return set;
+  return policy;
 }
 
 PolicyPtr chain(std::vector<PolicyPtr> policies) {

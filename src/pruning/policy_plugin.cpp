@@ -75,7 +75,7 @@ PolicyPtr PolicyPlugin::make(std::string_view spec) const {
     std::shared_ptr<const Library> library;
     PolicyPtr policy;
   };
-  auto loaded = std::make_shared<const Loaded>(library_, std::move(policy));
+  auto loaded = std::make_shared<const Loaded>(Loaded{library_, std::move(policy)});
   return {loaded, loaded->policy.get()};
 }
 

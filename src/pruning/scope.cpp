@@ -61,7 +61,8 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
        },
        .decide =
            [alpha = o.alpha](const TokenLayout&, std::span<const at::Tensor> signals) {
-             const at::Tensor saliency = signals[0].to(at::kFloat), output = signals[1];
+             const at::Tensor saliency = signals[0].to(at::kFloat);
+             const at::Tensor& output = signals[1];
              const auto choose = [weight = saliency.pow(alpha), output](const Pools& crops) {
                return choose_in_each(crops, [&](const Pool& crop) {
                  const auto of_crop = [&](const at::Tensor& fact) { return fact.index_select(0, crop.own); };

@@ -76,7 +76,8 @@ std::vector<Step> steps(const O& o, const ModelFacts& model, const PromptLayout&
        },
        .decide =
            [o](const TokenLayout& layout, std::span<const at::Tensor> signals) {
-             const at::Tensor attention = signals[0].to(at::kFloat), output = signals[1];
+             const at::Tensor attention = signals[0].to(at::kFloat);
+             const at::Tensor& output = signals[1];
              const std::vector<CropFacts> facts = crops_of(*layout.prompt);
              return Verdict{.scores = attention,
                             .choose = [=](const Pools& crops) { return choose(o, attention, output, facts, crops); }};

@@ -74,7 +74,7 @@ Replayed replay(const PolicyPtr& policy, RecordedLayout layout, const RecordedSi
   while (answer.step()) {
   }
   Replayed replayed;
-  const std::vector<PointTrace> points = walk.trace(/*with_scores=*/true);
+  const std::vector<PointTrace> points = walk.trace(/*in_full=*/true);
   for (size_t i = 0; i < points.size(); ++i) {
     ReplayedPoint& point = replayed.points.emplace_back(ReplayedPoint{.trace = points[i]});
     const auto merged = walk.merged(i);

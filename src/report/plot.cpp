@@ -153,10 +153,13 @@ std::string plot_svg(const std::vector<PlotBlock>& blocks, const std::string& ca
     y = draw_legend(out, block.legend, y);
     const size_t in_row = std::min<size_t>(2, block.panels.size());
     const double width = kWidth / static_cast<double>(std::max<size_t>(1, in_row));
-    for (size_t i = 0; i < block.panels.size(); ++i)
-      draw_panel(out, width * static_cast<double>(i % in_row), y + kHeight * static_cast<double>(i / in_row), width,
+    for (size_t i = 0; i < block.panels.size(); ++i) {
+      const size_t row = i / in_row, column = i % in_row;
+      draw_panel(out, width * static_cast<double>(column), y + kHeight * static_cast<double>(row), width,
                  block.panels[i]);
-    if (in_row > 0) y += kHeight * static_cast<double>((block.panels.size() + in_row - 1) / in_row) + 14;
+    }
+    const size_t rows = in_row > 0 ? (block.panels.size() + in_row - 1) / in_row : 0;
+    if (rows > 0) y += kHeight * static_cast<double>(rows) + 14;
   }
   if (!caption.empty()) out.words(kLeft, y + 8, caption);
   return std::move(out).finish(y + 22);

@@ -139,9 +139,12 @@ class ConnectionExchange final : public Exchange, public std::enable_shared_from
     {
       const std::scoped_lock lock(mutex_);
       left = left_;
-      if (!left) call_ = std::move(call);
+      if (!left) {
+        call_ = std::move(call);
+        return;
+      }
     }
-    if (left) call(*left);
+    call(*left);
   }
   // Only the first is told.
   void leave(Left left) {

@@ -63,13 +63,14 @@ struct Server::Impl {
       : options(checked(given)),
         keys(options.api_key_file.empty() ? ApiKeys() : ApiKeys::read(options.api_key_file)),
         policies(options.plugins),
-        http(options.host, options.port, options.http,
-             {.check = [this](const HttpRequest& head) { return check(head); },
-              .take = [this](HttpRequest request, std::shared_ptr<Exchange> to) { take(std::move(request), to); },
-              .refuse =
-                  [this](int status, const std::string& message) {
-                    return refusal("-", ApiError(status, "invalid_http", message));
-                  }}) {}
+        http(
+            options.host, options.port, options.http,
+            {.check = [this](const HttpRequest& head) { return check(head); },
+             .take = [this](HttpRequest request, const std::shared_ptr<Exchange>& to) { take(std::move(request), to); },
+             .refuse =
+                 [this](int status, const std::string& message) {
+                   return refusal("-", ApiError(status, "invalid_http", message));
+                 }}) {}
 
   using Answering = HttpAnswer (Impl::*)(const HttpRequest&, Opened*);
   struct Route {

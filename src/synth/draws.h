@@ -13,7 +13,9 @@ class Draws : public SplitMix64 {
  public:
   using SplitMix64::SplitMix64;
 
-  int between(int low, int high) { return low + static_cast<int>(below(static_cast<uint64_t>(high - low + 1))); }
+  int between(int low, int high) {
+    return low + static_cast<int>(below(static_cast<uint64_t>(high) - static_cast<uint64_t>(low) + 1));
+  }
   int index(size_t size) { return static_cast<int>(below(size)); }
   template <typename Range>
   void shuffle(Range& items) {  // Fisher-Yates

@@ -68,7 +68,7 @@ Desktop draw_desktop(uint64_t seed) {
   constexpr int kHalf = kExtent / 2;
   for (int i = 0; i < 2; ++i) {
     const Area room = is_tall ? Area{i * kHalf, 0, kHalf, kExtent} : Area{0, i * kHalf, kExtent, kHalf};
-    add_window(draws, room, is_tall, static_cast<size_t>(i * kButtonsInWindow), desktop);
+    add_window(draws, room, is_tall, static_cast<size_t>(i) * kButtonsInWindow, desktop);
   }
   const int dark = draws.between(15, 40);
   desktop.label = {dark, dark, dark};
@@ -77,8 +77,8 @@ Desktop draw_desktop(uint64_t seed) {
 
 // A button that keeps its colour keeps its shade.
 Rgb shade_of(const ScreenSequence& sequence, int button, Colour colour) {
-  const auto stream = static_cast<uint64_t>(1 + button * kNumColours + static_cast<int>(colour));
-  Draws draws(SplitMix64::of_stream(sequence.desktop, stream).next());
+  const int stream = 1 + button * kNumColours + static_cast<int>(colour);
+  Draws draws(SplitMix64::of_stream(sequence.desktop, static_cast<uint64_t>(stream)).next());
   return paint_of(draws, colour);
 }
 

@@ -97,7 +97,7 @@ void read_special_tokens(const json& file, std::vector<std::pair<std::string, st
 
 }  // namespace
 
-ChatTemplate::ChatTemplate(std::string source, std::string name)
+ChatTemplate::ChatTemplate(const std::string& source, std::string name)
     : name_(std::move(name)),
       program_(std::make_shared<ChatTemplateProgram>(ChatTemplateProgram{jinja::parse(source, name_)})) {
   find_form_of_content();

@@ -25,7 +25,7 @@ struct RenderedChat {
 class ChatTemplate {
  public:
   // `name` (a file) opens the message of every Error. Throws Error naming a construct that is not supported.
-  ChatTemplate(std::string source, std::string name);
+  ChatTemplate(const std::string& source, std::string name);
 
   // From a file of its own, Jinja or JSON with "chat_template", with the special tokens of the checkpoint in `folder`.
   static ChatTemplate read(const std::filesystem::path& file, const std::filesystem::path& folder);

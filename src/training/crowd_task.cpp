@@ -116,12 +116,6 @@ class CrowdTask : public LanguageTask {
   Crowd draw_crowd(synth::Draws& draws, const std::vector<CrowdAsk>& asks) const {
     for (;;) {
       Crowd crowd{synth::draw_members(draws, draws.between(options_.fewest, options_.most)), {}};
-      if (options_.shapes < synth::kNumShapes) {
-        const int first = draws.index(synth::kNumShapes);
-        for (Member& m : crowd.members)
-          m.shape =
-              static_cast<synth::Shape>((first + static_cast<int>(m.shape) % options_.shapes) % synth::kNumShapes);
-      }
       for (const CrowdAsk ask : asks)
         if (auto questions = synth::questions_about(crowd.members, ask); !questions.empty())
           crowd.possible.push_back(std::move(questions));

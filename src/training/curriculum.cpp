@@ -138,7 +138,6 @@ std::vector<CurriculumStage> demo_curriculum() {
 }
 
 std::vector<CurriculumStage> crowded_curriculum() {
-  using synth::CrowdAsk;
   return {
       // What a picture shows is spelled out for each patch, so that the questions are learned before there is a tower,
       // at the price of a decoder's steps alone. Few objects first: which one is meant is then a choice of a few.
@@ -152,27 +151,11 @@ std::vector<CurriculumStage> crowded_curriculum() {
                   .shown = 12,
                   .sequences = 12,
                   .pictures = 4,
-                  .questions = 3,
-                  .asks = {CrowdAsk::kColourOf, CrowdAsk::kShapeOf, CrowdAsk::kPlaceOf, CrowdAsk::kSpotOf}}},
-      // Two looks one after the other, the second at a place. Among objects of all shapes the shape that the question
-      // names nearly gives the answer away, and the place is not learned: 0.72 of these questions after 3600 steps.
-      {.plan = decoder_plan("labels-beside", true, 1e-3, 6000, 100, {.accuracy = 0.95}),
-       .summary = "one object beside another, of three shapes in a picture, their patches spelled out",
-       .data = Data::kCrowds,
-       .after = "labels-few",
-       .crowds = {.features = PatchFeatures::kLabels,
-                  .fewest = 6,
-                  .most = 12,
-                  .shapes = 3,
-                  .shown = 24,
-                  .sequences = 12,
-                  .pictures = 3,
-                  .questions = 4,
-                  .asks = {CrowdAsk::kBeside, CrowdAsk::kSpotOf}}},
+                  .questions = 3}},
       {.plan = decoder_plan("labels-crowd", true, 1e-3, 6000, 100, {.accuracy = 0.95}),
        .summary = "questions about crowds, a third of the patches spelled out",
        .data = Data::kCrowds,
-       .after = "labels-beside",
+       .after = "labels-few",
        .crowds = {.features = PatchFeatures::kLabels, .shown = 48, .sequences = 8, .pictures = 2, .questions = 4}},
       {.plan = decoder_plan("labels-sequences", true, 1e-3, 6000, 100, {.accuracy = 0.95}),
        .summary = "crowds, examples that show which trait is meant, and screens, a third of the patches spelled out",
@@ -185,7 +168,7 @@ std::vector<CurriculumStage> crowded_curriculum() {
                   .questions = 3,
                   .in_context = 0.25,
                   .screens = 0.45}},
-      // Beside the four above.
+      // Beside the three above.
       {.plan = {.name = "tower",
                 .schedule = {.peak = 1.5e-3, .warm_up = 100, .steps = 8000},
                 .optimizer = {},

@@ -52,7 +52,7 @@ at::Tensor initial(const LlavaConfig& config, const NamedShape& tensor, uint64_t
 
 }  // namespace
 
-void Parameters::add(std::string name, at::Tensor value) {
+void Parameters::add(std::string name, const at::Tensor& value) {
   all_.push_back({std::move(name), value.detach().to(torch::kFloat).clone()});
 }
 

@@ -23,7 +23,7 @@ struct Parameter {
 
 class Parameters {
  public:
-  void add(std::string name, at::Tensor value);  // a copy in float32, without a gradient
+  void add(std::string name, const at::Tensor& value);  // a copy in float32, without a gradient
   bool has(std::string_view name) const;
   const at::Tensor& at(std::string_view name) const;  // throws Error for a name that is not there
   void set(std::string_view name, const at::Tensor& value);

@@ -48,7 +48,9 @@ class Task {
   virtual std::vector<Score> evaluate(const Parameters& parameters) const = 0;
   // What the loop calls: tasks that have more to tell override these.
   virtual StepLoss loss_in_parts(const Parameters& parameters, int64_t step) const { return {loss(parameters, step)}; }
-  virtual Evaluation evaluate_after(const Parameters& parameters, int64_t step) const { return {evaluate(parameters)}; }
+  virtual Evaluation evaluate_after(const Parameters& parameters, int64_t /*step*/) const {
+    return {evaluate(parameters)};
+  }
 };
 
 struct StopRule {

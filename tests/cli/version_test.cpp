@@ -20,6 +20,12 @@ TEST(Version, SaysWhatTheBuildIsMadeOf) {
       << text;
 }
 
+TEST(Version, IsTheOneThatTheChangelogTellsOf) {
+  const std::string changes = read_whole(source_folder() / "CHANGELOG.md");
+  const size_t heading = changes.find("\n## ") + 4;
+  EXPECT_EQ(output_of({"--version"}).substr(9, 5), changes.substr(heading, 5));
+}
+
 // Against what Linux says of the processor.
 TEST(Version, NamesTheKernelsOfThisProcessor) {
   const std::string flags = read_whole("/proc/cpuinfo");

@@ -7,17 +7,17 @@ import asyncio
 import atexit
 import os
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from typing_extensions import Self, Unpack
 
 from . import _native
 from ._native import ImagePart, Tokenizer
-from .policies import AnyPolicy
+from .policies import AnyPolicy, ModelFacts
 from .prompts import (
     CallOptions,
     Callbacks,
@@ -35,13 +35,29 @@ from .results import Result, SchedulerLoad, TokenCounts
 
 # What still runs when the interpreter ends is ended before: a thread of the library's that then
 # asked for the interpreter's lock would never come back.
-_open: weakref.WeakSet[Engine | Scheduler] = weakref.WeakSet()
+_open: weakref.WeakSet[_Closable] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
     for one in sorted(_open, key=lambda one: isinstance(one, Engine)):  # schedulers first
         one.close()
+
+
+class _Closable(ABC):
+    """Closed by close(), by the end of a `with` block, or by the end of the program."""
+
+    def __init__(self) -> None:
+        _open.add(self)
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def bundled_model() -> Path:
@@ -66,7 +82,7 @@ class EngineOptions:
     on_progress: Callable[[str, int, int], None] | None = None  #: stage "load", done, total
 
 
-class Engine:
+class Engine(_Closable):
     """A loaded checkpoint. Safe for several threads at once; calls give up the interpreter's lock,
     and Ctrl-C ends the one that waits.
 
@@ -75,11 +91,15 @@ class Engine:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, options: EngineOptions = EngineOptions()) -> None:
         self._native = _native.Engine(os.fspath(bundled_model() if folder is None else folder), options)
-        _open.add(self)
+        super().__init__()
 
     @property
     def folder(self) -> Path:
         return Path(self._native.folder)
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self._native.facts
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -121,14 +141,6 @@ class Engine:
         """Cancels the calls that run, waits for them, and refuses others. Its memory is freed when
         nothing of it is held any more."""
         self._native.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Session:
@@ -229,7 +241,7 @@ class Ticket:
             await news.wait()
 
 
-class Scheduler:
+class Scheduler(_Closable):
     """Requests that come and go: each is submitted from any thread, joins those that run at the
     next layer, and leaves when its answer ends. What it answers is what it would answer alone.
 
@@ -238,7 +250,7 @@ class Scheduler:
 
     def __init__(self, engine: Engine, *, kv_bytes: int = 0, prefix_cache_bytes: int = 0, max_waiting: int = 0) -> None:
         self._native = _native.Scheduler(engine._native, kv_bytes, prefix_cache_bytes, max_waiting)
-        _open.add(self)
+        super().__init__()
 
     def submit(self, prompt: PromptLike, images: Sequence[PictureLike] = (), **call: Unpack[CallOptions]) -> Ticket:
         """Packs the prompt on the calling thread and refuses there what cannot be served: raises
@@ -265,11 +277,3 @@ class Scheduler:
     def close(self) -> None:
         """Cancels what runs and waits for it."""
         self._native.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -39,8 +39,17 @@ Scope = Literal["crop", "image", "example", "prefix", "request"]
 
 
 @dataclass(frozen=True)
+class PolicyDefault:
+    """An option of a policy that has another default on this model than the published one."""
+
+    policy: str
+    option: str
+    value: str  #: as it would be written in a spec
+
+
+@dataclass(frozen=True)
 class ModelFacts:
-    """What a policy may know of the model."""
+    """What is known of a model before it answers. Names are for people: nothing is decided by them."""
 
     num_layers: int = 0
     hidden_size: int = 0
@@ -56,6 +65,10 @@ class ModelFacts:
     vision_hidden_size: int = 0
     has_class_token: bool = False  #: class row in the vision tower
     has_text_tower: bool = False  #: a CLIP text tower paired with it
+    name: str = ""  #: of its folder
+    family: str = ""  #: "LLaVA-1.5", "LLaVA-NeXT", "Qwen2-VL", "Qwen2.5-VL"
+    dtype: str = ""  #: "float32", "bfloat16" or "float16"
+    policy_defaults: tuple[PolicyDefault, ...] = ()  #: of the folder's policy_defaults.json
 
 
 @dataclass(frozen=True)

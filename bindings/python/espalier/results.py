@@ -14,6 +14,19 @@ Site = Literal["vision_output", "projector_output", "before_layer", "after_atten
 
 
 @dataclass(frozen=True)
+class SolvedAmount:
+    """How much stayed where the policy has a target (ttft=, kv=), and what that was expected to
+    cost."""
+
+    policy: str  #: that ran: with its amount, or "none" where nothing had to leave or leaving would not have paid
+    fits: bool  #: False: the least amount, or none, is expected to take longer than allowed
+    predicted_ms: float | None  #: encode, select and prefill; with a target of time
+    allowed_ms: float | None  #: for the same: what is left of the target
+    waited_ms: float  #: from submission to its start
+    kv_bytes: int  #: of the prompt and the longest answer, at most
+
+
+@dataclass(frozen=True)
 class Stats:
     """Counts, times and sizes of one request. Times are milliseconds of wall clock and do not
     overlap; the first three add up to the time to the first token."""
@@ -38,6 +51,7 @@ class Stats:
     peak_memory_bytes: int  #: of the process, or of the device's allocator
     threads: int
     kernels: dict[str, str]  #: op -> kernel that was chosen
+    solved: SolvedAmount | None  #: of a policy with a target
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,7 @@ class Result:
     prompt_token_ids: tuple[int, ...]  #: each picture's placeholder expanded to its tokens
     logprobs: tuple[TokenLogprobs, ...]  #: one a new token, with top_logprobs
     prompt: str  #: before expansion
+    policy: str  #: that ran: with what the model's folder sets, and a solved amount
     finish_reason: FinishReason
     points: tuple[PointTrace, ...]
     kept: Tensor  #: source indices of the image tokens that survive all points

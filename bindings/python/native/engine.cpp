@@ -129,6 +129,7 @@ void add_engine(py::module_& module) {
       .def("close", &LiveEngine::close, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("is_closed", &LiveEngine::is_closed)
       .def_property_readonly("folder", [](const LiveEngine& self) { return self.engine().folder().string(); })
+      .def_property_readonly("facts", [](const LiveEngine& self) { return to_python(self.engine().facts()); })
       .def_property_readonly(
           "tokenizer", [](const LiveEngine& self) -> const Tokenizer& { return self.engine().tokenizer(); },
           py::return_value_policy::reference_internal)

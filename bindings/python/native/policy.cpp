@@ -78,6 +78,10 @@ py::object to_python(const Segment& s) {
                                 "grid"_a = pair_of(s.grid), "origin"_a = pair_of(s.origin));
 }
 
+py::object to_python(const PolicyDefault& d) {
+  return of_policies("PolicyDefault")("policy"_a = d.policy, "option"_a = d.option, "value"_a = d.value);
+}
+
 template <typename T>
 py::tuple each_to_python(const std::vector<T>& values) {
   py::tuple all(values.size());
@@ -321,7 +325,8 @@ py::object to_python(const ModelFacts& m) {
       "sliding_window"_a = m.sliding_window, "has_mrope"_a = m.has_mrope, "vision_layers"_a = m.vision_layers,
       "vision_feature_layer"_a = m.vision_feature_layer, "vision_heads"_a = m.vision_heads,
       "vision_hidden_size"_a = m.vision_hidden_size, "has_class_token"_a = m.has_class_token,
-      "has_text_tower"_a = m.has_text_tower);
+      "has_text_tower"_a = m.has_text_tower, "name"_a = m.name, "family"_a = m.family, "dtype"_a = m.dtype,
+      "policy_defaults"_a = each_to_python(m.policy_defaults));
 }
 
 PolicyPtr policy_of(py::handle policy) {

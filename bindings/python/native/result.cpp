@@ -46,6 +46,12 @@ py::tuple ints_of(const auto& values) {
   return py::tuple(py::cast(values));
 }
 
+py::object to_python(const SolvedAmount& s) {
+  return of_results("SolvedAmount")("policy"_a = s.policy, "fits"_a = s.fits, "predicted_ms"_a = s.predicted_ms,
+                                    "allowed_ms"_a = s.allowed_ms, "waited_ms"_a = s.waited_ms,
+                                    "kv_bytes"_a = s.kv_bytes);
+}
+
 py::object to_python(const Stats& s) {
   py::dict kernels;
   for (const auto& [op, kernel] : s.kernels) kernels[py::str(op)] = kernel;
@@ -59,7 +65,8 @@ py::object to_python(const Stats& s) {
       "prefill_ms"_a = s.prefill_ms, "decode_ms"_a = s.decode_ms, "prefill_flops"_a = s.prefill_flops,
       "prefill_flops_unpruned"_a = s.prefill_flops_unpruned, "probe_flops"_a = s.probe_flops, "kv_bytes"_a = s.kv_bytes,
       "kv_bytes_unpruned"_a = s.kv_bytes_unpruned, "kv_bytes_most"_a = s.kv_bytes_most,
-      "peak_memory_bytes"_a = s.peak_memory_bytes, "threads"_a = s.threads, "kernels"_a = kernels);
+      "peak_memory_bytes"_a = s.peak_memory_bytes, "threads"_a = s.threads, "kernels"_a = kernels,
+      "solved"_a = s.solved ? to_python(*s.solved) : py::object(py::none()));
 }
 
 }  // namespace
@@ -122,12 +129,12 @@ py::object to_python(const PromptTrace& p) {
 }
 
 py::object to_python(const Result& r) {
-  return of_results("Result")("text"_a = text_of(r.text), "token_ids"_a = ints_of(r.token_ids),
-                              "prompt_token_ids"_a = ints_of(r.prompt_token_ids),
-                              "logprobs"_a = python::to_python<TokenLogprobs>(r.logprobs),
-                              "prompt"_a = text_of(r.prompt), "finish_reason"_a = std::string(name_of(r.finish_reason)),
-                              "points"_a = python::to_python<PointTrace>(r.points), "kept"_a = tensor_of(r.kept),
-                              "stats"_a = to_python(r.stats));
+  return of_results("Result")(
+      "text"_a = text_of(r.text), "token_ids"_a = ints_of(r.token_ids),
+      "prompt_token_ids"_a = ints_of(r.prompt_token_ids), "logprobs"_a = python::to_python<TokenLogprobs>(r.logprobs),
+      "prompt"_a = text_of(r.prompt), "policy"_a = r.policy, "finish_reason"_a = std::string(name_of(r.finish_reason)),
+      "points"_a = python::to_python<PointTrace>(r.points), "kept"_a = tensor_of(r.kept),
+      "stats"_a = to_python(r.stats));
 }
 
 }  // namespace espalier::python

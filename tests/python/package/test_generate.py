@@ -33,6 +33,7 @@ def test_answers_as_the_command_line(engine, chat, demo, generated, policy):
     assert list(result.token_ids) == expected["token_ids"]
     assert list(result.prompt_token_ids) == expected["prompt_token_ids"]
     assert result.prompt == expected["prompt"]
+    assert result.policy == expected["policy"]
     assert [point.site for point in result.points] == [point["site"] for point in expected["points"]]
     for point, stated in zip(result.points, expected["points"]):
         kept = [head.tolist() for head in point.kept_per_head] or point.kept.tolist()
@@ -168,6 +169,38 @@ def test_counts_and_tokenizer(engine, chat):
     assert counts.tokens_per_image == result.stats.image_tokens
     ids = engine.tokenizer.encode("what shape?", add_special=False)
     assert engine.tokenizer.decode(ids) == "what shape?"
+
+
+def test_facts(engine):
+    """The files of the bundled model say the same."""
+    model = espalier.bundled_model()
+    config = json.loads((model / "config.json").read_text())
+    decoder, tower = config["text_config"], config["vision_config"]
+    facts = engine.facts
+    assert (facts.name, facts.family, facts.dtype) == ("demo", "LLaVA-1.5", config["torch_dtype"])
+    assert (facts.num_layers, facts.hidden_size) == (decoder["num_hidden_layers"], decoder["hidden_size"])
+    assert (facts.num_heads, facts.num_kv_heads) == (decoder["num_attention_heads"], decoder["num_key_value_heads"])
+    assert facts.head_dim * facts.num_heads == facts.hidden_size
+    assert facts.intermediate_size == decoder["intermediate_size"]
+    assert (facts.sliding_window, facts.has_mrope, facts.has_text_tower) == (0, False, False)
+    assert (facts.vision_layers, facts.vision_heads) == (tower["num_hidden_layers"], tower["num_attention_heads"])
+    assert facts.vision_feature_layer == tower["num_hidden_layers"] + config["vision_feature_layer"]  # -1: the last
+    assert facts.vision_hidden_size == tower["hidden_size"] and facts.has_class_token
+    defaults = json.loads((model / "policy_defaults.json").read_text())
+    assert {(d.policy, d.option, d.value) for d in facts.policy_defaults} == {
+        (policy, option, str(value)) for policy, options in defaults.items() for option, value in options.items()
+    }
+
+
+def test_targets_say_what_they_came_to(engine, picture):
+    whole = engine.generate("what shape?", [picture], max_new_tokens=4)
+    assert whole.stats.solved is None
+    room = whole.stats.kv_bytes  # of the prompt alone, so some of it must make place for the answer
+    result = engine.generate("what shape?", [picture], max_new_tokens=4, policy=f"divprune:kv={room}B")
+    solved = result.stats.solved
+    assert solved.policy == result.policy and solved.policy.startswith("divprune:keep_ratio=")
+    assert solved.fits and 0 < solved.kv_bytes <= room and solved.predicted_ms is None
+    assert 0 < len(result.kept) < len(whole.kept)
 
 
 # ---- pictures ----
