@@ -196,7 +196,7 @@ class Scheduler:
     def close(self) -> None: ...
 
 def record(
-    engine: Engine, request: Request, only: Sequence[str], callbacks: Mapping[str, Any]
+    engine: Engine, request: Request, only: Sequence[str], callbacks: Mapping[str, Any], generated: int
 ) -> tuple[str, dict[str, Tensor]] | None: ...
 def replay(
     policy: AnyPolicy, layout: str, signals: Mapping[str, Tensor]

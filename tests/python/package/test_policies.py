@@ -263,4 +263,4 @@ def test_the_table(program):
     rows = {row.name: row for row in espalier.policy_table()}
     listed = program("policies", with_model=False)
     assert all(name in listed for name in rows) and {"fastv", "catp", "none"} <= set(rows)
-    assert rows["fastv"].sites == ("before_layer",) and rows["fastv"].options["layer"][0] == "2"
+    assert rows["fastv"].sites == ("before_layer", "cache") and rows["fastv"].options["layer"][0] == "2"
