@@ -2,7 +2,6 @@
 #include "runtime/compute_thread.h"
 
 #include <algorithm>
-#include <new>
 
 #include "runtime/crowding.h"
 
@@ -21,19 +20,34 @@ ComputeThread::~ComputeThread() {
 
 void ComputeThread::run(const std::function<void()>& work) {
   if (is_this_thread()) return work();
-  std::packaged_task<void()> task(work);
-  std::future<void> done = task.get_future();
-  {
-    const std::scoped_lock lock(mutex_);
-    tasks_.push_back(std::move(task));
-  }
+  Task task{work};
+  std::unique_lock lock(mutex_);
+  *end_ = &task;
+  end_ = &task.next;
   changed_.notify_all();
-  done.get();
+  done_.wait(lock, [&] { return task.is_done; });
+  if (task.error) std::rethrow_exception(task.error);
+}
+
+void ComputeThread::run_tasks(Task* first) {
+  while (first) {
+    Task& task = *first;
+    first = task.next;  // as long as it is there
+    try {
+      task.work();
+    } catch (...) {
+      task.error = std::current_exception();
+    }
+    const std::scoped_lock lock(mutex_);
+    task.is_done = true;
+    done_.notify_all();
+  }
 }
 
 int64_t ComputeThread::add(std::function<bool()> step) {
+  auto shared = std::make_shared<const Step>(std::move(step));
   const std::scoped_lock lock(mutex_);
-  steps_.emplace_back(next_, std::move(step));
+  steps_.emplace_back(next_, std::move(shared));
   return next_++;
 }
 
@@ -50,29 +64,28 @@ void ComputeThread::wake() {
   changed_.notify_all();
 }
 
+std::shared_ptr<const ComputeThread::Step> ComputeThread::step_at(size_t place) {
+  const std::scoped_lock lock(mutex_);
+  return place < steps_.size() ? steps_[place].second : nullptr;
+}
+
+// Asks for no memory: an exception in here would end the process.
 void ComputeThread::loop() {
   SpinGuard spinning;
   for (;;) {
-    std::deque<std::packaged_task<void()>> tasks;
+    Task* tasks = nullptr;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return is_ending_ || is_awake_ || !tasks_.empty(); });
+      changed_.wait(lock, [this] { return is_ending_ || is_awake_ || first_; });
       if (is_ending_) return;
-      tasks = std::exchange(tasks_, {});
+      tasks = std::exchange(first_, nullptr);
+      end_ = &first_;
       is_awake_ = false;
     }
-    for (auto& task : tasks) task();
-    std::vector<std::pair<int64_t, std::function<bool()>>> steps;
-    {
-      const std::scoped_lock lock(mutex_);
-      steps = steps_;
-    }
+    run_tasks(tasks);
     bool is_busy = false;
-    for (const auto& [id, step] : steps) try {
-        is_busy |= step();
-      } catch (const std::bad_alloc&) {  // between requests, as they catch their own: tried again
-        is_busy = true;
-      }
+    size_t place = 0;
+    while (const auto step = step_at(place++)) is_busy |= (*step)();
     if (!is_busy) continue;
     spinning.look();
     wake();

@@ -6,9 +6,9 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
+#include <exception>
 #include <functional>
-#include <future>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -22,22 +22,34 @@ class ComputeThread {
   // Whoever added steps has removed them.
   ~ComputeThread();
 
-  // Calls `work` on the thread and waits for it; from the thread itself, at once. Throws what it throws.
+  // Calls `work` on the thread and waits for it; from the thread itself, at once. Throws what it throws, and nothing
+  // else: it asks for no memory.
   void run(const std::function<void()>& work);
 
-  // `step` is called as long as it returns true, in turn with others, and again after wake().
+  // `step` is called as long as it returns true, in turn with others, and again after wake(). It does not throw.
   int64_t add(std::function<bool()> step);
   void remove(int64_t added);  // from the thread itself, by run()
   void wake();
   bool is_this_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
 
  private:
+  using Step = std::function<bool()>;
+  struct Task {  // of a caller that waits, on whose stack it is
+    const std::function<void()>& work;
+    Task* next = nullptr;
+    std::exception_ptr error = nullptr;
+    bool is_done = false;
+  };
+
   void loop();
+  void run_tasks(Task* first);
+  std::shared_ptr<const Step> step_at(size_t place);  // null after the last
 
   std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::packaged_task<void()>> tasks_;
-  std::vector<std::pair<int64_t, std::function<bool()>>> steps_;
+  std::condition_variable changed_, done_;
+  Task* first_ = nullptr;  // a list in the order of their coming
+  Task** end_ = &first_;
+  std::vector<std::pair<int64_t, std::shared_ptr<const Step>>> steps_;
   int64_t next_ = 0;
   bool is_awake_ = false, is_ending_ = false;
   std::thread thread_;

@@ -3,6 +3,8 @@
 
 #include <ATen/Parallel.h>
 #include <omp.h>
+#include <pthread.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,6 +13,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <iterator>
 #include <mutex>
@@ -77,6 +80,18 @@ std::vector<int> threads_of_team() {
   return threads;
 }
 
+// libgomp ends the process where it finds no room for the stack of a thread.
+bool has_room_for(int threads) {
+  pthread_attr_t usual;
+  size_t stack = 0;
+  if (::pthread_getattr_default_np(&usual) != 0) return false;
+  ::pthread_attr_getstacksize(&usual, &stack);
+  ::pthread_attr_destroy(&usual);
+  const size_t bytes = static_cast<size_t>(threads + 1) * 2 * stack;  // as much again for what else they take
+  void* room = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return room != MAP_FAILED && ::munmap(room, bytes) == 0;
+}
+
 }  // namespace
 
 // A thread that leads a team with nothing to do, until it goes.
@@ -113,7 +128,7 @@ SpinGuard::SpinGuard() : crowding_(is_loaded()), began_(std::chrono::steady_cloc
 }
 SpinGuard::~SpinGuard() = default;
 
-void SpinGuard::look() {
+void SpinGuard::look() noexcept try {
   const std::chrono::duration<double> now = std::chrono::steady_clock::now() - began_;
   if (now.count() < next_) return;
   next_ = now.count() + 0.1;
@@ -122,7 +137,11 @@ void SpinGuard::look() {
   if (is_crowded == (team_ != nullptr)) return;
   // Both teams together: one more than there are processors.
   const int threads = std::max(2, omp_get_num_procs() - at::get_num_threads() + 2);
-  team_ = is_crowded ? std::make_unique<IdleTeam>(threads) : nullptr;
+  if (!is_crowded)
+    team_.reset();
+  else if (has_room_for(threads))
+    team_ = std::make_unique<IdleTeam>(threads);
+} catch (const std::exception&) {  // no memory, no thread: the next look tries again
 }
 
 }  // namespace espalier

@@ -41,7 +41,7 @@ class SpinGuard {
   SpinGuard();
   ~SpinGuard();
 
-  void look();  // after each step; ten times a second it reads a line per thread of the team from /proc
+  void look() noexcept;  // after each step; ten times a second it reads a line per thread of the team from /proc
 
  private:
   class IdleTeam;

@@ -28,8 +28,8 @@ void ImageCache::keep(const Key& key, const VisionFeatures& features) {
   if (bytes > max_bytes_ || places_.contains(key)) return;  // another request may have been faster
   while (counts_.bytes + bytes > max_bytes_) drop_last();
   entries_.push_front({key, features, bytes});
+  counts_.bytes += bytes;  // also where there is no memory for its place, and nobody finds it until it goes
   places_[key] = entries_.begin();
-  counts_.bytes += bytes;
 }
 
 void ImageCache::clear() {

@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "espalier/ops.h"
 
@@ -19,7 +20,7 @@ int64_t bytes_per_kv_row(const DecoderConfig& config, at::ScalarType dtype) {
 }
 
 KvBlock::~KvBlock() {
-  arena_.release(layer_, begin_, begin_ + capacity_);
+  arena_.release(layer_, begin_, begin_ + capacity_, std::move(place_));
 }
 
 KvArena::KvArena(const DecoderConfig& config, at::ScalarType dtype, at::Device device)
@@ -44,6 +45,7 @@ int64_t KvArena::bytes_reserved() const {
   return rows * bytes_per_row_;
 }
 
+// All memory is asked for before anything changes.
 std::shared_ptr<const KvBlock> KvArena::allocate(int layer, int64_t wanted) {
   const int64_t rows = std::max<int64_t>(1, wanted);  // an empty range has no place of its own
   const std::scoped_lock lock(mutex_);
@@ -54,11 +56,13 @@ std::shared_ptr<const KvBlock> KvArena::allocate(int layer, int64_t wanted) {
     grow(l, rows);
     found = std::ranges::find_if(l.free, fits);
   }
-  const auto [begin, end] = *found;
-  l.free.erase(found);
-  if (begin + rows < end) l.free.emplace(begin + rows, end);
+  FreeRows one = {{0, 0}};
+  auto block = std::make_shared<const KvBlock>(*this, layer, found->first, rows, one.extract(one.begin()));
+  FreeRows::node_type range = l.free.extract(found);
+  range.key() += rows;
+  if (range.key() < range.mapped()) l.free.insert(std::move(range));
   l.rows_in_use += rows;
-  return std::make_shared<const KvBlock>(*this, layer, begin, rows);
+  return block;
 }
 
 // More rows at the end, by half of what there are or as many as are missing.
@@ -66,22 +70,25 @@ void KvArena::grow(Layer& l, int64_t rows) {
   const bool ends_free = !l.free.empty() && std::prev(l.free.end())->second == l.rows;
   const int64_t first_free = ends_free ? std::prev(l.free.end())->first : l.rows;
   const int64_t grown = std::max(first_free + rows, l.rows + l.rows / 2);
-  const auto move = [&](at::Tensor& buffer, at::IntArrayRef sizes, at::TensorOptions options) {
-    const at::Tensor roomy = at::empty(sizes, options);
+  const auto moved = [&](const at::Tensor& buffer, at::IntArrayRef sizes, at::TensorOptions options) {
+    at::Tensor roomy = at::empty(sizes, options);
     if (buffer.defined()) roomy.narrow(0, 0, first_free).copy_(buffer.narrow(0, 0, first_free));
-    buffer = roomy;
+    return roomy;
   };
-  move(l.key, {grown, num_kv_heads_, head_dim_}, options_);
-  move(l.value, {grown, num_kv_heads_, head_dim_}, options_);
-  if (has_window_) move(l.position_id, {grown}, options_.dtype(at::kLong));
-  if (ends_free) l.free.erase(first_free);
-  l.free.emplace(first_free, grown);
+  at::Tensor key = moved(l.key, {grown, num_kv_heads_, head_dim_}, options_);
+  at::Tensor value = moved(l.value, {grown, num_kv_heads_, head_dim_}, options_);
+  at::Tensor position_id;
+  if (has_window_) position_id = moved(l.position_id, {grown}, options_.dtype(at::kLong));
+  l.free[first_free] = grown;
+  l.key = std::move(key);
+  l.value = std::move(value);
+  l.position_id = std::move(position_id);
   l.rows = grown;
   ++generation_;
 }
 
 // Neighbours that are free become one range; a layer that nobody uses lets its buffer go.
-void KvArena::release(int layer, int64_t begin, int64_t end) {
+void KvArena::release(int layer, int64_t begin, int64_t end, FreeRows::node_type place) {
   const std::scoped_lock lock(mutex_);
   Layer& l = layers_[static_cast<size_t>(layer)];
   l.rows_in_use -= end - begin;
@@ -96,10 +103,13 @@ void KvArena::release(int layer, int64_t begin, int64_t end) {
     l.free.erase(next);
   }
   const auto behind = l.free.lower_bound(begin);
-  if (behind != l.free.begin() && std::prev(behind)->second == begin)
+  if (behind != l.free.begin() && std::prev(behind)->second == begin) {
     std::prev(behind)->second = end;
-  else
-    l.free.emplace(begin, end);
+    return;
+  }
+  place.key() = begin;
+  place.mapped() = end;
+  l.free.insert(std::move(place));
 }
 
 int64_t SequenceKv::length(int layer) const {

@@ -18,6 +18,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "model/config.h"
@@ -25,14 +26,16 @@
 namespace espalier {
 
 class KvArena;
+using FreeRows = std::map<int64_t, int64_t>;  // ranges: begin -> end
 
 int64_t bytes_per_kv_row(const DecoderConfig& config, at::ScalarType dtype);  // of one layer: key and value
 
-// Rows [begin, begin + capacity) of one layer's buffer, free again when the block dies.
+// Rows [begin, begin + capacity) of one layer's buffer, free again when the block dies. `place`: what they then take
+// among the free ones, so that this needs no memory.
 class KvBlock {
  public:
-  KvBlock(KvArena& arena, int layer, int64_t begin, int64_t capacity)
-      : arena_(arena), layer_(layer), begin_(begin), capacity_(capacity) {}
+  KvBlock(KvArena& arena, int layer, int64_t begin, int64_t capacity, FreeRows::node_type place)
+      : arena_(arena), layer_(layer), begin_(begin), capacity_(capacity), place_(std::move(place)) {}
   KvBlock(const KvBlock&) = delete;
   KvBlock& operator=(const KvBlock&) = delete;
   ~KvBlock();
@@ -44,6 +47,7 @@ class KvBlock {
   KvArena& arena_;
   int layer_;
   int64_t begin_, capacity_;
+  FreeRows::node_type place_;
 };
 
 // Outlives its blocks. Blocks may die on any thread; all else is for the thread that computes.
@@ -69,10 +73,10 @@ class KvArena {
   friend class KvBlock;
   struct Layer {
     at::Tensor key, value, position_id;
-    std::map<int64_t, int64_t> free;  // begin -> end
+    FreeRows free;
     int64_t rows = 0, rows_in_use = 0;
   };
-  void release(int layer, int64_t begin, int64_t end);
+  void release(int layer, int64_t begin, int64_t end, FreeRows::node_type place);
   void grow(Layer& layer, int64_t rows);
 
   int64_t num_kv_heads_, head_dim_, bytes_per_row_;

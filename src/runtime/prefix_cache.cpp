@@ -63,9 +63,9 @@ void PrefixCache::keep(const std::vector<PrefixPtr>& ends) {
   if (ends.empty() || ends.back()->bytes > max_bytes_ || knows(*ends.back())) return;
   while (counts_.bytes + ends.back()->bytes > max_bytes_) drop_last();
   entries_.push_front(ends);
+  counts_.bytes += ends.back()->bytes;  // also where there is no memory for places, and nobody finds it until it goes
   for (const PrefixPtr& prefix : ends)
     if (!knows(*prefix)) places_.emplace(hash_(prefix->key), Place{entries_.begin(), prefix});
-  counts_.bytes += ends.back()->bytes;
 }
 
 void PrefixCache::drop_last() {

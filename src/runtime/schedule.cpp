@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <new>
 #include <string>
 
 #include "espalier/error.h"
@@ -58,7 +59,13 @@ void Schedule::check_fits(const RequestRun& run) const {
 
 void Schedule::admit(std::unique_ptr<RequestRun> run) {
   num_waiting_ += static_cast<int64_t>(run->num_answers());
-  waiting_.push_back(std::move(run));
+  try {
+    waiting_.push_back(std::move(run));
+  } catch (const std::bad_alloc&) {  // and nothing was moved
+    run->error = std::current_exception();
+    count_started(*run);
+    end(std::move(run));
+  }
 }
 
 Schedule::Load Schedule::load() const {
@@ -89,6 +96,25 @@ void Schedule::cancel_all() {
   if (prefill_)
     for (auto& run : prefill_->runs) run->call->cancel();
   while (!is_idle()) step();
+}
+
+void Schedule::give_up(const std::exception_ptr& error) {
+  kernels_ = nullptr;
+  is_encoding_ = false;
+  while (!waiting_.empty()) {
+    std::unique_ptr<RequestRun> run = std::move(waiting_.front());
+    waiting_.pop_front();
+    if (!run) continue;
+    count_started(*run);
+    run->error = error;
+    end(std::move(run));
+  }
+  Runs runs;
+  if (prefill_) runs = std::move(prefill_->runs);
+  prefill_.reset();
+  fail_all(std::move(runs), error);
+  fail_all(std::exchange(gathered_, {}), error);
+  fail_all(std::exchange(decoding_, {}), error);
 }
 
 // ---- ends ----
@@ -131,6 +157,7 @@ void Schedule::end_finished(Runs& runs) {
 
 void Schedule::fail_all(Runs runs, const std::exception_ptr& error) {
   for (auto& run : runs) {
+    if (!run) continue;  // it has ended
     run->error = error;
     end(std::move(run));
   }
@@ -318,7 +345,6 @@ void Schedule::prefill_slice() {
     prefill_layer();
   } catch (...) {
     Runs runs = std::move(prefill_->runs);
-    std::erase(runs, nullptr);
     prefill_.reset();
     fail_all(std::move(runs), std::current_exception());
   }
@@ -346,7 +372,11 @@ void Schedule::prefill_layer() {
   decoding_.reserve(decoding_.size() + runs.size());  // so that nothing can be lost below for want of memory
   Runs done = std::move(runs);
   prefill_.reset();
-  sample(done, logits);
+  try {
+    sample(done, logits);
+  } catch (...) {
+    return fail_all(std::move(done), std::current_exception());
+  }
   end_finished(done);
   std::ranges::move(done, std::back_inserter(decoding_));
   last_token_ = std::chrono::steady_clock::now();

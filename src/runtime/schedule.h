@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -37,12 +38,15 @@ class Schedule {
 
   // Throws Error for a request that can never fit into `kv_bytes`. Requests start in the order of their admission.
   void check_fits(const RequestRun& run) const;
-  void admit(std::unique_ptr<RequestRun> run);
+  void admit(std::unique_ptr<RequestRun> run);  // to its end at once, with an error, where there is no memory
   bool is_idle() const { return waiting_.empty() && gathered_.empty() && !prefill_ && decoding_.empty(); }
   // One slice for those that came and a token for each that runs.
   void step();
   // All that is left ends as cancelled.
   void cancel_all();
+  // All that is left ends with this error; takes no memory. After what step() throws: requests catch what is theirs,
+  // so that is memory which has ended between them.
+  void give_up(const std::exception_ptr& error);
 
   const KvArena& arena() const { return arena_; }
   struct Load {

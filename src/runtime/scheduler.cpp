@@ -109,7 +109,7 @@ Ticket Scheduler::submit(const Request& request, const Callbacks& callbacks) {
   return std::move(submit(request, 1, callbacks)[0]);
 }
 
-std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, const Callbacks& callbacks) {
+std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, const Callbacks& callbacks) try {
   if (samples == 0 || samples > kMaxSamples)
     throw Error("samples: expected 1 to " + std::to_string(kMaxSamples) + ", got " + std::to_string(samples));
   std::vector<std::shared_ptr<Ticket::State>> states;
@@ -136,19 +136,21 @@ std::vector<Ticket> Scheduler::submit(const Request& request, size_t samples, co
     });
     states.push_back(std::move(state));
   }
+  std::vector<Ticket> tickets;  // made before anything runs that they are for
+  for (const auto& state : states) tickets.push_back(Ticket(state));
   const std::scoped_lock lock(impl_->mutex);
   if (impl_->max_waiting > 0 && impl_->schedule.load().waiting + static_cast<int64_t>(samples) > impl_->max_waiting)
     throw QueueFull("scheduler: " + std::to_string(impl_->max_waiting) + " requests wait already");
-  for (const auto& state : states) impl_->tickets[state->call.get()] = state;
   try {
+    for (const auto& state : states) impl_->tickets[state->call.get()] = state;
     impl_->schedule.admit(std::move(runs));
   } catch (...) {
     for (const auto& state : states) impl_->tickets.erase(state->call.get());
     throw;
   }
-  std::vector<Ticket> tickets;
-  for (auto& state : states) tickets.push_back(Ticket(std::move(state)));
   return tickets;
+} catch (const std::bad_alloc&) {
+  throw OutOfMemory();
 }
 
 bool Scheduler::step() {

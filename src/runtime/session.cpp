@@ -11,6 +11,7 @@
 
 #include "espalier/target.h"
 #include "runtime/engine_impl.h"
+#include "runtime/out_of_memory.h"
 #include "runtime/waiting_call.h"
 
 namespace espalier {
@@ -136,10 +137,10 @@ const Chat& Session::chat() const {
 }
 
 Result Session::ask(const std::string& text, const Callbacks& callbacks) {
-  return ask(std::vector<Part>{TextPart{text}}, callbacks);
+  return in_our_words([&] { return ask(std::vector<Part>{TextPart{text}}, callbacks); });
 }
 
-Result Session::ask(std::vector<Part> turn, const Callbacks& callbacks) {
+Result Session::ask(std::vector<Part> turn, const Callbacks& callbacks) try {
   const c10::InferenceMode no_gradients;
   Impl& self = *impl_;
   const Engine::Impl& engine = self.engine.impl();
@@ -151,19 +152,20 @@ Result Session::ask(std::vector<Part> turn, const Callbacks& callbacks) {
   request.custom = self.gone.empty() ? self.policy : sticky(self.policy, self.gone);
   const auto call = std::make_shared<WaitingCall>(callbacks, 1);
   SharedSchedule::Runs runs;
-  runs.push_back(in_our_words(
-      [&] { return std::make_unique<RequestRun>(engine.model, request, 0, call, RunExtras{.uses_prefixes = true}); }));
+  runs.push_back(std::make_unique<RequestRun>(engine.model, request, 0, call, RunExtras{.uses_prefixes = true}));
   runs[0]->sequence.custom = self.options.custom;  // turns know each other's prefixes by the session's policy
   runs[0]->held = self.prefix;
   const std::shared_ptr<const PromptLayout> layout = runs[0]->sequence.prompt.layout;
   engine.schedule->admit(std::move(runs));
   Result result = std::move(call->wait()[0]);
   if (result.finish_reason == FinishReason::kCancelled) return result;
+  chat.messages.push_back({"assistant", {TextPart{result.text}}});
   if (self.options.sticky) self.gone = gone_of(*layout, result.kept);
   self.prefix = call->prefix();
-  chat.messages.push_back({"assistant", {TextPart{result.text}}});
   self.chat = std::move(chat);
   return result;
+} catch (...) {
+  rethrow_in_our_words(std::current_exception());
 }
 
 }  // namespace espalier

@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <exception>
 #include <iterator>
 
 namespace espalier {
@@ -16,7 +17,11 @@ SharedSchedule::~SharedSchedule() {
   const auto end = [this] {
     if (compute_) compute_->remove(added_);
     take_arrived();
-    schedule_.cancel_all();
+    try {
+      schedule_.cancel_all();
+    } catch (...) {
+      schedule_.give_up(std::current_exception());
+    }
   };
   if (compute_)
     compute_->run(end);
@@ -29,6 +34,7 @@ void SharedSchedule::admit(Runs runs) {
   num_threads_ = at::get_num_threads();
   {
     const std::scoped_lock lock(mutex_);
+    arrived_.reserve(arrived_.size() + runs.size());  // all or none
     std::ranges::move(runs, std::back_inserter(arrived_));
   }
   if (compute_) compute_->wake();
@@ -37,9 +43,13 @@ void SharedSchedule::admit(Runs runs) {
 bool SharedSchedule::step() {
   take_arrived();
   if (schedule_.is_idle()) return false;
-  // libtorch counts threads for each thread apart: those who asked decide.
-  if (const int wanted = num_threads_; wanted != at::get_num_threads()) at::set_num_threads(wanted);
-  schedule_.step();
+  try {
+    // libtorch counts threads for each thread apart: those who asked decide.
+    if (const int wanted = num_threads_; wanted != at::get_num_threads()) at::set_num_threads(wanted);
+    schedule_.step();
+  } catch (...) {
+    schedule_.give_up(std::current_exception());
+  }
   const std::scoped_lock lock(mutex_);
   prefixes_ = schedule_.load().prefixes;
   return true;

@@ -23,7 +23,7 @@ class SharedSchedule {
 
   // All of them at once: they are seen together. Throws Error, and admits none, when one can never fit.
   void admit(Runs runs);
-  // On the thread that computes. False when there was nothing to do.
+  // On the thread that computes. False when there was nothing to do. Throws nothing: what goes wrong ends requests.
   bool step();
   bool caches_prefixes() const { return caches_prefixes_; }
   Schedule::Load load() const;

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "synth/export.h"
 
+#include <signal.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/output_file.h"
 #include "espalier/error.h"
@@ -27,7 +31,9 @@ class OutputFolder {
     std::error_code code;
     if (fs::exists(path_, code) && !(fs::is_directory(path_, code) && fs::is_empty(path_, code)))
       throw Error(path.string() + ": is there already; name a new folder");
-    temporary_ = path_.parent_path() / ("." + path_.filename().string() + ".partial-" + std::to_string(::getpid()));
+    const std::string name = "." + path_.filename().string() + ".partial-";
+    remove_left_over(name);
+    temporary_ = path_.parent_path() / (name + std::to_string(::getpid()));
     fs::remove_all(temporary_, code);
     fs::create_directories(temporary_, code);
     if (code) fail_to_write(path, code.value());
@@ -49,6 +55,19 @@ class OutputFolder {
   }
 
  private:
+  // Of runs that were killed: nobody has their numbers any more.
+  void remove_left_over(const std::string& name) const {
+    std::error_code code;
+    std::vector<fs::path> left;
+    for (fs::directory_iterator entry(path_.parent_path(), code), end; !code && entry != end; entry.increment(code)) {
+      const std::string other = entry->path().filename().string();
+      if (!other.starts_with(name)) continue;
+      const int process = std::atoi(other.c_str() + name.size());
+      if (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH) left.push_back(entry->path());
+    }
+    for (const fs::path& folder : left) fs::remove_all(folder, code);
+  }
+
   fs::path path_, temporary_;
 };
 

@@ -102,6 +102,20 @@ TEST(TrainAtp, TheModulesOfTheBundledModelServeIt) {
   }
 }
 
+// The trained decoder goes to OUT/model: not where it comes from.
+TEST(TrainAtp, DoesNotReplaceItsSource) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "x");
+  fs::copy(kModel, folder / "x/model", fs::copy_options::recursive);
+  Arguments arguments = train(folder / "x", {"--train-decoder", "--steps", "1"});
+  arguments[2] = (folder / "x/model").string();
+  const std::string before = read_whole(folder / "x/model/model.safetensors");
+  const Outcome outcome = run_espalier(arguments);
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_NE(outcome.err.find("would replace"), std::string::npos) << outcome.err;
+  EXPECT_EQ(read_whole(folder / "x/model/model.safetensors"), before);
+}
+
 TEST(TrainAtp, SaysWhatIsWrong) {
   const TemporaryFolder folder;
   const auto expect = [](const Arguments& arguments, const std::string& part) {

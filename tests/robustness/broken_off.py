@@ -40,6 +40,11 @@ commands = {
     "inspect": (["inspect", *ask, "--policy", "fastv:keep_ratio=1/2,layer=1", "--out", "{out}/page.html"], ["page.html"]),
     "fit": (["fit", "--model", demo, "--policy", "fitprune", "--data", source / "examples/demo/shape", "--reduction",
              "0.5{i}", "--out", "{out}/fit.json"], ["fit.json"]),
+    "fit vtw": (["fit", "--model", demo, "--policy", "vtw", "--data", source / "examples/demo/shape", "--samples", "2",
+                 "--first-layer", "{i}", "--eta", "9", "--out", "{out}/vtw.json"], ["vtw.json"]),
+    "replay": (["replay", "--policy", "fastv:keep_ratio=0.5{i},layer=1", "--signals", "{folder}/recorded/s.safetensors", "--layout",
+                "{folder}/recorded/l.json", "--out", "{out}/kept.json"], ["kept.json"]),
+    "tokenize": (["tokenize", "--model", tiny, "--in", "{folder}/cases{i}.json", "--out", "{out}/ids.json"], ["ids.json"]),
     "calibrate": (["calibrate", "--model", tiny, "--threads", "1", "--policy", "fastv", "--passes", "2", "--seed", "{i}",
                    "--out", "{out}/costs.json"], ["costs.json"]),
     "bench": (["bench", *ask, "--policy", "none", "--repeat", "1", "--max-repeat", "1", "--new-tokens", "2", "--json",
@@ -58,6 +63,10 @@ growing = {
                        "--resume"], "answers.jsonl"),
 }
 questions = 150
+# name -> (arguments, the folder that is made, whole or not at all)
+folders = {
+    "synth": (["synth", "--suite", "single/colour", "--items", "60", "--side", "56", "--out", "{out}/items"], "items"),
+}
 trainers = {
     "train-demo": ["train-demo", "--stage", "copying", "--seed", "3", "--dtype", "bf16", "--threads", "1", "--max-steps", "40",
                    "--save-every", "4", "--out", "{out}"],
@@ -379,9 +388,47 @@ def fill_disk_of_trainer(name, arguments, folder):
     print(f"{name}: {options.limits} full disks, refused in one line, and gone on to the same bits with room", flush=True)
 
 
-def write_questions(file):
-    file.write_text("".join(json.dumps({"question_id": i, "image": str(pictures[i % 2]), "text": f"What is shape {i}?"}) + "\n"
-                            for i in range(questions)))
+def kill_maker(name, arguments, made, folder):
+    whole, killed = folder / "whole", folder / "killed"
+    clear(whole)
+    began = time.monotonic()
+    if not must_run(name, filled(arguments, whole)):
+        return
+    seconds = time.monotonic() - began
+    expected = contents(whole)
+    clear(killed)
+    ended = 0
+    for kill in range(options.kills):
+        ended += run_or_killed(filled(arguments, killed), randomness.uniform(0, seconds)) is not None
+        now = {file: content for file, content in contents(killed).items() if not is_temporary(file)}
+        if now and now != expected:
+            complain(name, f"kill {kill}: {made} is there, and not whole")
+        shutil.rmtree(killed / made, ignore_errors=True)
+    if must_run(name, filled(arguments, killed)) and contents(killed) != expected:
+        complain(name, "after another run: not what an undisturbed run makes, or something was left beside it")
+    print(f"{name}: {options.kills - ended} kills, a whole folder or none", flush=True)
+
+
+def fill_disk_of_maker(name, arguments, made, folder):
+    whole = folder / "whole"
+    clear(whole)
+    if not must_run(name, filled(arguments, whole)):
+        return
+    for disk in full_disks(folder / "full", max(map(len, contents(whole).values()))):
+        check_refusal(name, disk, run(filled(arguments, disk.folder), disk.limit))
+        if left := contents(disk.folder):
+            complain(name, f"{disk.words}: there are {', '.join(left)}")
+    print(f"{name}: {options.limits} full disks, refused in one line, nothing left behind", flush=True)
+
+
+def write_inputs():
+    for i in range(2):
+        (everything / f"cases{i}.json").write_text(json.dumps([{"text": f"What is shape {i} of {n}?"} for n in range(2000)]))
+    recorded = everything / "recorded"
+    recorded.mkdir()
+    must_run("record", filled(commands["record"][0], recorded))
+    asked = [{"question_id": i, "image": str(pictures[i % 2]), "text": f"What is shape {i}?"} for i in range(questions)]
+    (everything / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -395,18 +442,20 @@ binary = str(pathlib.Path(options.binary).resolve())
 randomness = random.Random(options.seed)
 with tempfile.TemporaryDirectory(prefix="espalier-broken-") as folder:
     everything = pathlib.Path(folder)
-    write_questions(everything / "questions.jsonl")
+    write_inputs()
     mounts = options.limits > 0 and may_mount(everything / "disk")
     print(f"seed {options.seed}, {options.kills} kills, {options.limits} full disks ("
           f"{'small ones and a limit on files in turn' if mounts else 'a limit on files'})", flush=True)
     for kind, count in [("kill", options.kills), ("full", options.limits)]:
-        for name in [*commands, *growing, *trainers] if count else []:
+        for name in [*commands, *growing, *folders, *trainers] if count else []:
             if options.only and name not in options.only:
                 continue
             place = everything / f"{kind} {name}"
             is_kill = kind == "kill"
             if name in trainers:
                 (kill_trainer if is_kill else fill_disk_of_trainer)(name, trainers[name], place)
+            elif name in folders:
+                (kill_maker if is_kill else fill_disk_of_maker)(name, *folders[name], place)
             elif name in growing:
                 (kill_growing if is_kill else fill_disk_of_growing)(name, *growing[name], place)
             else:

@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <oneapi/dnnl/dnnl_common.hpp>
 
 #include <fstream>
 #include <limits>
@@ -92,9 +93,11 @@ TEST(OutOfMemory, IsRecognisedWhoeverSaysIt) {
   EXPECT_TRUE(is_out_of_memory(std::bad_alloc()));
   EXPECT_TRUE(is_out_of_memory(OutOfMemory()));
   EXPECT_TRUE(is_out_of_memory(std::system_error(EAGAIN, std::generic_category())));
-  EXPECT_TRUE(is_out_of_memory(std::runtime_error("could not create a primitive")));  // oneDNN
-  EXPECT_FALSE(
-      is_out_of_memory(std::runtime_error("could not create a primitive descriptor for the matmul primitive")));
+  const char* descriptor = "could not create a primitive descriptor for the matmul primitive";
+  EXPECT_TRUE(is_out_of_memory(dnnl::error(dnnl_out_of_memory, descriptor)));
+  EXPECT_TRUE(is_out_of_memory(dnnl::error(dnnl_runtime_error, "could not create a primitive")));
+  EXPECT_FALSE(is_out_of_memory(dnnl::error(dnnl_unimplemented, descriptor)));
+  EXPECT_FALSE(is_out_of_memory(dnnl::error(dnnl_runtime_error, "could not execute a primitive")));
   EXPECT_FALSE(is_out_of_memory(std::runtime_error("x")));
   EXPECT_FALSE(is_out_of_memory(Error("out of range")));
   try {
@@ -128,26 +131,31 @@ TEST(OutOfMemory, EndsTheRequestAndTheEngineAnswersTheNext) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "sanitizers map more than any limit allows";
 #endif
-  const Engine engine = load({.dtype = ComputeDtype::kFloat32, .threads = 1});
-  const std::vector<int32_t> before = engine.generate(asks(2)).token_ids;
-  Request large;
-  large.options.max_new_tokens = 1;
-  RawPrompt long_text;
-  for (int i = 0; i < 900; ++i) long_text.text += " red";
-  large.prompt = long_text;
-  int failed = 0;
-  for (const int megabytes : {0, 1, 2, 4, 8, 16, 32}) {
-    try {
-      const LimitedMemory limit(static_cast<rlim_t>(megabytes) << 20);
-      const std::vector<Request> many(12, large);
-      engine.generate(many);
-    } catch (const OutOfMemory& error) {
-      EXPECT_TRUE(std::string(error.what()).starts_with("out of memory"));
-      ++failed;
-    }
-    EXPECT_EQ(engine.generate(asks(2)).token_ids, before) << megabytes;
+  for (const int threads : {1, 2}) {
+    const Engine engine = load({.dtype = ComputeDtype::kFloat32, .threads = threads});
+    const std::vector<int32_t> before = engine.generate(asks(2)).token_ids;
+    RawPrompt long_text;
+    for (int i = 0; i < 900; ++i) long_text.text += " red";
+    Request text, pictures = asks(8, 1);
+    text.prompt = long_text;
+    text.options.max_new_tokens = 1;
+    int failed = 0;
+    for (const char* policy : {"none", "catp:keep_ratio=1/3", "sparsevlm:keep_ratio=1/2"})
+      for (const int megabytes : {0, 1, 2, 4, 8, 16, 32})
+        for (Request* large : {&text, &pictures}) {
+          large->policy = policy;
+          try {
+            const LimitedMemory limit(static_cast<rlim_t>(megabytes) << 20);
+            const std::vector<Request> many(12, *large);
+            engine.generate(many);
+          } catch (const OutOfMemory& error) {
+            EXPECT_TRUE(std::string(error.what()).starts_with("out of memory"));
+            ++failed;
+          }
+          EXPECT_EQ(engine.generate(asks(2)).token_ids, before) << megabytes << " MB, " << policy;
+        }
+    EXPECT_GT(failed, 0) << threads;
   }
-  EXPECT_GT(failed, 0);
 }
 
 }  // namespace

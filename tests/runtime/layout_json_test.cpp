@@ -183,6 +183,13 @@ TEST(LayoutJson, EveryFieldThatCanBeWrong) {
   }
 }
 
+// Of one token each: what is done for a picture would be done hundreds of thousands of times.
+TEST(LayoutJson, HasNoMorePicturesThanAPromptCan) {
+  Json json = example();
+  json["images"] = Json(200'000, {{"grid", {1, 1}}});
+  expect_says(message_of<Error>([&] { read(json); }), {"\"images\"", "200000 pictures, at most 4096"});
+}
+
 TEST(LayoutJson, NotJsonOrNotThere) {
   const test::ScratchFolder folder;
   expect_says(message_of<Error>([&] { read_layout(folder.path() / "absent.json"); }), {"absent.json"});
