@@ -411,7 +411,7 @@ void DecoderPass::act_again(int layer, const at::Tensor& query) {
   for (size_t s = 0; s < sequences_.size(); ++s) {
     Sequence& sequence = *sequences_[s];
     const bool is_watched = sequence.watcher && sequence.watcher->watches_generated();
-    if ((is_watched || sequence.walk.asks_again()) && std::ranges::count(failed_, s) == 0)
+    if ((is_watched || !sequence.walk.again().empty()) && std::ranges::count(failed_, s) == 0)
       attempt(s, [&] { act_again(sequence, layer, rows_of(query, s)); });
   }
 }

@@ -4,7 +4,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <tuple>
@@ -12,16 +11,9 @@
 
 #include "espalier/ops.h"
 #include "model/decoder.h"
+#include "runtime/signals.h"
 
 namespace espalier {
-
-namespace {
-
-at::Tensor offsets(std::initializer_list<int64_t> values) {
-  return at::tensor(std::vector<int64_t>(values), at::kLong);
-}
-
-}  // namespace
 
 at::Tensor generated_attention(const DecoderConfig& config, const KvArena& arena, const SequenceKv& kv, int layer,
                                int64_t generated, const at::Tensor& query) {

@@ -32,10 +32,6 @@ ops::HeadReduction reduction(AttentionProbe::Heads heads) {
   TORCH_CHECK(false, "signals: a reduction of heads that is none");
 }
 
-at::Tensor offsets(std::initializer_list<int64_t> values) {
-  return at::tensor(std::vector<int64_t>(values), at::kLong);
-}
-
 // Groups of rows and columns behind each other, as the ops take them.
 struct Blocks {
   at::Tensor rows, row_begin, columns, column_begin;
@@ -194,6 +190,10 @@ at::Tensor class_attention(const VisionFacts& facts, const VisionLayerTrace& t, 
 at::Tensor vision_keys(const VisionFacts& facts, const VisionLayerTrace& t) {
   if (!facts.has_class_token) return t.key.reshape({-1, facts.patches_per_token * facts.hidden_size});
   return t.key.reshape({t.output.size(0), t.output.size(1), -1}).slice(1, 1).flatten(0, 1);
+}
+
+at::Tensor offsets(std::initializer_list<int64_t> values) {
+  return at::tensor(std::vector<int64_t>(values), at::kLong);
 }
 
 std::vector<int> layers_read(const Signal& signal) {

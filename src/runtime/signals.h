@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <vector>
 
@@ -15,6 +16,9 @@
 #include "runtime/sequence.h"
 
 namespace espalier {
+
+// Where rows, columns or sequences begin, or how many there are, as the ops take them: int64 in the host's memory.
+at::Tensor offsets(std::initializer_list<int64_t> values);
 
 // Decoder layers whose queries, keys and log-sum-exp a signal reads.
 std::vector<int> layers_read(const Signal& signal);

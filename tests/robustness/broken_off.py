@@ -324,14 +324,20 @@ def first_lines(content):
     return content[:content.rfind(b"\n") + 1]
 
 
+def undisturbed(name, arguments, folder):
+    """What a run makes in the empty folder, None where it fails, and its seconds."""
+    clear(folder)
+    began = time.monotonic()
+    made = contents(folder) if must_run(name, filled(arguments, folder)) else None
+    return made, time.monotonic() - began
+
+
 def kill_growing(name, arguments, file, folder):
     whole, killed = folder / "whole", folder / "killed"
-    clear(whole)
-    began = time.monotonic()
-    if not must_run(name, filled(arguments, whole)):
+    expected, seconds = undisturbed(name, arguments, whole)
+    if expected is None:
         return
-    seconds = time.monotonic() - began
-    expected = contents(whole)[file]
+    expected = expected[file]
     kills = runs = 0
     while kills < options.kills:
         clear(killed)
@@ -352,10 +358,10 @@ def kill_growing(name, arguments, file, folder):
 
 def fill_disk_of_growing(name, arguments, file, folder):
     whole = folder / "whole"
-    clear(whole)
-    if not must_run(name, filled(arguments, whole)):
+    expected, _ = undisturbed(name, arguments, whole)
+    if expected is None:
         return
-    expected = contents(whole)[file]
+    expected = expected[file]
     for disk in full_disks(folder / "full", len(expected)):
         check_refusal(name, disk, run(filled(arguments, disk.folder), disk.limit))
         now = contents(disk.folder).get(file, b"")
@@ -390,12 +396,9 @@ def fill_disk_of_trainer(name, arguments, folder):
 
 def kill_maker(name, arguments, made, folder):
     whole, killed = folder / "whole", folder / "killed"
-    clear(whole)
-    began = time.monotonic()
-    if not must_run(name, filled(arguments, whole)):
+    expected, seconds = undisturbed(name, arguments, whole)
+    if expected is None:
         return
-    seconds = time.monotonic() - began
-    expected = contents(whole)
     clear(killed)
     ended = 0
     for kill in range(options.kills):
@@ -411,10 +414,10 @@ def kill_maker(name, arguments, made, folder):
 
 def fill_disk_of_maker(name, arguments, made, folder):
     whole = folder / "whole"
-    clear(whole)
-    if not must_run(name, filled(arguments, whole)):
+    expected, _ = undisturbed(name, arguments, whole)
+    if expected is None:
         return
-    for disk in full_disks(folder / "full", max(map(len, contents(whole).values()))):
+    for disk in full_disks(folder / "full", max(map(len, expected.values()))):
         check_refusal(name, disk, run(filled(arguments, disk.folder), disk.limit))
         if left := contents(disk.folder):
             complain(name, f"{disk.words}: there are {', '.join(left)}")
