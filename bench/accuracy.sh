@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the accuracy tables of the bundled model that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME
+# Makes the accuracy tables of the bundled models that bench/accuracy.md reports: one `espalier eval` a table, each leaving NAME
 # with the endings json, md (with its own command) and, where policies are compared, svg in the folder. A table that is there is not made again, so an
 # interrupted run goes on.
 #   bench/accuracy.sh BINARY FOLDER [--items N] [--ratio R]... [--threads N] [TABLE...]     tables: curve policies main bind scenes catp plus kept atp
+#                                              and of models/crowded: crowded_curve crowded_policies crowded_main
 # Without a table, all. 500 items a cell, 2,000 in `main` and `bind` (the unpruned model in every cell of binding, with controls); ratios 1/3,
-# 2/9 and 1/9. On two idle cores that is hours for `policies`; --items and --ratio cut it down, and two runs of one thread beat one of two.
+# 2/9 and 1/9, for models/crowded 1/16 too. On two idle cores that is hours for `policies`; --items and --ratio cut it down, and two runs of one thread beat one of two.
 set -euo pipefail
-usage() { sed -n 's/^# \{0,1\}//; 3,8p' "$0" >&2; exit 2; }
+usage() { sed -n 's/^# \{0,1\}//; 3,9p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 root=$(cd "$(dirname "$0")/.." && pwd)
 espalier=$1 out=$2
@@ -22,11 +23,9 @@ while [ $# -gt 1 ]; do
     *) break ;;
   esac
 done
-[ ${#ratios[@]} -gt 0 ] || ratios=(1/3 2/9 1/9)
 tables=("${@:-}")
-[ -n "${tables[0]}" ] || tables=(curve policies main bind scenes catp plus kept atp)
+[ -n "${tables[0]}" ] || tables=(curve policies main bind scenes catp plus kept atp crowded_curve crowded_policies crowded_main)
 mkdir -p "$out"
-model=models/demo
 readonly work=build/accuracy  # below the root, where everything runs: pictures to fit on, modules trained for a table
 mkdir -p "$root/$work"
 out=$(cd "$out" && pwd)
@@ -39,6 +38,7 @@ readonly K=3
 cells=(bind/shape-2x1 bind/shape-2x2 bind/shape-4x1 bind/colour-2x1 bind/colour-2x2 bind/spot-2x1 define)
 readonly in_context=("${cells[@]/#/--suite=}")
 readonly all=(--suite=single --suite=detail "${in_context[@]}")
+readonly crowds=(--suite=crowded --suite=in-context --suite=screens)
 
 # printed FILE COMMAND...: keeps what the command, run in the root folder, prints as FILE of the folder, unless it is there.
 printed() {
@@ -60,13 +60,25 @@ plotted_table() { eval_table "$@" --svg "$out/$1.svg"; }
 # policies SPEC...: with every @ as each of the ratios; sets `specs`.
 policies() {
   specs=()
-  local spec ratio
+  local spec ratio each=("${ratios[@]}")
+  if [ ${#each[@]} -eq 0 ]; then
+    each=(1/3 2/9 1/9)
+    if [ "$model" = models/crowded ]; then each+=(1/16); fi
+  fi
   for spec in "$@"; do
-    for ratio in "${ratios[@]}"; do
+    for ratio in "${each[@]}"; do
       specs+=(--policy "${spec//@/keep_ratio=$ratio}")
       case "$spec" in *@*) ;; *) break ;; esac
     done
   done
+}
+
+# Those that take a ratio; sets `specs`.
+every_policy() {
+  policies oracle:@ oracle:@,knows=scene random:@ uniform:@ resize:@ divprune:@ cdpruner:@ hired:@ visionzip:@ prumerge:@ prumerge+:@ \
+    fastv:@ "fastv:@,layer=$K" "attention:@,layer=$K" "attention:@,layer=$K,rows=own_text" "attention:@,layer=$K,rows=query_text" \
+    "attention:@,layer=$K,rows=all" "dart:@,layer=$K" catp:@,k=2 "catp:@,k=$K" "catp+:@,k=$K" sparsevlm:@ pyramiddrop:@ plphp:@ \
+    "divprune:keep_ratio=1/2 + fastv:@,layer=$K"
 }
 
 # drawn NAME OPTION...: items of `espalier synth` in build/accuracy/NAME.
@@ -127,13 +139,12 @@ trained_atp() {
 }
 
 for table in "${tables[@]}"; do
+  model=models/demo
+  case "$table" in crowded_*) model=models/crowded ;; esac
   case "$table" in
     curve) plotted_table curve "$items" --curve "${all[@]}" ;;
     policies)
-      policies oracle:@ oracle:@,knows=scene random:@ uniform:@ resize:@ divprune:@ cdpruner:@ hired:@ visionzip:@ prumerge:@ prumerge+:@ \
-        fastv:@ "fastv:@,layer=$K" "attention:@,layer=$K" "attention:@,layer=$K,rows=own_text" "attention:@,layer=$K,rows=query_text" \
-        "attention:@,layer=$K,rows=all" "dart:@,layer=$K" catp:@,k=2 "catp:@,k=$K" sparsevlm:@ pyramiddrop:@ plphp:@ \
-        "divprune:keep_ratio=1/2 + fastv:@,layer=$K"
+      every_policy
       fitted 0.6 0.7 0.8
       specs+=(--policy m3:keep_ratio=1/4 --policy m3:keep_ratio=1/16 --policy "vtw:layer=$K")
       plotted_table policies "$items" --no-controls "${all[@]}" "${specs[@]}"
@@ -185,7 +196,15 @@ for table in "${tables[@]}"; do
         model=$work/atp/$name/model
         plotted_table "atp_$name" "$items" --no-controls "${all[@]}" --policy "atp:weights=$work/atp/$name/atp.safetensors"
       done
-      model=models/demo
+      ;;
+    crowded_curve) plotted_table "$table" "$items" --curve "${crowds[@]}" ;;
+    crowded_policies)
+      every_policy
+      plotted_table "$table" "$items" --no-controls "${crowds[@]}" "${specs[@]}" --policy "vtw:layer=$K"
+      ;;
+    crowded_main)
+      policies oracle:@ random:@ divprune:@ cdpruner:@ "fastv:@,layer=$K" "catp:@,k=$K" "catp+:@,k=$K"
+      plotted_table "$table" "$many" "${crowds[@]}" "${specs[@]}"
       ;;
     *) usage ;;
   esac

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the model that comes with Espalier lies, seen from the running executable.
+// Where the models that come with Espalier lie, seen from the running executable.
 #pragma once
 
 #include <filesystem>
+#include <string_view>
 
 namespace espalier::cli {
 
-// share/espalier/models/demo of an install, or models/demo of the source tree that holds build/PRESET/bin. Throws Error
+// share/espalier/models/NAME of an install, or models/NAME of the source tree that holds build/PRESET/bin. Throws Error
 // when neither is there.
-std::filesystem::path bundled_model();
+std::filesystem::path bundled_model(std::string_view name = "demo");
 
 }  // namespace espalier::cli

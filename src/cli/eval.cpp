@@ -2,6 +2,7 @@
 #include "eval/evaluate.h"
 
 #include <CLI/App.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "base/output_file.h"
+#include "cli/bundled_model.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/json_output.h"
@@ -49,6 +51,18 @@ const std::vector<std::string> kPoliciesOfBundledModel = {"catp:keep_ratio=2/9",
 const std::vector<std::string> kUsualSuites = {"single",        "detail",         "bind/shape-2x1", "bind/colour-2x1",
                                                "bind/spot-2x1", "bind/shape-2x2", "bind/shape-4x1", "define"};
 
+// The bundled model that was trained on what these cells ask.
+std::filesystem::path bundled_model_for(const std::vector<synth::Cell>& cells) {
+  const auto is_crowded = [](const synth::Cell& cell) {
+    return std::ranges::find(synth::kCrowdedSuites, cell.suite) != synth::kCrowdedSuites.end();
+  };
+  const auto crowded = std::ranges::count_if(cells, is_crowded);
+  if (crowded != 0 && crowded != std::ssize(cells))
+    throw Error(
+        "eval: --suite names cells of both bundled models: ask crowded, in-context and screens without the others");
+  return bundled_model(crowded == 0 ? "demo" : "crowded");
+}
+
 std::string command_of(const EvalArguments& arguments) {
   std::string text = "espalier eval";
   if (!arguments.model.model.empty()) text += " --model " + arguments.model.model.string();
@@ -71,10 +85,12 @@ ExitStatus evaluate(EvalArguments arguments) {
   eval::EvalOptions& options = arguments.eval;
   const std::string command = command_of(arguments);
   options.cells = synth::select_cells(arguments.suites.empty() ? kUsualSuites : arguments.suites);
+  const bool is_bundled = arguments.model.model.empty();
+  if (is_bundled) arguments.model.model = bundled_model_for(options.cells);
   options.difficulty = synth::difficulty_named(arguments.difficulty);
   options.with_controls = !arguments.without_controls;
   if (arguments.policies.empty() && !arguments.has_curve)
-    arguments.policies = arguments.model.model.empty() ? kPoliciesOfBundledModel : kUsualPolicies;
+    arguments.policies = is_bundled ? kPoliciesOfBundledModel : kUsualPolicies;
   for (const std::string& spec : arguments.policies) add_policy(arguments, spec);
   check_outputs(arguments.model, {}, {arguments.json.file(), arguments.answers, arguments.markdown, arguments.svg});
   catch_interrupts();
@@ -128,13 +144,13 @@ Run add_eval(CLI::App& app) {
   app.add_option("--policy", arguments->policies,
                  "Policy to compare with the unpruned model; may be given several times. random without a seed is five "
                  "draws per item, oracle:keep_ratio=R keeps the patches of what is asked about, with knows=scene those "
-                 "of all objects (catp, fastv, random and oracle at 2/9; on the bundled model the first two act before "
+                 "of all objects (catp, fastv, random and oracle at 2/9; on a bundled model the first two act before "
                  "layer 3, after the first one that reads pictures)")
       ->type_name("SPEC");
   app.add_option("--suite", arguments->suites,
-                 "single, detail, bind, define, a cell such as bind/shape-2x1, or for models that know their words "
-                 "crowded, in-context, screens; may be given several times (all of single, detail and define, and some "
-                 "of bind)")
+                 "single, detail, bind, define or a cell such as bind/shape-2x1; or crowded, in-context, screens, for "
+                 "models that know their words (without --model the second bundled one); may be given several times "
+                 "(all of single, detail and define, and some of bind)")
       ->type_name("NAME");
   add_integer(
       app, "--seed", {}, [=](int64_t n) { arguments->eval.seed = static_cast<uint64_t>(n); },

@@ -61,37 +61,6 @@ bool is_only_of_its_kind(std::span<const Member> members, const Member& m) {
   return count_of(members, [&](const Member& o) { return o.shape == m.shape && o.colour == m.colour; }) == 1;
 }
 
-struct Step {
-  int rows = 0, columns = 0;
-};
-constexpr std::array<Step, kNumSides> kSteps = {{{0, -1}, {0, 1}, {-1, 0}, {1, 0}}};  // left, right, above, below
-
-// How many slots `m` lies from `from` on this side, 0 when it does not.
-int distance_on_side(const Member& from, const Member& m, Side side) {
-  const Step step = kSteps[static_cast<size_t>(side)];
-  const int rows = m.row() - from.row(), columns = m.column() - from.column();
-  const int along = rows * step.rows + columns * step.columns;
-  const int across = step.rows == 0 ? rows : columns;
-  return across == 0 && along > 0 ? along : 0;
-}
-
-void add_questions_beside(std::span<const Member> members, int anchor, std::vector<CrowdQuestion>& to) {
-  const Member& from = members[static_cast<size_t>(anchor)];
-  if (!is_only_of_its_kind(members, from)) return;
-  for (int s = 0; s < kNumSides; ++s) {
-    const auto side = static_cast<Side>(s);
-    for (size_t i = 0; i < members.size(); ++i) {
-      const Member& m = members[i];
-      if (m.shape == from.shape || distance_on_side(from, m, side) != 1) continue;
-      const auto is_alike = [&](const Member& o) { return o.shape == m.shape; };
-      const int on_side =
-          count_of(members, [&](const Member& o) { return is_alike(o) && distance_on_side(from, o, side) > 0; });
-      if (on_side == 1 && count_of(members, is_alike) > 1)
-        to.push_back({.ask = CrowdAsk::kBeside, .object = static_cast<int>(i), .anchor = anchor, .side = side});
-    }
-  }
-}
-
 bool is_singled_out(std::span<const Member> members, const Member& m, CrowdAsk ask) {
   switch (ask) {
     case CrowdAsk::kColourOf:
@@ -146,11 +115,7 @@ Scene crowded_scene(uint64_t seed, const Difficulty& difficulty, std::span<const
 std::vector<CrowdQuestion> questions_about(std::span<const Member> members, CrowdAsk ask) {
   std::vector<CrowdQuestion> questions;
   for (size_t i = 0; i < members.size(); ++i) {
-    if (ask == CrowdAsk::kBeside) {
-      add_questions_beside(members, static_cast<int>(i), questions);
-    } else if (is_singled_out(members, members[i], ask)) {
-      questions.push_back({.ask = ask, .object = static_cast<int>(i)});
-    }
+    if (is_singled_out(members, members[i], ask)) questions.push_back({.ask = ask, .object = static_cast<int>(i)});
   }
   return questions;
 }
@@ -169,9 +134,6 @@ std::string text_of(std::span<const Member> members, const CrowdQuestion& questi
       return ask_place_of(kind_of(m));
     case CrowdAsk::kSpotOf:
       return ask_spot_on(kind_of(m));
-    case CrowdAsk::kBeside:
-      return ask_colour_beside(name_of(m.shape), question.side,
-                               kind_of(members[static_cast<size_t>(*question.anchor)]));
     case CrowdAsk::kWithSpot:
       return ask_what_has_spot(name_of(m.mark));
   }
@@ -182,7 +144,6 @@ std::string_view answer_to(std::span<const Member> members, const CrowdQuestion&
   const Member& m = members[static_cast<size_t>(question.object)];
   switch (question.ask) {
     case CrowdAsk::kColourOf:
-    case CrowdAsk::kBeside:
       return name_of(m.colour);
     case CrowdAsk::kShapeOf:
       return name_of(m.shape);
@@ -203,7 +164,6 @@ Cover asked_by(const CrowdQuestion& question) {
 
 std::vector<Cover> needed_by(const CrowdQuestion& question) {
   if (question.ask == CrowdAsk::kSpotOf) return {{Cover::By::kObject, static_cast<uint8_t>(question.object)}};
-  if (question.anchor) return {{Cover::By::kObject, static_cast<uint8_t>(*question.anchor)}};
   return {};
 }
 

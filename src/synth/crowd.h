@@ -8,7 +8,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -49,7 +48,6 @@ enum class CrowdAsk : uint8_t {
   kShapeOf,   // what shape is red?               the only red object
   kPlaceOf,   // where is the red star?           the only object of this shape and colour
   kSpotOf,    // what spot is on the red star?    likewise
-  kBeside,    // what colour is the star left of the red ring?
   kWithSpot,  // what has the red spot?           the only object with a red mark; its trait is the answer
 };
 enum class Trait : uint8_t { kColour, kShape, kPlace };
@@ -58,10 +56,7 @@ inline constexpr std::array<std::string_view, kNumTraits> kTraitNames = {"colour
 
 struct CrowdQuestion {
   CrowdAsk ask{};
-  int object = 0;                  // the member that is asked about
-  std::optional<int> anchor = {};  // kBeside: the member beside which it stands, the only one of its shape and colour
-  Side side{};                     // kBeside: on which side of the anchor, in the next slot; no other of this shape
-                                   // stands farther out on this side, and the picture holds at least one more
+  int object = 0;  // the member that is asked about
 };
 
 // Those that have exactly one answer in this picture.

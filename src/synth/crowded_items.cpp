@@ -41,7 +41,6 @@ std::vector<std::string> choices_of(const Asked& asked, Trait trait) {
   };
   switch (asked.question.ask) {
     case CrowdAsk::kColourOf:
-    case CrowdAsk::kBeside:
       return as_choices(kColourNames);
     case CrowdAsk::kShapeOf:
       return as_choices(kShapeNames);
@@ -151,7 +150,6 @@ std::vector<Cell> make_crowded_cells() {
   crowded("shape-of", CrowdAsk::kShapeOf, kNumShapes);
   crowded("place-of", CrowdAsk::kPlaceOf, kNumPlaces);
   crowded("spot-of", CrowdAsk::kSpotOf, kOtherColours);
-  crowded("beside", CrowdAsk::kBeside, kNumColours);
   constexpr std::array<size_t, kNumTraits> kTraitChoices = {kOtherColours, kNumShapes, kNumPlaces};
   for (const int shots : {1, 3})
     for (size_t t = 0; t < kNumTraits; ++t) {

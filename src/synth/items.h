@@ -30,8 +30,8 @@ struct Turn {
   std::string answer;
   std::optional<Cover> asked;  // the thing that the question is about; none: all objects (counting)
   bool is_blank = false;       // the picture is one grey: a control
-  // What else of this picture the item's last answer needs: the thing beside which the asked one stands, the same
-  // button on an earlier screen.
+  // What else of this picture the item's last answer needs: the object that a mark lies on, the same button on an
+  // earlier screen.
   std::vector<Cover> needed = {};
 };
 

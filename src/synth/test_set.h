@@ -90,8 +90,6 @@ inline constexpr TestSetPin kCrowdedTestSetPins[] = {
      "e381e5e71b039343abde677bd91383b608426d901027d37751a52e0be4185a1f"},
     {"crowded/spot-of", "b5a9fe26135c5ab887f341e84ea184f9158edfbbe6de05452e3cea5bba8fe15e",
      "6cdcd347988de5a7785da5ada92d3f5fbcddb234120dc12c3af126a671c07af8"},
-    {"crowded/beside", "419d97095e888b47e49bca5ec9c8fe24044b5e0c49db332ee0e85dcad690df23",
-     "e1c7a295d667a76f7eebba66437ac3b2033891403f40f5da6567d4bdcfef5dc0"},
     {"in-context/colour-1", "ee91254fcebb96808f66a149a86f30ea22a70f927960ce016c5a49b8fbf56635",
      "9595c2436fb710d75a5f7ed8cc96ea95d117207f73edac9890d90d8069675885"},
     {"in-context/shape-1", "d429d5764d4a1e9c9947263861a1bcc56c37b1fa109e365a44eb5a6ec97a5113",

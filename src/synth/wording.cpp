@@ -9,11 +9,8 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kOpeners = {"what", "name", "how", "where"};
 constexpr std::array<std::string_view, 7> kInnerWords = {"the", "is", "many", "objects", "shape", "colour", "spot"};
-constexpr std::array<std::string_view, 15> kCrowdedWords = {"on",    "has",    "left",    "right",   "above",
-                                                            "below", "of",     "pressed", "changed", "did",
-                                                            "not",   "change", "was",     "screens", "ago"};
-// Between a noun and what it is beside, by Side.
-constexpr std::array<std::string_view, kNumSides> kBeside = {"left of", "right of", "above", "below"};
+constexpr std::array<std::string_view, 10> kCrowdedWords = {"on",  "has",    "pressed", "changed", "did",
+                                                            "not", "change", "was",     "screens", "ago"};
 
 std::vector<std::string_view> make_other_words(Words set) {
   std::vector<std::string_view> words(kInnerWords.begin(), kInnerWords.end());
@@ -59,9 +56,6 @@ std::string ask_spot_on(std::string_view kind) {
 }
 std::string ask_what_has_spot(std::string_view colour) {
   return join({"what has the ", colour, " spot?"});
-}
-std::string ask_colour_beside(std::string_view noun, Side side, std::string_view kind) {
-  return join({"what colour is the ", noun, " ", kBeside[static_cast<size_t>(side)], " the ", kind, "?"});
 }
 std::string ask_pressed() {
   return "what is pressed?";

@@ -22,10 +22,6 @@ enum class Attribute : uint8_t { kShape, kColour, kSpot };
 inline constexpr int kNumShapes = 6, kNumColours = 6, kNumPlaces = 4, kMaxObjects = 4, kNumAttributes = 3;
 inline constexpr int kNumClasses = 6;  // of every attribute
 
-// Beside a thing, in the next slot of a crowded picture.
-enum class Side : uint8_t { kLeft, kRight, kAbove, kBelow };
-inline constexpr int kNumSides = 4;
-
 inline constexpr std::array<std::string_view, kNumShapes> kShapeNames = {"circle", "square", "triangle",
                                                                          "star",   "cross",  "ring"};
 inline constexpr std::array<std::string_view, kNumColours> kColourNames = {"red",    "green",  "blue",
@@ -78,8 +74,6 @@ std::string ask_place_of(std::string_view noun);       // "where is the star?"
 // Of crowded scenes. A kind is a colour and a shape, "red ring".
 std::string ask_spot_on(std::string_view kind);          // "what spot is on the red ring?"
 std::string ask_what_has_spot(std::string_view colour);  // "what has the red spot?"
-std::string ask_colour_beside(std::string_view noun, Side side,
-                              std::string_view kind);  // "what colour is the star left of the red ring?"
 // Of screens. A label is the shape on a button.
 std::string ask_pressed();                              // "what is pressed?"
 std::string ask_changed();                              // "what changed?"

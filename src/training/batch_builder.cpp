@@ -14,6 +14,8 @@ namespace {
 
 // The end of a turn is certain once the answer is there: it is learned, and not more than that.
 constexpr double kEndWeight = 0.1;
+// A sequence has a hundred times as many slots that say something as it has answers.
+constexpr double kSlotWeight = 0.05;
 
 at::Tensor tensor(const std::vector<int64_t>& values) {
   return torch::tensor(values, torch::kLong);
@@ -76,7 +78,7 @@ void BatchBuilder::begin_sequence(int64_t first_position) {
 }
 
 void BatchBuilder::add_turn(const std::string& question, const std::string& answer, const std::vector<ImageSlot>& slots,
-                            bool is_scored, int topic) {
+                            bool is_scored, int topic, int slots_topic) {
   const TurnTokens::Turn& turn = tokens_.turn(question, answer);
   for (size_t i = 0; i < turn.ids.size(); ++i) {
     const auto row = static_cast<int64_t>(ids_.size());
@@ -89,6 +91,7 @@ void BatchBuilder::add_turn(const std::string& question, const std::string& answ
       continue;
     }
     for (const ImageSlot& slot : slots) {
+      if (slot.says >= 0) score(static_cast<int64_t>(ids_.size()), slot.says, kSlotWeight, slots_topic);
       if (slot.feature >= 0) {
         image_rows_.push_back(static_cast<int64_t>(ids_.size()));
         feature_rows_.push_back(slot.feature);

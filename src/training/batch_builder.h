@@ -42,6 +42,7 @@ struct ImageSlot {
   int64_t place = 0;
   int64_t word = -1;     // the embedding of this id (text in place of a picture), or
   int64_t feature = -1;  // this row of the features
+  int64_t says = -1;     // the id that this token is trained to say, at little weight; -1: nothing
 };
 
 inline constexpr int kNotCounted = -1;
@@ -52,9 +53,9 @@ class BatchBuilder {
       : tokens_(tokens), tokens_per_image_(tokens_per_image) {}
 
   void begin_sequence(int64_t first_position = 0);  // with <s>
-  // `is_scored`: the answer counts in the loss, under `topic`.
+  // `is_scored`: the answer counts in the loss, under `topic`; what the slots say counts under `slots_topic`.
   void add_turn(const std::string& question, const std::string& answer, const std::vector<ImageSlot>& slots,
-                bool is_scored, int topic);
+                bool is_scored, int topic, int slots_topic = kNotCounted);
   // Plain ids, each scored (or not) as the target of the token before it.
   void add_text(const std::vector<int64_t>& ids, const std::vector<bool>& is_scored, int topic);
 

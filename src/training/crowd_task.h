@@ -25,12 +25,13 @@ struct CrowdTaskOptions {
   int64_t shown = 0;  // patches of a picture that the decoder sees, those first that its questions need; 0: all
   int64_t sequences = 8;
   int64_t pictures = 3;   // of a sequence of questions or of examples
-  int64_t questions = 3;  // about each picture: those behind the first come without the picture, as if it were pruned
-  // Not kBeside: two looks, the second at a place, which stayed at 0.74 for 4000 steps where the others were at 1.
+  int64_t questions = 3;  // about each picture: those after the first come without the picture, as if it were pruned
   std::vector<synth::CrowdAsk> asks = {synth::CrowdAsk::kColourOf, synth::CrowdAsk::kShapeOf, synth::CrowdAsk::kPlaceOf,
                                        synth::CrowdAsk::kSpotOf};
   double in_context = 0;  // share of sequences
   double screens = 0;     // likewise
+  // Share of these two that ask what an item asks, once per picture; the others ask more about each picture.
+  double like_items = 0.5;
 };
 
 // What evaluation tells apart: an average hides a question that has not clicked yet.

@@ -30,6 +30,7 @@ struct CurriculumStage {
   PictureTaskOptions pictures = {};
   CrowdTaskOptions crowds = {};
   int share_layers = 0;  // late reading: layers that should not look at pictures
+  int idle_layers = 0;   // at the front: they write nothing yet and are not trained
   int fresh_layers = 0;  // before it begins: so many least needed layers go, as many that do nothing come in front
 
   bool trains_tower() const { return data == Data::kTower || data == Data::kCrowdedTower; }

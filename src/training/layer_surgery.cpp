@@ -8,6 +8,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <string_view>
 
 namespace espalier {
 
@@ -24,8 +25,9 @@ void for_each_choice(int first, int last, int count, std::vector<int>& chosen,
   }
 }
 
-std::string prefix_of(int layer) {
-  return "decoder.layers." + std::to_string(layer) + ".";
+// Of a layer's parameter, without the layer's prefix.
+bool writes_rows(std::string_view rest) {
+  return rest.starts_with("self_attn.o_proj") || rest.starts_with("mlp.down_proj");
 }
 
 }  // namespace
@@ -55,16 +57,26 @@ void move_layers_back(const LlavaConfig& config, Parameters& parameters, const s
     if (std::ranges::find(removed, l) == removed.end()) sources.push_back(l);
   for (int l = 0; l < config.decoder.num_layers; ++l)
     for (const Parameter& p : fresh.all()) {
-      if (!p.name.starts_with(prefix_of(l))) continue;
-      const std::string rest = p.name.substr(prefix_of(l).size());
+      if (!p.name.starts_with(layer_prefix(l))) continue;
+      const std::string rest = p.name.substr(layer_prefix(l).size());
       const int source = sources[static_cast<size_t>(l)];
       if (source >= 0) {
-        parameters.set(p.name, old.at(prefix_of(source) + rest));
+        parameters.set(p.name, old.at(layer_prefix(source) + rest));
       } else {
-        const bool writes = rest.starts_with("self_attn.o_proj") || rest.starts_with("mlp.down_proj");
-        parameters.set(p.name, writes ? torch::zeros_like(p.master) : p.master);
+        parameters.set(p.name, writes_rows(rest) ? torch::zeros_like(p.master) : p.master);
       }
     }
+}
+
+void silence_first_layers(Parameters& parameters, int count) {
+  for (int l = 0; l < count; ++l)
+    for (const Parameter& p : parameters.all())
+      if (p.name.starts_with(layer_prefix(l)) && writes_rows(std::string_view(p.name).substr(layer_prefix(l).size())))
+        parameters.set(p.name, torch::zeros_like(p.master));
+}
+
+std::string layer_prefix(int layer) {
+  return "decoder.layers." + std::to_string(layer) + ".";
 }
 
 }  // namespace espalier

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "families/llava/config.h"
@@ -19,5 +20,12 @@ std::vector<int> least_needed_layers(const LlavaConfig& config, const Parameters
 // Removes these layers and puts as many fresh ones in front that write nothing (o_proj = down_proj = 0).
 void move_layers_back(const LlavaConfig& config, Parameters& parameters, const std::vector<int>& removed,
                       uint64_t seed);
+
+// The first `count` layers write nothing (o_proj = down_proj = 0): while they are not trained, the others read all that
+// is read.
+void silence_first_layers(Parameters& parameters, int count);
+
+// What the names of a layer's parameters begin with.
+std::string layer_prefix(int layer);
 
 }  // namespace espalier

@@ -71,10 +71,12 @@ void Parameters::set(std::string_view name, const at::Tensor& value) {
   at::Tensor(at(name)).copy_(value);
 }
 
-std::vector<Parameter> Parameters::train_only(const std::vector<std::string>& prefixes) {
+std::vector<Parameter> Parameters::train_only(const std::vector<std::string>& prefixes,
+                                              const std::vector<std::string>& except) {
   std::vector<Parameter> chosen;
   for (Parameter& p : all_) {
-    const bool trained = std::ranges::any_of(prefixes, [&](const std::string& x) { return p.name.starts_with(x); });
+    const auto begins_it = [&](const std::string& prefix) { return p.name.starts_with(prefix); };
+    const bool trained = std::ranges::any_of(prefixes, begins_it) && std::ranges::none_of(except, begins_it);
     p.master.set_requires_grad(trained);
     if (trained) chosen.push_back(p);
   }

@@ -29,7 +29,8 @@ class Parameters {
   void set(std::string_view name, const at::Tensor& value);
 
   // Asks for gradients of the names that begin with one of `prefixes`, and of no others; these, in their order.
-  std::vector<Parameter> train_only(const std::vector<std::string>& prefixes);
+  std::vector<Parameter> train_only(const std::vector<std::string>& prefixes,
+                                    const std::vector<std::string>& except = {});
 
   const std::vector<Parameter>& all() const { return all_; }
 

@@ -107,17 +107,6 @@ void add_crowded_targets(const synth::Scene& scene, const std::vector<Cover>& co
   }
 }
 
-// Picture `i`, seeded by `seed`: a crowd or one screen of a sequence.
-synth::Scene crowded_picture(uint64_t seed, int64_t i, const synth::Difficulty& difficulty) {
-  synth::Draws draws(SplitMix64::of_stream(seed, 2).next());  // of its own: the scene draws from `seed`
-  if (i % 2 == 0) {
-    const std::vector<synth::Member> members = synth::draw_members(draws, draws.between(2, synth::kMostInCrowd));
-    return synth::crowded_scene(seed, difficulty, members);
-  }
-  const synth::ScreenSequence sequence = synth::draw_screens(draws, synth::ScreenAsk::kNow, 0);
-  return synth::screen_scene(seed, difficulty, sequence, 0);  // the asked colour is the last screen's
-}
-
 class TowerTask : public Task {
  public:
   TowerTask(const LlavaConfig& config, const ImageProcessor& processor, const TowerTaskOptions& options, uint64_t seed)
@@ -205,6 +194,16 @@ void add_tower_heads(const LlavaConfig& config, TowerPictures pictures, Paramete
                    initial_linear(name + ".weight", classes_of(config, head), config.vision.hidden_size, seed));
     parameters.add(name + ".bias", torch::zeros({classes_of(config, head)}));
   }
+}
+
+synth::Scene crowded_picture(uint64_t seed, int64_t i, const synth::Difficulty& difficulty) {
+  synth::Draws draws(SplitMix64::of_stream(seed, 2).next());  // of its own: the scene draws from `seed`
+  if (i % 2 == 0) {
+    const std::vector<synth::Member> members = synth::draw_members(draws, draws.between(2, synth::kMostInCrowd));
+    return synth::crowded_scene(seed, difficulty, members);
+  }
+  const synth::ScreenSequence sequence = synth::draw_screens(draws, synth::ScreenAsk::kNow, 0);
+  return synth::screen_scene(seed, difficulty, sequence, 0);  // the asked colour is the last screen's
 }
 
 std::unique_ptr<Task> tower_task(const LlavaConfig& config, const ImageProcessor& processor,

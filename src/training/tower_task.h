@@ -33,6 +33,9 @@ void add_tower_heads(const LlavaConfig& config, TowerPictures pictures, Paramete
 std::unique_ptr<Task> tower_task(const LlavaConfig& config, const ImageProcessor& processor,
                                  const TowerTaskOptions& options, uint64_t seed);
 
+// Picture `i`, seeded by `seed`: a crowd or, at odd numbers, one screen of a sequence.
+synth::Scene crowded_picture(uint64_t seed, int64_t i, const synth::Difficulty& difficulty);
+
 // Pixel values of pictures, float32 [n, 3, s, s].
 at::Tensor pixels_of(const ImageProcessor& processor, const std::vector<synth::Drawing>& drawings);
 

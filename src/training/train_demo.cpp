@@ -9,6 +9,7 @@
 #include "espalier/error.h"
 #include "espalier/training.h"
 #include "training/curriculum.h"
+#include "training/label_reading.h"
 #include "training/language_task.h"
 #include "training/layer_surgery.h"
 #include "training/model_folder.h"
@@ -68,8 +69,7 @@ class Demo {
     const std::filesystem::path state = state_file(options_.out, stage.plan.name);
     const bool is_new = !std::filesystem::exists(state);
     if (is_new) {
-      if (!stage.after.empty()) load_before(stage, parameters);
-      if (stage.has_tower()) load_parameters(finished(stage, recipe_.tower().plan.name), parameters, "vision.");
+      begin(stage, parameters);
     } else {
       load_parameters(state, parameters);
     }
@@ -85,6 +85,7 @@ class Demo {
       move_layers_back(config_, parameters, removed, options_.seed);
     }
     StagePlan plan = stage.plan;
+    for (int layer = 0; layer < stage.idle_layers; ++layer) plan.still.push_back(layer_prefix(layer));
     plan.pause_at = options_.max_steps;
     if (options_.save_every > 0) plan.save_every = options_.save_every;
     const StageResult end = run_stage(plan, *task, parameters, options_.seed, options_.out, hooks_);
@@ -105,13 +106,14 @@ class Demo {
     return stage.data == CurriculumStage::Data::kTower ? TowerPictures::kFew : TowerPictures::kCrowded;
   }
 
-  // A projector that has read labels knows nothing of a tower's features: it starts anew.
-  void load_before(const CurriculumStage& stage, Parameters& parameters) const {
-    const std::filesystem::path state = finished(stage, stage.after);
-    const bool reads_anew = stage.has_tower() && recipe_.stage(stage.after).data == CurriculumStage::Data::kCrowds &&
-                            !recipe_.stage(stage.after).has_tower();
-    if (!reads_anew) return load_parameters(state, parameters);
-    for (const char* part : {"decoder.", "lm_head."}) load_parameters(state, parameters, part);
+  void begin(const CurriculumStage& stage, Parameters& parameters) const {
+    if (stage.after.empty()) return silence_first_layers(parameters, stage.idle_layers);
+    load_parameters(finished(stage, stage.after), parameters);
+    if (!stage.has_tower()) return;
+    load_parameters(finished(stage, recipe_.tower().plan.name), parameters, "vision.");
+    const CurriculumStage& before = recipe_.stage(stage.after);
+    if (before.data == CurriculumStage::Data::kCrowds && !before.has_tower())
+      read_labels_from_tower(config_, processor_, parameters, options_.seed);
   }
 
   // Accuracy with all image tokens taken away before each layer: where the decoder reads its pictures. Policies inside

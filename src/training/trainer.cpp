@@ -34,7 +34,7 @@ class StageRun {
         seed_(seed),
         file_(state_file(folder, plan.name)),
         hooks_(hooks),
-        trained_(parameters.train_only(plan.trained)),
+        trained_(parameters.train_only(plan.trained, plan.still)),
         optimizer_(masters(), plan.optimizer, rate_factors()),
         log_(log_file(folder, plan.name)) {
     for (const Parameter& p : trained_) names_.push_back(p.name);

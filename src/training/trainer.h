@@ -64,6 +64,7 @@ struct StagePlan {
   RateSchedule schedule;  // its `steps` are also the most that the stage runs
   AdamWOptions optimizer;
   std::vector<std::string> trained;                               // prefixes of the parameters' names
+  std::vector<std::string> still = {};                            // prefixes among them that are not trained
   std::vector<std::pair<std::string, double>> rate_factors = {};  // by prefix; 1 for other names
   Counters identity = {};        // what a saved state must have been trained with, beside the seed
   int64_t evaluate_every = 100;  // steps; the state is saved at each evaluation

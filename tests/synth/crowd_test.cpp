@@ -194,8 +194,8 @@ TEST(Crowd, DifficultyAddsWhatItSays) {
 
 // ---- questions ----
 
-constexpr std::array<CrowdAsk, 6> kAsks = {CrowdAsk::kColourOf, CrowdAsk::kShapeOf, CrowdAsk::kPlaceOf,
-                                           CrowdAsk::kSpotOf,   CrowdAsk::kBeside,  CrowdAsk::kWithSpot};
+constexpr std::array<CrowdAsk, 5> kAsks = {CrowdAsk::kColourOf, CrowdAsk::kShapeOf, CrowdAsk::kPlaceOf,
+                                           CrowdAsk::kSpotOf, CrowdAsk::kWithSpot};
 
 TEST(Crowd, EveryQuestionMeansExactlyOneObject) {
   std::map<CrowdAsk, int> asked;
@@ -231,25 +231,10 @@ TEST(Crowd, NoQuestionIsForgotten) {
       }
     }
     for (const CrowdAsk ask : kAsks) {
-      if (ask == CrowdAsk::kBeside) continue;
       std::set<std::string> got;
       for (const CrowdQuestion& question : questions_about(made.members, ask))
         got.insert(text_of(made.members, question));
       EXPECT_EQ(got, expected[ask]);
-    }
-  }
-}
-
-// Without the anchor it could be any of several; the one that is meant is its direct neighbour.
-TEST(Crowd, BesideNeedsItsAnchor) {
-  for (uint64_t i = 0; i < 200; ++i) {
-    const Crowd made = crowd(i);
-    for (const CrowdQuestion& question : questions_about(made.members, CrowdAsk::kBeside)) {
-      const Member& m = made.members[static_cast<size_t>(question.object)];
-      const Member& anchor = made.members[static_cast<size_t>(*question.anchor)];
-      EXPECT_GT(std::ranges::count(made.members, m.shape, &Member::shape), 1);
-      EXPECT_EQ(std::abs(m.row() - anchor.row()) + std::abs(m.column() - anchor.column()), 1);
-      EXPECT_NE(m.shape, anchor.shape);
     }
   }
 }

@@ -146,7 +146,7 @@ TEST_F(CrowdedTokenizerTest, EveryWordIsOneToken) {
   std::set<int32_t> seen;
   for (const std::string_view word : other_words(Words::kCrowded)) seen.insert(answer_id(word));
   EXPECT_EQ(seen.size(), other_words(Words::kCrowded).size());
-  EXPECT_EQ(other_words(Words::kCrowded).size(), other_words().size() + 15);
+  EXPECT_EQ(other_words(Words::kCrowded).size(), other_words().size() + 10);
 }
 
 // Every question's words are a token each, and its mark; so are the answers, in prompts and behind them.

@@ -2,7 +2,6 @@
 // Reads questions about crowded scenes as a person would: by their words, and by where things lie in the scene.
 #pragma once
 
-#include <cstdlib>
 #include <iterator>
 #include <sstream>
 #include <string>
@@ -36,19 +35,7 @@ inline std::vector<size_t> who_is_meant(const Scene& scene, const std::string& t
   if (text.starts_with("what shape is")) return all_with([&](size_t i) { return name_of(objects[i].colour) == w[3]; });
   if (text.starts_with("where is the")) return all_with([&](size_t i) { return is_kind(i, w[3], w[4]); });
   if (text.starts_with("what spot is on the")) return all_with([&](size_t i) { return is_kind(i, w[5], w[6]); });
-  if (w.size() == 5) return all_with([&](size_t i) { return name_of(objects[i].shape) == w[4]; });
-  const std::vector<size_t> anchors = all_with([&](size_t i) { return is_kind(i, w[w.size() - 2], w.back()); });
-  if (anchors.size() != 1) return {};
-  const Point from = objects[anchors[0]].centre;
-  constexpr int kHalfSlot = kExtent / 8;
-  return all_with([&](size_t i) {
-    const int dx = objects[i].centre.x - from.x, dy = objects[i].centre.y - from.y;
-    if (name_of(objects[i].shape) != w[4]) return false;
-    if (w[5] == "left") return dx < -kHalfSlot && std::abs(dy) < kHalfSlot;
-    if (w[5] == "right") return dx > kHalfSlot && std::abs(dy) < kHalfSlot;
-    if (w[5] == "above") return dy < -kHalfSlot && std::abs(dx) < kHalfSlot;
-    return dy > kHalfSlot && std::abs(dx) < kHalfSlot;
-  });
+  return all_with([&](size_t i) { return name_of(objects[i].shape) == w[4]; });
 }
 
 }  // namespace espalier::synth::test

@@ -166,5 +166,19 @@ TEST(LayerSurgery, LayersInFrontThatWriteNothingChangeNothing) {
   test::expect_close(run_decoder(deep, bind_parameters(deep, parameters, at::kFloat), batch).logits, expected, 1e-6);
 }
 
+TEST(LayerSurgery, SilentLayersAreAsIfTheyWereNotThere) {
+  const torch::NoGradGuard no_gradients;
+  const LlavaConfig deep = small_config(5);
+  Parameters parameters = random_parameters(deep);
+  const TrainingBatch batch = small_batch(at::kFloat);
+  LlavaWeights shallow = bind_parameters(deep, parameters, at::kFloat);
+  shallow.decoder.layers.erase(shallow.decoder.layers.begin(), shallow.decoder.layers.begin() + 2);
+  LlavaConfig three = deep;
+  three.decoder.num_layers = 3;
+  const at::Tensor expected = run_decoder(three, shallow, batch).logits.clone();
+  silence_first_layers(parameters, 2);
+  test::expect_close(run_decoder(deep, bind_parameters(deep, parameters, at::kFloat), batch).logits, expected, 1e-6);
+}
+
 }  // namespace
 }  // namespace espalier
