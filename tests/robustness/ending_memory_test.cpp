@@ -48,6 +48,7 @@ struct Memory {
 };
 
 Memory small_memory, tensor_memory;
+std::atomic<int64_t> live_blocks = 0;  // of operator new
 
 }  // namespace
 }  // namespace espalier
@@ -55,6 +56,7 @@ Memory small_memory, tensor_memory;
 void* operator new(size_t bytes) {
   void* block = espalier::small_memory.is_granted() ? std::malloc(bytes == 0 ? 1 : bytes) : nullptr;
   if (!block) throw std::bad_alloc();
+  ++espalier::live_blocks;
   return block;
 }
 void* operator new(size_t bytes, const std::nothrow_t&) noexcept try {
@@ -64,6 +66,7 @@ void* operator new(size_t bytes, const std::nothrow_t&) noexcept try {
 }
 // Seen through, one half of a pair looks wrong to the compiler.
 __attribute__((noinline)) void operator delete(void* block) noexcept {
+  if (block) --espalier::live_blocks;
   std::free(block);
 }
 void operator delete(void* block, size_t) noexcept {
@@ -109,6 +112,14 @@ ImagePart picture(int shade) {
   return {.image = std::make_shared<const Image>(std::move(image))};
 }
 
+Request asks_in_words() {
+  Request request;
+  request.prompt = Chat{{{.role = "user", .content = {TextPart{"what is it?"}}}}};
+  request.options.max_new_tokens = 2;
+  request.options.ignore_eos = true;
+  return request;
+}
+
 Request asks(const std::string& policy) {
   Request request;
   const std::vector<Example> examples = {{picture(1), "what is it?", "a fence"}};
@@ -124,16 +135,18 @@ struct Tried {
   int64_t places = 0, ended = 0;  // ended: with OutOfMemory
 };
 
-// Of the places where `ask` asks for memory, as many as there is time for in a suite, far from each other.
-constexpr int64_t kPlaces = 4;
+// Of the places where a request with pictures asks for memory, as many as there is time for in a suite, far from each
+// other; of a short request in words every place.
+constexpr int64_t kSomePlaces = 4, kAllPlaces = std::numeric_limits<int64_t>::max();
 
 // Refuses memory at one place after the other, once or from there on, and asks again with all of it. `ask` answers the
 // ids of an answer.
-Tried refuse_everywhere(Memory& memory, const std::function<std::vector<int32_t>()>& ask) {
+Tried refuse_everywhere(Memory& memory, const std::function<std::vector<int32_t>()>& ask,
+                        int64_t most_places = kSomePlaces) {
   const std::vector<int32_t> expected = ask();
   const int64_t before = memory.granted;
   EXPECT_EQ(ask(), expected);
-  const int64_t places = memory.granted - before, stride = std::max<int64_t>(1, places / kPlaces);
+  const int64_t places = memory.granted - before, stride = std::max<int64_t>(1, places / most_places);
   Tried tried;
   for (const int64_t refused : {int64_t{1}, std::numeric_limits<int64_t>::max()})
     for (int64_t place = 0; place < places; place += stride) {
@@ -204,20 +217,71 @@ TEST_P(EndingMemoryUnder, OfARequestInAQueue) {
 
 // A turn that failed was never asked.
 TEST_F(EndingMemory, OfATurn) {
-  const std::string question = "what is it?";
   const Engine engine = load(1);
-  const GenerationOptions generation = asks("none").options;
-  const auto begin = [&] { return std::make_unique<Session>(engine, SessionOptions{.generation = generation}); };
+  std::unique_ptr<Session> session;
+  std::vector<Part> turn;  // made while there is memory
+  const auto begin = [&] {
+    session = std::make_unique<Session>(engine, SessionOptions{.generation = asks_in_words().options});
+    turn = {TextPart{"what is it?"}};
+  };
+  begin();
   for (Memory* memory : {&tensor_memory, &small_memory}) {
-    std::unique_ptr<Session> session = begin();
     const auto ask = [&] {
-      std::vector<int32_t> ids = session->ask(question).token_ids;
+      std::vector<int32_t> ids = session->ask(turn.empty() ? std::vector<Part>{} : std::move(turn)).token_ids;
       memory->is_there_again();
-      session = begin();
+      begin();
       return ids;
     };
-    EXPECT_GT(refuse_everywhere(*memory, ask).ended, 0);
+    EXPECT_GT(refuse_everywhere(*memory, ask, kAllPlaces).ended, 0);
   }
+}
+
+TEST_F(EndingMemory, AnywhereInAShortRequest) {
+  const Engine engine = load(1);
+  Scheduler scheduler(engine);
+  const Request request = asks_in_words();
+  for (Memory* memory : {&tensor_memory, &small_memory}) {
+    const auto ask = [&] {
+      const Ticket ticket = scheduler.submit(request);
+      const Result& result = ticket.result();
+      memory->is_there_again();  // for the copy
+      return result.token_ids;
+    };
+    EXPECT_GT(refuse_everywhere(*memory, ask, kAllPlaces).ended, 0);
+  }
+}
+
+// The first to end leaves a hole between rows that are in use.
+TEST_F(EndingMemory, OfTwoAtATime) {
+  const Engine engine = load(1);
+  Scheduler scheduler(engine);
+  Request shorter = asks_in_words(), longer = shorter;
+  shorter.options.max_new_tokens = 6;
+  longer.options.max_new_tokens = 12;
+  const auto ask = [&] {
+    const Ticket first = scheduler.submit(shorter), second = scheduler.submit(longer);
+    const Result &long_one = second.result(), &short_one = first.result();
+    small_memory.is_there_again();
+    std::vector<int32_t> ids = short_one.token_ids;
+    ids.insert(ids.end(), long_one.token_ids.begin(), long_one.token_ids.end());
+    return ids;
+  };
+  EXPECT_GT(refuse_everywhere(small_memory, ask, 40).ended, 0);
+}
+
+// What stays after the first round is what libtorch makes once in a process; no round after it leaves more.
+TEST_F(EndingMemory, AllIsGivenBack) {
+  const auto round = [] {
+    const Request request = asks("catp:keep_ratio=1/3");
+    const Engine engine = load(1);
+    return refuse_everywhere(
+               small_memory, [&] { return engine.generate(request).token_ids; }, 6)
+        .ended;
+  };
+  round();
+  const int64_t before = live_blocks;
+  const int64_t ended = round();
+  EXPECT_LT(live_blocks - before, ended);
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, EndingMemoryUnder,
