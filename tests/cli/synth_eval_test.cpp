@@ -363,8 +363,19 @@ TEST(Eval, InterruptKeepsWhatIsFinished) {
   EXPECT_EQ(std::ranges::count(read_whole(file), '\n'), 2 * report["cells"][0]["n"].get<int64_t>());
 }
 
+// Without --model, the bundled model that knows the words of the cells; it answers what it was trained for.
+TEST(Eval, TheSuitesChooseTheBundledModel) {
+  const Arguments common = {"eval", "--items", "8", "--no-controls", "--policy", "uniform:keep_ratio=1/2", "--json"};
+  for (const auto& [suite, model] : {std::pair{"crowded/colour-of", "crowded"}, std::pair{"single/shape", "demo"}}) {
+    const json report = json_of(common + Arguments{"--suite", suite});
+    EXPECT_EQ(report["model"], model);
+    EXPECT_GE(report["cells"][0]["correct"], 6) << suite;
+  }
+}
+
 TEST(Eval, BadInputIsOneLine) {
   const std::vector<Arguments> bad = {{"--policy", "fastv"},
+                                      {"--suite", "crowded", "--suite", "single"},
                                       {"--policy", "oracle:layer=2"},
                                       {"--policy", "nosuch"},
                                       {"--suite", "nosuch"},

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bundled model (models/demo) against Transformers on the prompts of examples/demo: a trained checkpoint of the
-// published form, with its own tokenizer and template and with pictures from their files. Not how well it answers:
-// `espalier eval` measures that.
+// The bundled models (models/demo, models/crowded) against Transformers on the prompts of examples/demo and
+// examples/crowded: trained checkpoints of the published form, with their own tokenizers and templates and with
+// pictures from their files. Not how well they answer: `espalier eval` measures that.
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -18,26 +19,31 @@
 namespace espalier {
 namespace {
 
-std::filesystem::path bundled_model() {
-  return test::source_folder() / "models" / "demo";
+std::filesystem::path bundled_model(const std::string& name) {
+  return test::source_folder() / "models" / name;
 }
 
-class BundledModel : public testing::TestWithParam<const char*> {
- protected:
-  static const LoadedModel& model() {
-    static const LoadedModel loaded = load_model(bundled_model(), {.dtype = ComputeDtype::kFloat32, .on_progress = {}});
-    return loaded;
-  }
+const LoadedModel& loaded(const std::string& name) {
+  static std::map<std::string, LoadedModel> models;
+  if (!models.contains(name))
+    models.emplace(name, load_model(bundled_model(name), {.dtype = ComputeDtype::kFloat32, .on_progress = {}}));
+  return models.at(name);
+}
+
+struct Prompt {
+  const char *model, *name;
 };
 
+class BundledModel : public testing::TestWithParam<Prompt> {};
+
 TEST_P(BundledModel, AnswersAsTransformersDoes) {
-  const test::GoldenCase golden(GetParam(), "demo");
+  const test::GoldenCase golden(GetParam().name, GetParam().model);
   const test::Arrays expected = test::read_arrays(golden.tensors);
   const auto answer = golden.json.at("greedy_tokens").get<std::vector<int32_t>>();
   Request request = golden.request();
   request.options.max_new_tokens = static_cast<int64_t>(answer.size());
   const test::ScratchFolder scratch;
-  const Result result = dump(model(), request, scratch.path() / golden.name, {}, {});
+  const Result result = dump(loaded(GetParam().model), request, scratch.path() / golden.name, {}, {});
   EXPECT_EQ(result.prompt, golden.json.at("prompt").get<std::string>());
   EXPECT_EQ(result.token_ids, answer);
   const test::Arrays mine = test::read_arrays(scratch.path() / (golden.name + ".safetensors"));
@@ -48,20 +54,26 @@ TEST_P(BundledModel, AnswersAsTransformersDoes) {
   EXPECT_LT(error.rms, 1e-4);
 }
 
-std::string name_of_case(const testing::TestParamInfo<const char*>& info) {
-  return info.param;
+std::string name_of_case(const testing::TestParamInfo<Prompt>& info) {
+  return std::string(info.param.model) + "_" + info.param.name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Prompts, BundledModel,
-                         testing::Values("shape", "colour", "spot", "words", "define", "count", "place", "colour_of"),
+                         testing::Values(Prompt{"demo", "shape"}, Prompt{"demo", "colour"}, Prompt{"demo", "spot"},
+                                         Prompt{"demo", "words"}, Prompt{"demo", "define"}, Prompt{"demo", "count"},
+                                         Prompt{"demo", "place"}, Prompt{"demo", "colour_of"},
+                                         Prompt{"crowded", "spot"}, Prompt{"crowded", "meant"},
+                                         Prompt{"crowded", "changed"}, Prompt{"crowded", "before"}),
                          name_of_case);
 
 // The goldens are of these weights, or they say nothing.
 TEST(BundledModelFile, GoldensAreOfItsWeights) {
-  Sha256 weights;
-  weights.add(test::read_file(bundled_model() / "model.safetensors"));
-  EXPECT_EQ(test::GoldenCase("shape", "demo").json.at("weights_sha256").get<std::string>(), weights.hex())
-      << "run tests/golden/make_demo_goldens.py";
+  for (const auto& [model, prompt] : {Prompt{"demo", "shape"}, Prompt{"crowded", "spot"}}) {
+    Sha256 weights;
+    weights.add(test::read_file(bundled_model(model) / "model.safetensors"));
+    EXPECT_EQ(test::GoldenCase(prompt, model).json.at("weights_sha256").get<std::string>(), weights.hex())
+        << "run tests/golden/make_demo_goldens.py";
+  }
 }
 
 }  // namespace

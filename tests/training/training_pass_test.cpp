@@ -176,8 +176,11 @@ TEST(LayerSurgery, SilentLayersAreAsIfTheyWereNotThere) {
   LlavaConfig three = deep;
   three.decoder.num_layers = 3;
   const at::Tensor expected = run_decoder(three, shallow, batch).logits.clone();
+  const at::Tensor query = parameters.at(layer_prefix(0) + "self_attn.q_proj.weight").clone();
   silence_first_layers(parameters, 2);
   test::expect_close(run_decoder(deep, bind_parameters(deep, parameters, at::kFloat), batch).logits, expected, 1e-6);
+  // They can be trained from there: what they would write is what is left out.
+  EXPECT_TRUE(parameters.at(layer_prefix(0) + "self_attn.q_proj.weight").equal(query));
 }
 
 }  // namespace
