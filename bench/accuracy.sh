@@ -33,8 +33,8 @@ espalier=$(readlink -f "$espalier")
 
 # The layer before which the decoder's policies cut, from the curve: in layer 2 the model begins to read its pictures (what a word names), so
 # this is the first place with a signal; spots and colours are read in layer 3 and all else in 6 and 7, behind it. Layer 2, the default of
-# most policies, stands beside it.
-readonly K=3
+# most policies, stands beside it. models/crowded looks for what is asked about from layer 2 on and reads it in layer 5: READ is behind that.
+readonly K=3 READ=6
 cells=(bind/shape-2x1 bind/shape-2x2 bind/shape-4x1 bind/colour-2x1 bind/colour-2x2 bind/spot-2x1 define)
 readonly in_context=("${cells[@]/#/--suite=}")
 readonly all=(--suite=single --suite=detail "${in_context[@]}")
@@ -52,7 +52,8 @@ printed() {
 
 # eval_table NAME ITEMS ARGUMENT...
 eval_table() {
-  printed "$1.json" "$espalier" eval --model "$model" "${threads[@]}" --items "$2" --json --markdown "$out/$1.md" "${@:3}"
+  printed "$1.json" "$espalier" eval --model "$model" "${threads[@]}" --items "$2" --json --markdown "$out/$1.md" \
+    --answers "$work/$1.answers.jsonl" --resume "${@:3}"
 }
 
 plotted_table() { eval_table "$@" --svg "$out/$1.svg"; }
@@ -200,10 +201,10 @@ for table in "${tables[@]}"; do
     crowded_curve) plotted_table "$table" "$items" --curve "${crowds[@]}" ;;
     crowded_policies)
       every_policy
-      plotted_table "$table" "$items" --no-controls "${crowds[@]}" "${specs[@]}" --policy "vtw:layer=$K"
+      plotted_table "$table" "$items" --no-controls "${crowds[@]}" "${specs[@]}" --policy "vtw:layer=$READ"
       ;;
     crowded_main)
-      policies oracle:@ random:@ divprune:@ cdpruner:@ "fastv:@,layer=$K" "catp:@,k=$K" "catp+:@,k=$K"
+      policies oracle:@ divprune:@ "fastv:@,layer=$K" "fastv:@,layer=$READ" "catp:@,k=$K" "catp:@,k=$READ" "catp+:@,k=$K"
       plotted_table "$table" "$many" "${crowds[@]}" "${specs[@]}"
       ;;
     *) usage ;;

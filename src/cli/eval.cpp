@@ -42,17 +42,12 @@ struct EvalArguments {
   std::filesystem::path answers, markdown, svg;
 };
 
-// What runs without options: a few minutes on two cores. The bundled model begins to read its pictures in layer 2
-// (models/demo/README.md): before layer 3 is the first place where its attention tells tokens apart.
-const std::vector<std::string> kUsualPolicies = {"catp:keep_ratio=2/9", "fastv:keep_ratio=2/9", "random:keep_ratio=2/9",
-                                                 "oracle:keep_ratio=2/9"};
-const std::vector<std::string> kPoliciesOfBundledModel = {"catp:keep_ratio=2/9", "fastv:keep_ratio=2/9,layer=3",
-                                                          "random:keep_ratio=2/9", "oracle:keep_ratio=2/9"};
+// What runs without options: a few minutes on two cores.
 const std::vector<std::string> kUsualSuites = {"single",        "detail",         "bind/shape-2x1", "bind/colour-2x1",
                                                "bind/spot-2x1", "bind/shape-2x2", "bind/shape-4x1", "define"};
 
-// The bundled model that was trained on what these cells ask.
-std::filesystem::path bundled_model_for(const std::vector<synth::Cell>& cells) {
+// The name of the bundled model that was trained on what these cells ask.
+std::string bundled_model_for(const std::vector<synth::Cell>& cells) {
   const auto is_crowded = [](const synth::Cell& cell) {
     return std::ranges::find(synth::kCrowdedSuites, cell.suite) != synth::kCrowdedSuites.end();
   };
@@ -60,7 +55,14 @@ std::filesystem::path bundled_model_for(const std::vector<synth::Cell>& cells) {
   if (crowded != 0 && crowded != std::ssize(cells))
     throw Error(
         "eval: --suite names cells of both bundled models: ask crowded, in-context and screens without the others");
-  return bundled_model(crowded == 0 ? "demo" : "crowded");
+  return crowded == 0 ? "demo" : "crowded";
+}
+
+// Where the attention of the layer before first tells tokens apart: after the first layer that reads pictures
+// (README.md of models/demo and models/crowded; for catp their policy_defaults.json says so).
+std::vector<std::string> usual_policies(const std::string& bundled) {
+  const std::string layer = bundled == "demo" ? ",layer=3" : bundled == "crowded" ? ",layer=6" : "";
+  return {"catp:keep_ratio=2/9", "fastv:keep_ratio=2/9" + layer, "random:keep_ratio=2/9", "oracle:keep_ratio=2/9"};
 }
 
 std::string command_of(const EvalArguments& arguments) {
@@ -85,12 +87,11 @@ ExitStatus evaluate(EvalArguments arguments) {
   eval::EvalOptions& options = arguments.eval;
   const std::string command = command_of(arguments);
   options.cells = synth::select_cells(arguments.suites.empty() ? kUsualSuites : arguments.suites);
-  const bool is_bundled = arguments.model.model.empty();
-  if (is_bundled) arguments.model.model = bundled_model_for(options.cells);
+  const std::string bundled = arguments.model.model.empty() ? bundled_model_for(options.cells) : "";
+  if (!bundled.empty()) arguments.model.model = bundled_model(bundled);
   options.difficulty = synth::difficulty_named(arguments.difficulty);
   options.with_controls = !arguments.without_controls;
-  if (arguments.policies.empty() && !arguments.has_curve)
-    arguments.policies = is_bundled ? kPoliciesOfBundledModel : kUsualPolicies;
+  if (arguments.policies.empty() && !arguments.has_curve) arguments.policies = usual_policies(bundled);
   for (const std::string& spec : arguments.policies) add_policy(arguments, spec);
   check_outputs(arguments.model, {}, {arguments.json.file(), arguments.answers, arguments.markdown, arguments.svg});
   catch_interrupts();
@@ -144,8 +145,8 @@ Run add_eval(CLI::App& app) {
   app.add_option("--policy", arguments->policies,
                  "Policy to compare with the unpruned model; may be given several times. random without a seed is five "
                  "draws per item, oracle:keep_ratio=R keeps the patches of what is asked about, with knows=scene those "
-                 "of all objects (catp, fastv, random and oracle at 2/9; on a bundled model the first two act before "
-                 "layer 3, after the first one that reads pictures)")
+                 "of all objects (catp, fastv, random and oracle at 2/9; on a bundled model the first two act after "
+                 "the first layer that reads pictures)")
       ->type_name("SPEC");
   app.add_option("--suite", arguments->suites,
                  "single, detail, bind, define or a cell such as bind/shape-2x1; or crowded, in-context, screens, for "

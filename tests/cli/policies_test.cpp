@@ -96,11 +96,13 @@ TEST(Policies, SaysWhatAModelCanRun) {
   EXPECT_NE(policies.at("fastv")["refusal"].get<std::string>().find("layer"), std::string::npos);
 }
 
-// The bundled model reads its pictures in layer 2 (models/demo/README.md): its folder says which k of catp waits for
-// it.
-TEST(Policies, OfTheBundledModelNeedNoHand) {
-  const std::string demo = kGolden.parent_path().parent_path() / "models" / "demo";
+// The bundled models read their pictures in layer 2 and in layer 5 (their README.md): the folders say which k of catp
+// waits for it.
+TEST(Policies, OfTheBundledModelsNeedNoHand) {
+  const std::filesystem::path models = kGolden.parent_path().parent_path() / "models";
+  const std::string demo = models / "demo", crowded = models / "crowded";
   EXPECT_EQ(policies_of({"--model", demo}).at("catp")["defaults_of_model"], (json{{"k", "3"}}));
+  EXPECT_EQ(policies_of({"--model", crowded}).at("catp")["defaults_of_model"], (json{{"k", "6"}}));
   EXPECT_FALSE(policies_of({"--model", kModel}).at("catp").contains("defaults_of_model"));
   EXPECT_NE(output_of({"policies", "--model", demo}).find("    on this model: k=3\n"), std::string::npos);
   const std::string chat = kGolden.parent_path().parent_path() / "examples" / "demo" / "shape" / "messages.json";
