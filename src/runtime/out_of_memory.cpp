@@ -20,9 +20,10 @@ bool is_out_of_memory(const std::exception& error) {
   if (const auto* system = dynamic_cast<const std::system_error*>(&error))  // of a thread that cannot be made
     return system->code().value() == EAGAIN || system->code().value() == ENOMEM;
   // oneDNN's exception passes through libtorch as it is. What it cannot compute it refuses with the primitive's
-  // descriptor; where the primitive itself fails while it runs its generator, there was no room for the code.
+  // descriptor; where the primitive itself fails while it runs its generator, there was no room for the code. Every
+  // processor is an engine: where none can be made, whatever status it gives, there was no room for that.
   if (const auto* onednn = dynamic_cast<const dnnl::error*>(&error))
-    return onednn->status == dnnl_out_of_memory ||
+    return onednn->status == dnnl_out_of_memory || onednn->what() == "could not create an engine"sv ||
            (onednn->status == dnnl_runtime_error && onednn->what() == "could not create a primitive"sv);
   // libtorch has no type of its own for the host's memory, only these words.
   const auto* torch = dynamic_cast<const c10::Error*>(&error);

@@ -69,7 +69,8 @@ TEST(Synth, WritesPicturesChatsAndOwners) {
 TEST(Synth, WritesCrowdsAndScreens) {
   const TemporaryFolder folder;
   const fs::path out = folder / "items";
-  output_of({"synth", "--out", out.string(), "--suite", "crowded/beside", "--suite", "screens/before", "--items", "2"});
+  output_of(
+      {"synth", "--out", out.string(), "--suite", "crowded/spot-of", "--suite", "screens/before", "--items", "2"});
   const std::vector<json> index = index_of(out);
   ASSERT_EQ(index.size(), 4u);
   for (const json& item : index) {
@@ -79,7 +80,7 @@ TEST(Synth, WritesCrowdsAndScreens) {
     const Image image = read_image((out / item["messages"]).parent_path() / "0.png");
     EXPECT_EQ(image.width, 84);
     const json& first = item["turns"][0];
-    ASSERT_EQ(first["needed_patches"].size(), 1u);  // the anchor, or the button three screens ago
+    ASSERT_EQ(first["needed_patches"].size(), 1u);  // the object under the spot, or the button three screens ago
     EXPECT_GE(first["needed_patches"][0].size(), 1u);
     EXPECT_GE(first["asked_patches"].size(), 1u);
     EXPECT_EQ(first.contains("pointer"), is_screens);

@@ -96,6 +96,7 @@ TEST(OutOfMemory, IsRecognisedWhoeverSaysIt) {
   const char* descriptor = "could not create a primitive descriptor for the matmul primitive";
   EXPECT_TRUE(is_out_of_memory(dnnl::error(dnnl_out_of_memory, descriptor)));
   EXPECT_TRUE(is_out_of_memory(dnnl::error(dnnl_runtime_error, "could not create a primitive")));
+  EXPECT_TRUE(is_out_of_memory(dnnl::error(dnnl_invalid_arguments, "could not create an engine")));
   EXPECT_FALSE(is_out_of_memory(dnnl::error(dnnl_unimplemented, descriptor)));
   EXPECT_FALSE(is_out_of_memory(dnnl::error(dnnl_runtime_error, "could not execute a primitive")));
   EXPECT_FALSE(is_out_of_memory(std::runtime_error("x")));
