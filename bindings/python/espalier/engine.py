@@ -42,6 +42,7 @@ _open: weakref.WeakSet[_Closable] = weakref.WeakSet()
 def _close_all() -> None:
     for one in sorted(_open, key=lambda one: isinstance(one, Engine)):  # schedulers first
         one.close()
+    _native.leave_interpreter()
 
 
 class _Closable(ABC):

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "crossing.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <future>
+#include <thread>
 
 namespace espalier::python {
 
@@ -13,7 +17,30 @@ bool is_main_thread() {
   return main.attr("ident").cast<unsigned long>() == PyThread_get_thread_ident();
 }
 
+// A thread that comes back counts itself before it looks whether it still may, and the one that leaves says so before
+// it looks at the count: none of them can be missed.
+std::atomic<unsigned long> leaving_thread = 0;
+std::atomic<int> coming_back = 0;
+
 }  // namespace
+
+Unlocked::~Unlocked() {
+  ++coming_back;
+  const unsigned long leaving = leaving_thread;
+  if (leaving != 0 && leaving != PyThread_get_thread_ident()) {
+    --coming_back;
+    for (;;) ::pause();
+  }
+  PyEval_RestoreThread(state_);
+  --coming_back;
+}
+
+void leave_interpreter() {
+  leaving_thread = PyThread_get_thread_ident();
+  PyThreadState* state = PyEval_SaveThread();
+  while (coming_back > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  PyEval_RestoreThread(state);
+}
 
 Raised::Raised(const py::error_already_set& error) : value_(hold(error.value())), what_(error.what()) {
   what_ = what_.substr(0, what_.find('\n'));
@@ -35,7 +62,7 @@ void wait_interruptibly(const std::function<bool(std::chrono::milliseconds)>& wa
   constexpr std::chrono::milliseconds kBetweenLooks{50};
   for (;;) {
     {
-      const py::gil_scoped_release unlocked;
+      const Unlocked unlocked;
       if (wait(kBetweenLooks)) return;
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -45,7 +72,7 @@ void wait_interruptibly(const std::function<bool(std::chrono::milliseconds)>& wa
 void run_interruptibly(const std::function<void()>& work, const std::function<void()>& cancel) {
   // On the thread that computes, too, where a callback asks: work must stay on it.
   if (!is_main_thread()) {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     return work();
   }
   std::future<void> done = std::async(std::launch::async, work);
@@ -55,7 +82,7 @@ void run_interruptibly(const std::function<void()>& work, const std::function<vo
   } catch (const py::error_already_set&) {
     cancel();
     {
-      const py::gil_scoped_release unlocked;
+      const Unlocked unlocked;
       done.wait();
     }
     throw;

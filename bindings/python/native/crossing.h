@@ -33,6 +33,23 @@ class Raised : public std::exception {
   std::string what_;
 };
 
+// Gives the interpreter's lock up while it lives.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  ~Unlocked();
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+// The program ends, on this thread, which has the lock. The interpreter ends threads that ask for its lock from then
+// on, and where one is in the midst of C++ that ends the process with an abort: after this, other threads that come
+// back from Espalier wait for the end instead.
+void leave_interpreter();
+
 // A Python object for C++ that holds and drops it on any thread, with the lock or without.
 using Held = std::shared_ptr<const py::object>;
 Held hold(py::object object);

@@ -21,7 +21,7 @@ constexpr Word<DeviceKind> kDevices[] = {{"cpu", DeviceKind::kCpu}, {"cuda", Dev
 // Its end waits for the thread that computes, which may be waiting for the interpreter's lock.
 std::shared_ptr<LiveEngine> make_live(Engine engine) {
   return {new LiveEngine(std::move(engine)), [](const LiveEngine* live) {
-            std::optional<py::gil_scoped_release> unlocked;
+            std::optional<Unlocked> unlocked;
             if (PyGILState_Check()) unlocked.emplace();
             delete live;
           }};
@@ -126,7 +126,7 @@ void add_engine(py::module_& module) {
       .def_property_readonly("size", &Tokenizer::size);
   py::class_<LiveEngine, std::shared_ptr<LiveEngine>>(module, "Engine")
       .def(py::init(&load), "folder"_a, "options"_a)
-      .def("close", &LiveEngine::close, py::call_guard<py::gil_scoped_release>())
+      .def("close", &LiveEngine::close, py::call_guard<Unlocked>())
       .def_property_readonly("is_closed", &LiveEngine::is_closed)
       .def_property_readonly("folder", [](const LiveEngine& self) { return self.engine().folder().string(); })
       .def_property_readonly("facts", [](const LiveEngine& self) { return to_python(self.engine().facts()); })

@@ -38,6 +38,7 @@ PYBIND11_MODULE(_native, module) {
   add_engine(module);
   add_sessions(module);
   add_tools(module);
+  module.def("leave_interpreter", &leave_interpreter);
 }
 
 }  // namespace espalier::python

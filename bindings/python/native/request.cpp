@@ -221,7 +221,7 @@ void add_prompts(py::module_& module) {
       .def(py::init(&image_from_tensor), "pixels"_a)
       .def_static(
           "read", [](const std::string& file) { return std::make_shared<Image>(read_image(file)); }, "file"_a,
-          py::call_guard<py::gil_scoped_release>())
+          py::call_guard<Unlocked>())
       .def_static(
           "decode",
           [](const py::bytes& bytes) {
@@ -243,8 +243,7 @@ void add_prompts(py::module_& module) {
            }),
            "text"_a, "images"_a, "example_begins"_a);
   module.def(
-      "read_chat", [](const std::string& file) { return read_chat(file); }, "file"_a,
-      py::call_guard<py::gil_scoped_release>());
+      "read_chat", [](const std::string& file) { return read_chat(file); }, "file"_a, py::call_guard<Unlocked>());
 }
 
 }  // namespace espalier::python

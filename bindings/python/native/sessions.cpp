@@ -207,7 +207,7 @@ py::list submit(LiveScheduler& self, const Request& request, size_t samples, con
 py::object load_of(LiveScheduler& self) {
   SchedulerLoad l;
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     l = self.use([](const Scheduler& scheduler) { return scheduler.load(); });
   }
   return py::module_::import("espalier.results")
@@ -244,7 +244,7 @@ void add_sessions(py::module_& module) {
            "engine"_a, "kv_bytes"_a, "prefix_cache_bytes"_a, "max_waiting"_a)
       .def("submit", &submit, "request"_a, "samples"_a, "callbacks"_a)
       .def("load", &load_of)
-      .def("close", &LiveScheduler::close, py::call_guard<py::gil_scoped_release>());
+      .def("close", &LiveScheduler::close, py::call_guard<Unlocked>());
 }
 
 }  // namespace espalier::python

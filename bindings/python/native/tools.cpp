@@ -43,7 +43,7 @@ py::object replay(py::handle policy, const std::string& layout, std::map<std::st
   const PolicyPtr walked = policy_of(policy);
   Replayed replayed;
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     replayed = espalier::replay(walked, {layout, std::move(signals)});
   }
   py::tuple points(replayed.points.size());
@@ -117,7 +117,7 @@ std::string check_property(const std::string& name, py::object make) {
                                     return policy_of((*make)(fraction(ratio.num, ratio.den)));
                                   });
                                 }};
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   for (const auto& [known, property] : kProperties)
     if (name == known) {
       const c10::InferenceMode no_gradients;
