@@ -21,8 +21,16 @@ bool is_main_thread() {
 // it looks at the count: none of them can be missed.
 std::atomic<unsigned long> leaving_thread = 0;
 std::atomic<int> coming_back = 0;
+std::atomic<int> inside = 0;
 
 }  // namespace
+
+Inside::Inside() {
+  ++inside;
+}
+Inside::~Inside() {
+  --inside;
+}
 
 Unlocked::~Unlocked() {
   ++coming_back;
@@ -36,10 +44,15 @@ Unlocked::~Unlocked() {
 }
 
 void leave_interpreter() {
+  const auto wait_for_none = [](const std::atomic<int>& count) {
+    PyThreadState* state = PyEval_SaveThread();
+    while (count > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    PyEval_RestoreThread(state);
+  };
+  do wait_for_none(inside);
+  while (inside > 0);  // one that came while this thread took the lock
   leaving_thread = PyThread_get_thread_ident();
-  PyThreadState* state = PyEval_SaveThread();
-  while (coming_back > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  PyEval_RestoreThread(state);
+  wait_for_none(coming_back);
 }
 
 Raised::Raised(const py::error_already_set& error) : value_(hold(error.value())), what_(error.what()) {

@@ -33,7 +33,20 @@ class Raised : public std::exception {
   std::string what_;
 };
 
-// Gives the interpreter's lock up while it lives.
+// The interpreter ends threads that want its lock while it ends itself. One that is in the midst of C++ then takes the
+// process along with an abort, so the end waits for calls that are inside, and lets none come back after that.
+
+// Guards a call that returns what it makes of Python objects. Something must end the call when the program ends.
+class Inside {
+ public:
+  Inside();
+  ~Inside();
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+};
+
+// Gives the interpreter's lock up while it lives. On other threads than the one that ends the program its end may never
+// come: they wait for the end of the process there.
 class Unlocked {
  public:
   Unlocked() : state_(PyEval_SaveThread()) {}
@@ -45,9 +58,7 @@ class Unlocked {
   PyThreadState* state_;
 };
 
-// The program ends, on this thread, which has the lock. The interpreter ends threads that ask for its lock from then
-// on, and where one is in the midst of C++ that ends the process with an abort: after this, other threads that come
-// back from Espalier wait for the end instead.
+// The program ends, on this thread, which has the lock; all that could keep a call inside has been closed.
 void leave_interpreter();
 
 // A Python object for C++ that holds and drops it on any thread, with the lock or without.

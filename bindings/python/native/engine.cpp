@@ -133,9 +133,9 @@ void add_engine(py::module_& module) {
       .def_property_readonly(
           "tokenizer", [](const LiveEngine& self) -> const Tokenizer& { return self.engine().tokenizer(); },
           py::return_value_policy::reference_internal)
-      .def("generate", &generate, "requests"_a, "callbacks"_a)
-      .def("look_at", &look_at, "picture"_a)
-      .def("count_tokens", &count_tokens, "prompt"_a);
+      .def("generate", &generate, "requests"_a, "callbacks"_a, py::call_guard<Inside>())
+      .def("look_at", &look_at, "picture"_a, py::call_guard<Inside>())
+      .def("count_tokens", &count_tokens, "prompt"_a, py::call_guard<Inside>());
 }
 
 }  // namespace espalier::python

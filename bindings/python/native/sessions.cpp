@@ -223,15 +223,15 @@ py::object load_of(LiveScheduler& self) {
 void add_sessions(py::module_& module) {
   py::class_<LiveSession, std::shared_ptr<LiveSession>>(module, "Session", py::release_gil_before_calling_cpp_dtor())
       .def(py::init(&make_session), "engine"_a, "policy"_a, "system"_a, "sticky"_a, "generation"_a)
-      .def("ask", &ask, "turn"_a, "callbacks"_a)
+      .def("ask", &ask, "turn"_a, "callbacks"_a, py::call_guard<Inside>())
       .def("chat", &LiveSession::chat);
   py::class_<LiveTicket, std::shared_ptr<LiveTicket>>(module, "Ticket")
       .def_property_readonly("is_done", &LiveTicket::is_done)
       .def("cancel", &LiveTicket::cancel)
       .def_property_readonly("rings", &LiveTicket::rings)
       .def("listen", &LiveTicket::listen, "seen"_a, "listener"_a)
-      .def("next", &LiveTicket::next, "timeout"_a)
-      .def("result", &LiveTicket::result, "timeout"_a);
+      .def("next", &LiveTicket::next, "timeout"_a, py::call_guard<Inside>())
+      .def("result", &LiveTicket::result, "timeout"_a, py::call_guard<Inside>());
   py::class_<LiveScheduler, std::shared_ptr<LiveScheduler>>(module, "Scheduler",
                                                             py::release_gil_before_calling_cpp_dtor())
       .def(py::init([](std::shared_ptr<LiveEngine> engine, int64_t kv_bytes, int64_t prefix_cache_bytes,
@@ -242,8 +242,8 @@ void add_sessions(py::module_& module) {
                                                                              .max_waiting = max_waiting});
            }),
            "engine"_a, "kv_bytes"_a, "prefix_cache_bytes"_a, "max_waiting"_a)
-      .def("submit", &submit, "request"_a, "samples"_a, "callbacks"_a)
-      .def("load", &load_of)
+      .def("submit", &submit, "request"_a, "samples"_a, "callbacks"_a, py::call_guard<Inside>())
+      .def("load", &load_of, py::call_guard<Inside>())
       .def("close", &LiveScheduler::close, py::call_guard<Unlocked>());
 }
 

@@ -129,14 +129,15 @@ std::string check_property(const std::string& name, py::object make) {
 }  // namespace
 
 void add_tools(py::module_& module) {
-  module.def("record", &record, "engine"_a, "request"_a, "only"_a, "callbacks"_a, "generated"_a);
-  module.def("replay", &replay, "policy"_a, "layout"_a, "signals"_a);
-  module.def("inspect", &inspect, "engine"_a, "requests"_a, "callbacks"_a);
-  module.def("evaluate", &evaluate, "engine"_a, "policies"_a, "options"_a, "callbacks"_a);
+  module.def("record", &record, "engine"_a, "request"_a, "only"_a, "callbacks"_a, "generated"_a,
+             py::call_guard<Inside>());
+  module.def("replay", &replay, "policy"_a, "layout"_a, "signals"_a, py::call_guard<Inside>());
+  module.def("inspect", &inspect, "engine"_a, "requests"_a, "callbacks"_a, py::call_guard<Inside>());
+  module.def("evaluate", &evaluate, "engine"_a, "policies"_a, "options"_a, "callbacks"_a, py::call_guard<Inside>());
   py::tuple names(std::size(kProperties));
   for (size_t i = 0; i < std::size(kProperties); ++i) names[i] = kProperties[i].first;
   module.attr("PROPERTIES") = names;
-  module.def("check_property", &check_property, "name"_a, "make"_a);
+  module.def("check_property", &check_property, "name"_a, "make"_a, py::call_guard<Inside>());
   module.def("conformance_model", [] { return to_python(conformance_model()); });
 }
 

@@ -11,8 +11,9 @@ import pytest
 
 PROGRAMS = {
     "a call in a thread": """
+        answers = []  # torch gives the lock up while it frees a tensor, and the thread would be ended in there
         def ask():
-            engine.generate("what?", [picture], policy=Norms(), on_token=slow, **LONG)
+            answers.append(engine.generate("what?", [picture], policy=Norms(), on_token=slow, **LONG))
         threading.Thread(target=ask, daemon=True).start()
         begun.wait()
         """,
