@@ -102,7 +102,7 @@ std::shared_ptr<const ImageHandle> Engine::look_at(std::shared_ptr<const Image> 
 
 TokenCounts Engine::count_tokens(const Prompt& prompt) const {
   const LoadedModel& model = impl().model;
-  const PackedPrompt packed = in_our_words([&] { return pack_prompt(model, prompt, 0); });
+  const PackedPrompt packed = in_our_words([&] { return pack_prompt(model, prompt, std::nullopt); });
   TokenCounts counts;
   counts.prompt_tokens = packed.layout->num_tokens;
   for (size_t i = 0; i < packed.images.size(); ++i)

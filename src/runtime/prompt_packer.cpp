@@ -190,7 +190,7 @@ std::vector<ImagePlan> plan_images(const LoadedModel& model, const std::vector<I
 
 }  // namespace
 
-PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens,
+PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, std::optional<int64_t> new_tokens,
                          const PruningPolicy* policy) {
   Rendered rendered = std::visit([&](const auto& p) { return render(model, p); }, prompt);
   check_images(model, rendered.images);
@@ -218,7 +218,7 @@ PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t
   const int64_t n = builder.length();
   if (n == 0) throw Error("prompt: it has no tokens");
   PromptPositions positions = model.front_end.positions(layout);
-  check_length(model, n, positions.next, new_tokens);
+  if (new_tokens) check_length(model, n, positions.next, *new_tokens);
   layout.num_tokens = n;
   layout.position_id = std::move(positions.ids);
   packed.next_position = positions.next;

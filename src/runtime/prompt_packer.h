@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,8 @@ struct PackedPrompt {
 };
 
 // Pictures take the shape that the policy wants. Throws Error when placeholders and images do not match, or the prompt
-// with `new_tokens` behind it passes the position limit.
-PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, int64_t new_tokens,
+// with `new_tokens` after it passes the position limit; nullopt: it is not to run, and may pass it.
+PackedPrompt pack_prompt(const LoadedModel& model, const Prompt& prompt, std::optional<int64_t> new_tokens,
                          const PruningPolicy* policy = nullptr);
 
 }  // namespace espalier

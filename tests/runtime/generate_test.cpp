@@ -331,6 +331,15 @@ TEST(CountTokens, BeforeAnythingRuns) {
   EXPECT_EQ(counts.prompt_tokens, std::ssize(engine().generate(request_of(prompt, "none", 1)).prompt_token_ids));
 }
 
+// Whoever shortens a prompt until it fits asks so.
+TEST(CountTokens, AlsoOfWhatIsTooLong) {
+  const Prompt prompt = test::in_context_prompt(300);
+  const TokenCounts counts = engine().count_tokens(prompt);
+  EXPECT_GT(counts.prompt_tokens, counts.max_positions);
+  expect_says(message_of<Error>([&] { engine().generate(request_of(prompt, "none", 1)); }),
+              {"prompt: ", "pass the model's limit of 4096"});
+}
+
 // ---- dtypes ----
 
 class LowPrecision : public testing::TestWithParam<ComputeDtype> {};
