@@ -33,7 +33,7 @@ espalier=$(readlink -f "$espalier")
 
 # The layer before which the decoder's policies cut, from the curve: in layer 2 the model begins to read its pictures (what a word names), so
 # this is the first place with a signal; spots and colours are read in layer 3 and all else in 6 and 7, behind it. Layer 2, the default of
-# most policies, stands beside it. models/crowded looks for what is asked about from layer 2 on and reads it in layer 5: READ is behind that.
+# most policies, stands beside it. models/crowded looks for what is asked about from layer 2 on and reads it in layer 5: READ is after that.
 readonly K=3 READ=6
 cells=(bind/shape-2x1 bind/shape-2x2 bind/shape-4x1 bind/colour-2x1 bind/colour-2x2 bind/spot-2x1 define)
 readonly in_context=("${cells[@]/#/--suite=}")
@@ -53,7 +53,8 @@ printed() {
 # eval_table NAME ITEMS ARGUMENT...
 eval_table() {
   printed "$1.json" "$espalier" eval --model "$model" "${threads[@]}" --items "$2" --json --markdown "$out/$1.md" \
-    --answers "$work/$1.answers.jsonl" --resume "${@:3}"
+    --answers "$out/$1.answers.partial" --resume "${@:3}"
+  rm -f "$out/$1.answers.partial"  # of this binary and model: another run must not find them
 }
 
 plotted_table() { eval_table "$@" --svg "$out/$1.svg"; }

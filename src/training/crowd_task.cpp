@@ -7,7 +7,6 @@
 #include <numeric>
 #include <utility>
 
-#include "families/llava/tower.h"
 #include "synth/items.h"
 #include "synth/screens.h"
 #include "training/patch_labels.h"
@@ -282,8 +281,7 @@ class CrowdTask : public LanguageTask {
     for (int64_t first = 0; first < count; first += kPicturesAtOnce) {
       const auto begin = draft.drawings.begin() + first;
       const std::vector<synth::Drawing> some(begin, begin + std::min(kPicturesAtOnce, count - first));
-      parts.push_back(
-          run_tower(config(), tower_, pixels_of(processor_, some), config().last_vision_layer()).patches.flatten(0, 1));
+      parts.push_back(patch_features(config(), tower_, processor_, some));
     }
     return torch::cat(parts);
   }

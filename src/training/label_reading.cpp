@@ -5,7 +5,6 @@
 
 #include <vector>
 
-#include "families/llava/tower.h"
 #include "synth/crowd.h"
 #include "training/patch_labels.h"
 #include "training/tower_task.h"
@@ -36,9 +35,7 @@ void read_labels_from_tower(const LlavaConfig& config, const ImageProcessor& pro
       drawings.push_back(synth::draw(scene, static_cast<int>(config.vision.image_size)));
       labels.push_back(label_features(patch_labels(scene, synth::patch_covers(drawings.back(), grid, grid)), width));
     }
-    const at::Tensor features = run_tower(config, tower, pixels_of(processor, drawings), config.last_vision_layer())
-                                    .patches.flatten(0, 1)
-                                    .to(torch::kDouble);
+    const at::Tensor features = patch_features(config, tower, processor, drawings).to(torch::kDouble);
     const at::Tensor with_one = torch::cat({features, torch::ones({features.size(0), 1}, torch::kDouble)}, 1);
     products += with_one.t().mm(with_one) / (kPictures * grid * grid);
     with_labels += with_one.t().mm(torch::cat(labels).to(torch::kDouble)) / (kPictures * grid * grid);

@@ -28,7 +28,8 @@ class Parameters {
   const at::Tensor& at(std::string_view name) const;  // throws Error for a name that is not there
   void set(std::string_view name, const at::Tensor& value);
 
-  // Asks for gradients of the names that begin with one of `prefixes`, and of no others; these, in their order.
+  // Asks for gradients of the names that begin with one of `prefixes` and none of `except`, and of no others; these, in
+  // their order.
   std::vector<Parameter> train_only(const std::vector<std::string>& prefixes,
                                     const std::vector<std::string>& except = {});
 

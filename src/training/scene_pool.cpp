@@ -9,7 +9,6 @@
 
 #include "base/safetensors.h"
 #include "espalier/error.h"
-#include "families/llava/tower.h"
 #include "training/tower_task.h"
 
 namespace espalier {
@@ -74,7 +73,7 @@ ScenePool::ScenePool(const PoolPlan& plan, const LlavaConfig& config, const Imag
   } else {
     const torch::NoGradGuard no_gradients;
     const ClipWeights weights = bind_parameters(config, parameters, torch::kBFloat16).vision;
-    const at::Tensor features = torch::empty({count, patches, width}, torch::kBFloat16);
+    features_ = torch::empty({count * patches, width}, torch::kBFloat16);
     for (int64_t first = 0; first < count; first += kPicturesAtOnce) {
       if (should_cancel && should_cancel()) return;
       std::vector<synth::Drawing> drawings;
@@ -82,11 +81,9 @@ ScenePool::ScenePool(const PoolPlan& plan, const LlavaConfig& config, const Imag
       for (int64_t i = first; i < end; ++i)
         drawings.push_back(synth::draw(pool_scene(seeds_[static_cast<size_t>(i)],
                                                   scenes_[static_cast<size_t>(i)].spot.has_value(), plan.difficulty)));
-      features.slice(0, first, end)
-          .copy_(run_tower(config, weights, pixels_of(processor, drawings), config.last_vision_layer()).patches);
+      features_.slice(0, first * patches, end * patches).copy_(patch_features(config, weights, processor, drawings));
       if (on_progress) on_progress(end, count);
     }
-    features_ = features.view({count * patches, width});
     const TensorToWrite tensor{"features", Dtype::kBF16, {count * patches, width}, features_.const_data_ptr()};
     write_safetensors(cache, {&tensor, 1}, {{"made_for", made_for}});
   }

@@ -222,4 +222,9 @@ at::Tensor pixels_of(const ImageProcessor& processor, const std::vector<synth::D
   return torch::stack(pixels);
 }
 
+at::Tensor patch_features(const LlavaConfig& config, const ClipWeights& tower, const ImageProcessor& processor,
+                          const std::vector<synth::Drawing>& drawings) {
+  return run_tower(config, tower, pixels_of(processor, drawings), config.last_vision_layer()).patches.flatten(0, 1);
+}
+
 }  // namespace espalier

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "model/clip_tower.h"
 #include "pictures/image_processor.h"
 #include "synth/scene.h"
 #include "training/trainer.h"
@@ -38,5 +39,9 @@ synth::Scene crowded_picture(uint64_t seed, int64_t i, const synth::Difficulty& 
 
 // Pixel values of pictures, float32 [n, 3, s, s].
 at::Tensor pixels_of(const ImageProcessor& processor, const std::vector<synth::Drawing>& drawings);
+
+// What the projector reads of them, patch by patch, all at once in the tower: [n * patches, d_v].
+at::Tensor patch_features(const LlavaConfig& config, const ClipWeights& tower, const ImageProcessor& processor,
+                          const std::vector<synth::Drawing>& drawings);
 
 }  // namespace espalier

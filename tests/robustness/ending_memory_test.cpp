@@ -171,6 +171,13 @@ Tried refuse_everywhere(Memory& memory, const std::function<std::vector<int32_t>
   return tried;
 }
 
+std::vector<int32_t> ask(Scheduler& scheduler, const Request& request, Memory& memory) {
+  const Ticket ticket = scheduler.submit(request);
+  const Result& result = ticket.result();
+  memory.is_there_again();  // for the copy
+  return result.token_ids;
+}
+
 class EndingMemory : public testing::Test {
  protected:
   void SetUp() override {
@@ -203,13 +210,7 @@ TEST_P(EndingMemoryUnder, OfARequestInAQueue) {
   const Engine engine = load(1);
   Scheduler scheduler(engine);
   for (Memory* memory : {&tensor_memory, &small_memory}) {
-    const auto ask = [&] {
-      const Ticket ticket = scheduler.submit(request);
-      const Result& result = ticket.result();
-      memory->is_there_again();  // for the copy
-      return result.token_ids;
-    };
-    EXPECT_GT(refuse_everywhere(*memory, ask).ended, 0);
+    EXPECT_GT(refuse_everywhere(*memory, [&] { return ask(scheduler, request, *memory); }).ended, 0);
   }
   const SchedulerLoad load = scheduler.load();
   EXPECT_EQ(load.waiting + load.running + load.kv_bytes_promised + load.kv_bytes_in_use, 0);
@@ -220,17 +221,24 @@ TEST_F(EndingMemory, OfATurn) {
   const Engine engine = load(1);
   std::unique_ptr<Session> session;
   std::vector<Part> turn;  // made while there is memory
+  const auto words = [] { return std::vector<Part>{TextPart{"what is it?"}}; };
   const auto begin = [&] {
     session = std::make_unique<Session>(engine, SessionOptions{.generation = asks_in_words().options});
-    turn = {TextPart{"what is it?"}};
+    turn = words();
   };
   begin();
   for (Memory* memory : {&tensor_memory, &small_memory}) {
-    const auto ask = [&] {
-      std::vector<int32_t> ids = session->ask(turn.empty() ? std::vector<Part>{} : std::move(turn)).token_ids;
-      memory->is_there_again();
-      begin();
-      return ids;
+    const auto ask = [&]() -> std::vector<int32_t> {
+      try {
+        std::vector<int32_t> ids = session->ask(std::move(turn)).token_ids;
+        memory->is_there_again();
+        begin();
+        return ids;
+      } catch (...) {  // the session stays, and is asked the same again
+        memory->is_there_again();
+        turn = words();
+        throw;
+      }
     };
     EXPECT_GT(refuse_everywhere(*memory, ask, kAllPlaces).ended, 0);
   }
@@ -241,13 +249,10 @@ TEST_F(EndingMemory, AnywhereInAShortRequest) {
   Scheduler scheduler(engine);
   const Request request = asks_in_words();
   for (Memory* memory : {&tensor_memory, &small_memory}) {
-    const auto ask = [&] {
-      const Ticket ticket = scheduler.submit(request);
-      const Result& result = ticket.result();
-      memory->is_there_again();  // for the copy
-      return result.token_ids;
-    };
-    EXPECT_GT(refuse_everywhere(*memory, ask, kAllPlaces).ended, 0);
+    EXPECT_GT(refuse_everywhere(
+                  *memory, [&] { return ask(scheduler, request, *memory); }, kAllPlaces)
+                  .ended,
+              0);
   }
 }
 

@@ -19,7 +19,6 @@
 #include <utility>
 
 #include "espalier/error.h"
-#include "families/llava/tower.h"
 #include "tests/support/tensors.h"
 #include "training/curriculum.h"
 #include "training/label_reading.h"
@@ -407,8 +406,7 @@ TEST_F(CrowdTasks, LabelsAreReadFromATower) {
   const at::Tensor expected = first_layer(torch::cat(labels));
   read_labels_from_tower(config, *processor_, parameters, 3);
   const ClipWeights tower = bind_parameters(config, parameters, torch::kFloat).vision;
-  const at::Tensor said = first_layer(
-      run_tower(config, tower, pixels_of(*processor_, drawings), config.last_vision_layer()).patches.flatten(0, 1));
+  const at::Tensor said = first_layer(patch_features(config, tower, *processor_, drawings));
   const double left = (said - expected).square().sum().item<double>();
   const double around_mean = (expected - expected.mean(0)).square().sum().item<double>();
   EXPECT_LT(left, 0.7 * around_mean);

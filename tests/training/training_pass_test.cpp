@@ -150,18 +150,23 @@ TEST(TrainingPass, GradientsEqualFiniteDifferences) {
       inputs, 1e-6);
 }
 
+// What a decoder of five layers says without two of them, the lower one first. Bound weights share the masters' memory,
+// which surgery is about to overwrite.
+at::Tensor logits_without(const LlavaConfig& deep, const Parameters& parameters, const TrainingBatch& batch, int lower,
+                          int upper) {
+  LlavaWeights shallow = bind_parameters(deep, parameters, at::kFloat);
+  for (const int layer : {upper, lower}) shallow.decoder.layers.erase(shallow.decoder.layers.begin() + layer);
+  LlavaConfig three = deep;
+  three.decoder.num_layers = 3;
+  return run_decoder(three, shallow, batch).logits.clone();
+}
+
 TEST(LayerSurgery, LayersInFrontThatWriteNothingChangeNothing) {
   const torch::NoGradGuard no_gradients;
   const LlavaConfig deep = small_config(5);
   Parameters parameters = random_parameters(deep);
   const TrainingBatch batch = small_batch(at::kFloat);
-  LlavaWeights shallow = bind_parameters(deep, parameters, at::kFloat);
-  shallow.decoder.layers.erase(shallow.decoder.layers.begin() + 3);
-  shallow.decoder.layers.erase(shallow.decoder.layers.begin() + 1);
-  LlavaConfig three = deep;
-  three.decoder.num_layers = 3;
-  // Bound weights share the masters' memory, which surgery is about to overwrite.
-  const at::Tensor expected = run_decoder(three, shallow, batch).logits.clone();
+  const at::Tensor expected = logits_without(deep, parameters, batch, 1, 3);
   move_layers_back(deep, parameters, {1, 3}, 3);
   test::expect_close(run_decoder(deep, bind_parameters(deep, parameters, at::kFloat), batch).logits, expected, 1e-6);
 }
@@ -171,11 +176,7 @@ TEST(LayerSurgery, SilentLayersAreAsIfTheyWereNotThere) {
   const LlavaConfig deep = small_config(5);
   Parameters parameters = random_parameters(deep);
   const TrainingBatch batch = small_batch(at::kFloat);
-  LlavaWeights shallow = bind_parameters(deep, parameters, at::kFloat);
-  shallow.decoder.layers.erase(shallow.decoder.layers.begin(), shallow.decoder.layers.begin() + 2);
-  LlavaConfig three = deep;
-  three.decoder.num_layers = 3;
-  const at::Tensor expected = run_decoder(three, shallow, batch).logits.clone();
+  const at::Tensor expected = logits_without(deep, parameters, batch, 0, 1);
   const at::Tensor query = parameters.at(layer_prefix(0) + "self_attn.q_proj.weight").clone();
   silence_first_layers(parameters, 2);
   test::expect_close(run_decoder(deep, bind_parameters(deep, parameters, at::kFloat), batch).logits, expected, 1e-6);
