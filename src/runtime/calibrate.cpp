@@ -14,6 +14,7 @@
 #include "runtime/encode.h"
 #include "runtime/engine_impl.h"
 #include "runtime/fit_costs.h"
+#include "runtime/pace.h"
 
 namespace espalier {
 
@@ -219,8 +220,11 @@ std::vector<CheckedPass> check_costs(const Engine& engine, const CostModel& cost
   for (int64_t i = 0; i < count; ++i)
     order.push_back(policies[static_cast<size_t>(uniform(draws, 0, std::ssize(policies) - 1))]);
   std::vector<CheckedPass> checked;
+  Pace pace;
   for (Pass& pass : run_all(engine, order, draws, options)) {
-    pass.seen.predicted_ms = costs.milliseconds(pass.work);
+    const double by_costs_ms = costs.milliseconds(pass.work);
+    pass.seen.predicted_ms = pace.now() * by_costs_ms;
+    pace.saw(by_costs_ms, pass.seen.measured_ms);
     checked.push_back(std::move(pass.seen));
   }
   return checked;

@@ -30,8 +30,8 @@ struct CheckedPass {
   double predicted_ms = 0, measured_ms = 0;  // to the first token
 };
 
-// What `costs` predict of other prompts, each under one of the policies with an amount of its own, against what they
-// take.
+// What is predicted of other prompts, each under one of the policies with an amount of its own, against what they take:
+// by `costs`, at the pace of those before it (pace.h).
 std::vector<CheckedPass> check_costs(const Engine& engine, const CostModel& costs, int64_t passes,
                                      const CalibrateOptions& options);
 

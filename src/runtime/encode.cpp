@@ -24,12 +24,16 @@ bool reads_vision_layer(const Sequence& sequence, int layer) {
 
 // What was seen of the picture before, by its handle or in the cache; else `look` looks, and the cache keeps it.
 template <typename Look>
-VisionFeatures features_once(const ImagePart& part, const ImagePlan& plan, ImageCache* cache, const Look& look) {
+VisionFeatures features_once(const ImagePart& part, const ImagePlan& plan, ImageCache* cache, int64_t& found_in_cache,
+                             const Look& look) {
   if (part.handle)
     if (const VisionFeatures* features = part.handle->features(plan)) return *features;
   if (!cache) return look();
   const ImageCache::Key key = ImageCache::key_of(*part.image, plan);
-  if (const auto found = cache->find(key)) return *found;
+  if (const auto found = cache->find(key)) {
+    ++found_in_cache;
+    return *found;
+  }
   const VisionFeatures features = look();
   cache->keep(key, features);
   return features;
@@ -140,7 +144,8 @@ void Encoding::run_picture(size_t image) {
                            is_observed ? VisionObserver(observe) : VisionObserver());
   };
   const bool may_reuse = !is_watched() && !(watcher && watcher->watches_pixels()) && !inputs_.pixel_values.defined();
-  const VisionFeatures features = may_reuse ? features_once(prompt.images[image], plan, inputs_.cache, look) : look();
+  const VisionFeatures features =
+      may_reuse ? features_once(prompt.images[image], plan, inputs_.cache, pictures_found_, look) : look();
   patches_.push_back(features.patches.flatten(0, -2));
   if (features.classes.defined()) classes_.push_back(features.classes);
 }

@@ -34,6 +34,8 @@ class Encoding {
   // The next picture; behind the last, the decoder's input. False when nothing is left.
   bool step();
   int64_t pictures_done() const { return static_cast<int64_t>(next_); }
+  // Of those, found in the cache.
+  int64_t pictures_found() const { return pictures_found_; }
   // Times go to the sequence's statistics. Waits for the device.
   void record_times();
 
@@ -51,6 +53,7 @@ class Encoding {
   Sequence& sequence_;
   EncodeInputs inputs_;
   size_t next_ = 0;  // picture
+  int64_t pictures_found_ = 0;
   bool is_done_ = false;
   VisionSignalSource vision_;
   std::vector<at::Tensor> patches_, classes_;  // of the pictures so far

@@ -96,14 +96,14 @@ int64_t RequestRun::most_kv_bytes() const {
   return rows.most_cached(request.options.max_new_tokens) * bytes_per_kv_row(model.config.decoder, model.dtype);
 }
 
-void RequestRun::solve_amount(double allowed_ms) {
+void RequestRun::solve_amount(double allowed_ms, double pace) {
   solved->amount.waited_ms =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - submitted).count() - packing_ms;
   if (solved->reshapes) return;  // what becomes of its pictures was decided when they were planned
   const double waited_ms = solved->amount.waited_ms;
   const std::string before = solved->amount.policy;
   // Packing is behind it, and part of what is expected.
-  solved = espalier::solve_amount({model, request, sequence.prompt, *policy}, allowed_ms + packing_ms);
+  solved = espalier::solve_amount({model, request, sequence.prompt, *policy, pace}, allowed_ms + packing_ms);
   solved->amount.waited_ms = waited_ms;
   if (solved->amount.policy == before) return;
   sequence.follow(model, solved->policy);
@@ -153,7 +153,7 @@ void RequestRun::sample(std::span<float> logits) {
 }
 
 Result RequestRun::take_result() {
-  if (encoding) encoding->record_times();
+  if (encoding) encoding->record_times();  // it ended before its prefill did
   Result r;
   r.text = answer.text();
   r.token_ids = answer.ids();

@@ -67,8 +67,8 @@ struct RequestRun {
   // callers.
   bool is_cancelled() const;
   bool should_cancel();
-  // With a deadline: decides anew how much stays, before it begins. `allowed_ms` from now on.
-  void solve_amount(double allowed_ms);
+  // With a deadline: decides anew how much stays, before it begins. `allowed_ms` from now on, at this pace.
+  void solve_amount(double allowed_ms, double pace);
   // The next token, from the model's logits, float32 [vocab]; changed in place.
   void sample(std::span<float> logits);
   Result take_result();

@@ -240,13 +240,13 @@ void Schedule::solve_first_waiting() {
     Waiting& waiting = queue.emplace_back();
     if (!run->deadline) continue;
     waiting.left_ms = std::chrono::duration<double, std::milli>(*run->deadline - now).count();
-    waiting.least_ms = run->solved->least_ms;
+    waiting.least_ms = pace_.now() * run->solved->least_by_costs_ms;
   }
   // Behind each layer those that run take a step of theirs.
   const double for_others = decoding_.empty() ? 0
                                               : model_.config.decoder.num_layers *
                                                     std::chrono::duration<double, std::milli>(token_time_).count();
-  first.solve_amount(time_share(queue) - for_others);
+  first.solve_amount(time_share(queue) - for_others, pace_.now());
 }
 
 void Schedule::count_started(const RequestRun& run) {
@@ -367,6 +367,11 @@ void Schedule::prefill_layer() {
   show_progress(runs, "prefill", [&](const RequestRun&) { return std::pair(pass.depth(), layers); });
   if (pass.depth() < layers) return;
   at::Tensor logits = pass.finish();
+  for (const auto& run : runs) {
+    run->encoding->record_times();
+    if (runs.size() == 1) learn_pace(*run);
+    run->encoding.reset();
+  }
   keep_prefixes(runs);
   spread_samples(runs, logits);
   decoding_.reserve(decoding_.size() + runs.size());  // so that nothing can be lost below for want of memory
@@ -382,6 +387,12 @@ void Schedule::prefill_layer() {
   last_token_ = std::chrono::steady_clock::now();
 }
 
+// A request with a time, of which nothing was known before, shows how fast the machine is now.
+void Schedule::learn_pace(RequestRun& run) {
+  if (!run.deadline || run.sequence.prefix.found || run.encoding->pictures_found() > 0) return;
+  pace_.saw(run.solved->by_costs_ms, run.sequence.stats.first_token_ms());
+}
+
 // From here on each answer to a prompt runs for itself. Nothing is moved before all memory is there.
 void Schedule::spread_samples(Runs& runs, at::Tensor& logits) {
   Runs all;
@@ -389,8 +400,6 @@ void Schedule::spread_samples(Runs& runs, at::Tensor& logits) {
   for (size_t i = 0; i < runs.size(); ++i) {
     rows.resize(rows.size() + runs[i]->num_answers(), static_cast<int64_t>(i));
     if (runs[i]->samples.empty()) continue;
-    runs[i]->encoding->record_times();  // what encode took is known to all of them
-    runs[i]->encoding.reset();
     for (auto& other : runs[i]->samples) {
       other->sequence.go_on_from(runs[i]->sequence);
       other->solved = runs[i]->solved;

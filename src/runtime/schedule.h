@@ -17,6 +17,7 @@
 #include "kernels/support/chosen_kernels.h"
 #include "runtime/decoder_pass.h"
 #include "runtime/image_cache.h"
+#include "runtime/pace.h"
 #include "runtime/recorded_steps.h"
 #include "runtime/request_run.h"
 
@@ -77,6 +78,7 @@ class Schedule {
   void start_prefill();
   void prefill_slice();
   void prefill_layer();
+  void learn_pace(RequestRun& run);
   static void spread_samples(Runs& runs, at::Tensor& logits);
   void decode_step();
   at::Tensor decode(const std::vector<Sequence*>& sequences, const std::vector<int32_t>& ids);
@@ -104,7 +106,8 @@ class Schedule {
   Runs decoding_;
   // What other threads may look at.
   std::atomic<int64_t> num_waiting_ = 0, num_running_ = 0, kv_bytes_promised_ = 0;
-  kernels::ChosenKernels::Seen seen_kernels_;        // since it was idle
+  kernels::ChosenKernels::Seen seen_kernels_;  // since it was idle
+  Pace pace_;
   const kernels::ChosenKernels* kernels_ = nullptr;  // the same and this step's, during a step
   std::chrono::steady_clock::time_point last_token_;
   std::chrono::steady_clock::duration token_time_{};

@@ -27,7 +27,7 @@ struct Expected {
   int64_t kv_bytes = 0;
   bool is_reshaped = false;
   Work work = {};
-  double milliseconds = 0;  // where costs are asked for
+  double by_costs_ms = 0;  // where costs are asked for
 };
 
 // Whether the policy wants pictures in another shape than the prompt was packed with.
@@ -50,19 +50,18 @@ class Solver {
     Expected whole = expected(make_policy("none"));
     std::vector<Expected> all = expected_amounts();
     if (costs_) {
-      whole.milliseconds = costs_->milliseconds(whole.work);
-      for (Expected& e : all) e.milliseconds = costs_->milliseconds(e.work);
+      whole.by_costs_ms = costs_->milliseconds(whole.work);
+      for (Expected& e : all) e.by_costs_ms = costs_->milliseconds(e.work);
     }
     const bool reshapes = std::ranges::any_of(all, &Expected::is_reshaped);
-    const double least_ms =
-        std::min(whole.milliseconds, std::ranges::min(all, {}, &Expected::milliseconds).milliseconds);
+    const double least_ms = std::min(whole.by_costs_ms, std::ranges::min(all, {}, &Expected::by_costs_ms).by_costs_ms);
     const auto solution = [&](const Expected& e, bool fits) {
       SolvedAmount amount{.policy = e.policy->spec(), .fits = fits, .kv_bytes = e.kv_bytes};
       if (costs_) {
-        amount.predicted_ms = e.milliseconds;
+        amount.predicted_ms = unsolved_.pace * e.by_costs_ms;
         amount.allowed_ms = allowed_ms_;
       }
-      return SolvedPolicy{e.policy, std::move(amount), least_ms, reshapes};
+      return SolvedPolicy{e.policy, std::move(amount), e.by_costs_ms, least_ms, reshapes};
     };
     if (fits(whole)) return solution(whole, true);
     if (const auto most = std::ranges::find_if(all, [&](const Expected& e) { return fits(e); }); most != all.end())
@@ -71,7 +70,7 @@ class Solver {
     if (fits_in_cache(whole)) storable.push_back(whole);  // where pruning takes longer than it saves
     std::ranges::copy_if(all, std::back_inserter(storable), [&](const Expected& e) { return fits_in_cache(e); });
     if (storable.empty()) refuse_cache(all);
-    return solution(std::ranges::min(storable, {}, &Expected::milliseconds), false);
+    return solution(std::ranges::min(storable, {}, &Expected::by_costs_ms), false);
   }
 
  private:
@@ -111,7 +110,7 @@ class Solver {
 
   bool fits_in_cache(const Expected& e) const { return !target_.kv_bytes || e.kv_bytes <= *target_.kv_bytes; }
   bool fits(const Expected& e) const {
-    return fits_in_cache(e) && (!target_.ttft_ms || e.milliseconds <= *allowed_ms_);
+    return fits_in_cache(e) && (!target_.ttft_ms || unsolved_.pace * e.by_costs_ms <= *allowed_ms_);
   }
 
   [[noreturn]] void refuse_cache(const std::vector<Expected>& all) const {

@@ -13,9 +13,10 @@
 namespace espalier {
 
 struct SolvedPolicy {
-  PolicyPtr policy;       // with its amount; "none" where all stays
-  SolvedAmount amount;    // but for waited_ms
-  double least_ms = 0;    // what the quickest amount is expected to take; with a target of time
+  PolicyPtr policy;     // with its amount; "none" where all stays
+  SolvedAmount amount;  // but for waited_ms
+  // With a target of time, by the costs alone: what this amount and the quickest take.
+  double by_costs_ms = 0, least_by_costs_ms = 0;
   bool reshapes = false;  // some amounts are for pictures of another shape, for which the prompt is packed anew
 };
 
@@ -24,6 +25,7 @@ struct UnsolvedRequest {
   const Request& request;
   const PackedPrompt& packed;   // with pictures as the model shows them
   const PruningPolicy& policy;  // with a target
+  double pace = 1;              // what times by the costs are multiplied by (pace.h)
 };
 
 // allowed_ms: for encode, select and prefill; with a target of time. Throws Error where `kv` is less than the least

@@ -26,6 +26,7 @@ class StatsRecorder {
   void reused(int64_t prompt_tokens) { stats_.reused_tokens = prompt_tokens; }
   void cached(const SequenceKv& kv);  // behind prefill
   void grown(const SequenceKv& kv);   // behind each generated token
+  double first_token_ms() const { return stats_.encode_ms + stats_.select_ms + stats_.prefill_ms; }
   // What is known of the same prompt from another answer to it.
   void take_over(const StatsRecorder& other);
   Stats finish(const PromptLayout& prompt, int64_t new_tokens);
