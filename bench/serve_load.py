@@ -15,7 +15,9 @@ another server wants (for llama-server: '{"ignore_eos": true, "cache_prompt": fa
 One JSON line per measurement; a table at the end. `first_token_ms`: from the request to its first text. `between_tokens_ms`:
 from each event with text to the next, over all requests. `per_token_ms`: of each request, first text to last over the
 tokens behind the first. A server that sends an event per token, of a model whose every token is text (make_checkpoint),
-has all tokens in them; `samples` says how many. Percentiles are interpolated. Only the standard library is used.
+has all tokens in them; `samples` says how many. `kept`: of each request in the order in which they came, the share of
+its image tokens that stayed to the end, from a server that says how many it dropped. `in_time`: the share of requests
+whose first text came within `--within` milliseconds. Percentiles are interpolated. Only the standard library is used.
 """
 
 import argparse
@@ -107,9 +109,15 @@ def ask(url, body, timeout):
         if not times:
             raise RuntimeError("an answer without text: no time to a first token")
         return Answer(times[0] - began, [b - a for a, b in zip(times, times[1:])],
-                      usage.get("completion_tokens", len(times)), usage.get("prompt_tokens"))
+                      usage.get("completion_tokens", len(times)), usage.get("prompt_tokens"),
+                      kept_share(usage.get("prompt_tokens_details") or {}))
     finally:
         connection.close()
+
+
+def kept_share(details):
+    images, dropped = details.get("image_tokens"), details.get("pruned_tokens")
+    return round(1 - dropped / images, 4) if images and dropped is not None else None
 
 
 class Answer(typing.NamedTuple):
@@ -117,6 +125,7 @@ class Answer(typing.NamedTuple):
     gaps: list  # seconds from each event with text to the next
     tokens: int
     prompt_tokens: int | None  # where the server says
+    kept: float | None = None  # likewise
 
 
 def percentiles(seconds, digits):
@@ -130,44 +139,50 @@ def percentiles(seconds, digits):
 class Measurement:
     def __init__(self):
         self.lock = threading.Lock()
-        self.answers, self.errors = [], []
+        self.answer_of, self.errors = {}, []
 
-    def add(self, answer):
+    def add(self, number, answer):
         with self.lock:
-            self.answers.append(answer)
+            self.answer_of[number] = answer
 
     def fail(self, error):
         with self.lock:
             self.errors.append(str(error))
 
-    def row(self, seconds):
-        first = [a.first for a in self.answers]
-        gaps = [gap for a in self.answers for gap in a.gaps]
-        each = [sum(a.gaps) / (a.tokens - 1) for a in self.answers if a.tokens > 1]
+    def row(self, seconds, within_ms):
+        answers = [self.answer_of[number] for number in sorted(self.answer_of)]
+        first = [a.first for a in answers]
+        gaps = [gap for a in answers for gap in a.gaps]
+        each = [sum(a.gaps) / (a.tokens - 1) for a in answers if a.tokens > 1]
+        within = {}
+        if within_ms is not None:
+            on_time = sum(1e3 * f <= within_ms for f in first)
+            within = {"within_ms": within_ms, "in_time": round(on_time / max(1, len(first) + len(self.errors)), 4)}
         return {"requests": len(first), "errors": len(self.errors), "seconds": round(seconds, 3),
                 "requests_per_s": round(len(first) / seconds, 4),
-                "tokens_per_s": round(sum(a.tokens for a in self.answers) / seconds, 2),
-                "prompt_tokens": sorted({a.prompt_tokens for a in self.answers if a.prompt_tokens}),
+                "tokens_per_s": round(sum(a.tokens for a in answers) / seconds, 2),
+                "prompt_tokens": sorted({a.prompt_tokens for a in answers if a.prompt_tokens}),
                 "first_token_ms": percentiles(first, 1), "between_tokens_ms": percentiles(gaps, 2), "per_token_ms": percentiles(each, 2),
-                "samples": {"first_token": len(first), "between_tokens": len(gaps), "per_token": len(each)}}
+                "samples": {"first_token": len(first), "between_tokens": len(gaps), "per_token": len(each)},
+                "kept": [a.kept for a in answers], **within}
 
 
 def run(url, bodies, num_clients, timeout, arrivals=None):
     """All bodies through `num_clients` threads; `arrivals`: when each may start, seconds from now."""
     measured, waiting = Measurement(), queue.SimpleQueue()
     for i, body in enumerate(bodies):
-        waiting.put((arrivals[i] if arrivals else 0.0, body))
+        waiting.put((i, arrivals[i] if arrivals else 0.0, body))
     began = time.perf_counter()
 
     def client():
         while True:
             try:
-                at, body = waiting.get_nowait()
+                number, at, body = waiting.get_nowait()
             except queue.Empty:
                 return
             time.sleep(max(0.0, began + at - time.perf_counter()))
             try:
-                measured.add(ask(url, body, timeout))
+                measured.add(number, ask(url, body, timeout))
             except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
                 measured.fail(error)
 
@@ -233,6 +248,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=1, help="policies take turns in each")
     parser.add_argument("--seed", type=int, default=0, help="of pictures and arrivals")
     parser.add_argument("--timeout", type=float, default=600.0)
+    parser.add_argument("--within", type=float, metavar="MS", help="count whose first text came within this time")
     parser.add_argument("--label", default="", help="kept in each line")
     parser.add_argument("--out", help="JSON lines are added to this file")
     args = parser.parse_args()
@@ -259,7 +275,7 @@ def main():
         else:
             measured, seconds = run(url, bodies, clients, args.timeout)
         row = {"label": args.label, "policy": policy, "loop": loop, "clients": clients, "arrivals_per_s": arrivals_per_s,
-               **request, "seed": args.seed, **measured.row(seconds)}
+               **request, "seed": args.seed, **measured.row(seconds, args.within)}
         for error in sorted(set(measured.errors))[:3]:
             print(f"{policy}: {error}", file=sys.stderr)
         rows.append(row)

@@ -75,9 +75,9 @@ class ServeLoad(unittest.TestCase):
 
     def test_gaps_are_pooled_and_tokens_are_of_each_request(self):
         measured = serve_load.Measurement()
-        measured.add(serve_load.Answer(1.0, [0.1, 0.1, 0.1, 0.1], 5, 7))
-        measured.add(serve_load.Answer(3.0, [0.3], 2, 7))
-        row = measured.row(2.0)
+        measured.add(1, serve_load.Answer(1.0, [0.1, 0.1, 0.1, 0.1], 5, 7, kept=0.25))
+        measured.add(0, serve_load.Answer(3.0, [0.3], 2, 7))
+        row = measured.row(2.0, None)
         self.assertEqual(row["requests_per_s"], 1.0)
         self.assertEqual(row["tokens_per_s"], 3.5)
         self.assertEqual(row["prompt_tokens"], [7])
@@ -85,6 +85,20 @@ class ServeLoad(unittest.TestCase):
         self.assertEqual(row["between_tokens_ms"]["p50"], 100)
         self.assertEqual(row["per_token_ms"]["p50"], 200)
         self.assertEqual(row["samples"], {"first_token": 2, "between_tokens": 5, "per_token": 2})
+        self.assertEqual(row["kept"], [None, 0.25])
+        self.assertNotIn("in_time", row)
+
+    def test_who_failed_is_late(self):
+        measured = serve_load.Measurement()
+        for number, first in enumerate((0.5, 1.0, 1.5)):
+            measured.add(number, serve_load.Answer(first, [], 1, 7))
+        measured.fail("503")
+        self.assertEqual(measured.row(2.0, 1000)["in_time"], 0.5)
+
+    def test_what_is_kept_is_told_with_the_usage(self):
+        self.assertEqual(serve_load.kept_share({"image_tokens": 144, "pruned_tokens": 108}), 0.25)
+        self.assertIsNone(serve_load.kept_share({"image_tokens": 0, "pruned_tokens": 0}))
+        self.assertIsNone(serve_load.kept_share({"cached_tokens": 3}))
 
     def test_capacity_is_the_best_closed_loop_of_the_same_requests(self):
         rows = [{"policy": "none", "loop": loop, "demonstrations": demonstrations, "requests_per_s": rate}
