@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ceiling of the benchmark: a policy that knows the scene. Before the decoder it keeps of each image the patches of
-// what is asked about and needed, then those of other objects and spots, then the rest (synth::by_need). Not a policy
+// what the answer is read from, then those of other objects and spots, then the rest (synth::by_need). Not a policy
 // for users: it reads the answer key.
 #pragma once
 

@@ -163,8 +163,9 @@ Cover asked_by(const CrowdQuestion& question) {
 }
 
 std::vector<Cover> needed_by(const CrowdQuestion& question) {
-  if (question.ask == CrowdAsk::kSpotOf) return {{Cover::By::kObject, static_cast<uint8_t>(question.object)}};
-  return {};
+  const Cover object{Cover::By::kObject, static_cast<uint8_t>(question.object)};
+  if (question.ask == CrowdAsk::kSpotOf) return {asked_by(question), object};
+  return {object};
 }
 
 }  // namespace espalier::synth

@@ -71,8 +71,9 @@ std::string_view trait_of(const auto& thing, Trait trait) {
                                   : name_of(thing.place());
 }
 
-// The thing that a question is about, and what else singles it out or lies under it.
+// The thing that a question is about.
 Cover asked_by(const CrowdQuestion& question);
+// All that the answer is read from: of a mark's the object under it, too.
 std::vector<Cover> needed_by(const CrowdQuestion& question);
 
 }  // namespace espalier::synth

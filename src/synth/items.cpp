@@ -289,8 +289,9 @@ Draws item_draws(const Cell& cell, Split split, uint64_t seed, uint64_t index) {
 }
 
 std::vector<int> by_need(std::span<const Cover> covers, const Turn& turn) {
-  std::vector<Cover> first = turn.needed, others = {{Cover::By::kSpot}, {Cover::By::kPointer}};
-  if (turn.asked) first.insert(first.begin(), *turn.asked);
+  std::vector<Cover> first = turn.needed, others;
+  if (turn.asked) (first.empty() ? first : others).push_back(*turn.asked);
+  others.insert(others.end(), {{Cover::By::kSpot}, {Cover::By::kPointer}});
   for (size_t i = 0; i < turn.scene.objects.size(); ++i)
     others.push_back({Cover::By::kObject, static_cast<uint8_t>(i)});
   const auto patches_of = [&](const std::vector<Cover>& things) {

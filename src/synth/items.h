@@ -30,13 +30,13 @@ struct Turn {
   std::string answer;
   std::optional<Cover> asked;  // the thing that the question is about; none: all objects (counting)
   bool is_blank = false;       // the picture is one grey: a control
-  // What else of this picture the item's last answer needs: the object that a mark lies on, the same button on an
-  // earlier screen.
+  // In crowds and on screens: all of this picture that the item's last answer is read from, such as a mark and the
+  // object that it lies on, a button on an earlier screen, all buttons where one of them did not change.
   std::vector<Cover> needed = {};
 };
 
-// Patches of a turn's picture, most needed first: what is asked about and needed in turn (where nothing is, all
-// objects, spot and pointer in turn), other such things in turn, distractors, clutter, windows, background.
+// Patches of a turn's picture, most needed first: what is needed, in turn, or where nothing is, what is asked about;
+// what else is asked about, spot, pointer and objects in turn; distractors, clutter, windows, background.
 std::vector<int> by_need(std::span<const Cover> covers, const Turn& turn);
 
 // The picture of a turn.

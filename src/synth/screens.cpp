@@ -101,6 +101,13 @@ std::vector<int> different_buttons(Draws& draws, int asked) {
   return buttons;
 }
 
+std::vector<Cover> all_buttons(int first) {
+  std::vector<Cover> buttons;
+  for (int i = 0; i < kNumButtons; ++i)
+    buttons.push_back({Cover::By::kObject, static_cast<uint8_t>((first + i) % kNumButtons)});
+  return buttons;
+}
+
 }  // namespace
 
 int ScreenSequence::button_of(Shape label) const {
@@ -193,15 +200,16 @@ std::string_view answer_to(const ScreenSequence& sequence, ScreenAsk ask) {
 
 std::vector<Cover> needed_on(const ScreenSequence& sequence, ScreenAsk ask, int number) {
   const Cover button{Cover::By::kObject, static_cast<uint8_t>(sequence.asked)};
-  const bool is_last = number == kLast, is_first = number == 0;
+  const bool is_last = number == kLast, is_first = number == 0, is_compared = number >= kLast - 1;
   switch (ask) {
     case ScreenAsk::kPressed:
       return is_last ? std::vector<Cover>{button, {Cover::By::kPointer}} : std::vector<Cover>{};
     case ScreenAsk::kNow:
       return is_last ? std::vector<Cover>{button} : std::vector<Cover>{};
     case ScreenAsk::kChanged:
-    case ScreenAsk::kUnchanged:
-      return is_last || number == kLast - 1 ? std::vector<Cover>{button} : std::vector<Cover>{};
+      return is_compared ? std::vector<Cover>{button} : std::vector<Cover>{};
+    case ScreenAsk::kUnchanged:  // the others show that they are not it
+      return is_compared ? all_buttons(sequence.asked) : std::vector<Cover>{};
     case ScreenAsk::kBefore:
       return is_first ? std::vector<Cover>{button} : std::vector<Cover>{};
   }

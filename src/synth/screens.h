@@ -54,7 +54,7 @@ Scene screen_scene(uint64_t seed, const Difficulty& difficulty, const ScreenSequ
 std::string text_of(const ScreenSequence& sequence, ScreenAsk ask);
 std::string_view answer_to(const ScreenSequence& sequence, ScreenAsk ask);
 
-// What the answer to `ask` about the whole sequence is read from on screen `number`.
+// All that the answer to `ask` about the whole sequence is read from on screen `number`.
 std::vector<Cover> needed_on(const ScreenSequence& sequence, ScreenAsk ask, int number);
 
 }  // namespace espalier::synth

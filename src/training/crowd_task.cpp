@@ -139,7 +139,6 @@ class CrowdTask : public LanguageTask {
         questions.push_back({.text = synth::text_of(members, q),
                              .answer = std::string(synth::answer_to(members, q)),
                              .topic = static_cast<int>(q.ask)});
-        needed.push_back(synth::asked_by(q));
         for (const Cover thing : synth::needed_by(q)) needed.push_back(thing);
       }
       add_picture(draft, synth::crowded_scene(draws.next() >> 1, options_.difficulty, members), std::move(needed),
