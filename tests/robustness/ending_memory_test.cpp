@@ -23,6 +23,7 @@
 #include "espalier/scheduler.h"
 #include "espalier/session.h"
 #include "tests/support/folders.h"
+#include "tests/support/sanitized.h"
 
 namespace espalier {
 namespace {
@@ -181,9 +182,7 @@ std::vector<int32_t> ask(Scheduler& scheduler, const Request& request, Memory& m
 class EndingMemory : public testing::Test {
  protected:
   void SetUp() override {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "sanitizers have their own memory";
-#endif
+    if (test::kIsSanitized) GTEST_SKIP() << "sanitizers have their own memory";
   }
 };
 

@@ -23,6 +23,7 @@
 #include "tests/runtime/derived_checkpoint.h"
 #include "tests/runtime/golden_case.h"
 #include "tests/runtime/scratch_folder.h"
+#include "tests/support/sanitized.h"
 
 namespace espalier {
 namespace {
@@ -129,9 +130,7 @@ class LimitedMemory {
 };
 
 TEST(OutOfMemory, EndsTheRequestAndTheEngineAnswersTheNext) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers map more than any limit allows";
-#endif
+  if (test::kIsSanitized) GTEST_SKIP() << "sanitizers map more than any limit allows";
   for (const int threads : {1, 2}) {
     const Engine engine = load({.dtype = ComputeDtype::kFloat32, .threads = threads});
     const std::vector<int32_t> before = engine.generate(asks(2)).token_ids;

@@ -15,6 +15,7 @@
 #include "pictures/image_encode.h"
 #include "tests/cli/run_espalier.h"
 #include "tests/serve/http_client.h"
+#include "tests/support/sanitized.h"
 
 namespace espalier::test {
 
@@ -46,9 +47,9 @@ class RunningServer {
     if (at == std::string::npos) return std::nullopt;
     return std::stod(text.substr(at + name.size() + 2));
   }
-  // Whether nothing runs any more, at the latest so many seconds from now.
+  // Whether nothing runs any more, at the latest so many seconds from now, or more where a sanitizer is slow.
   bool is_idle_within(double seconds) const {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+    const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(kPatience * seconds);
     do {
       if (metric("espalier_requests_active") == 0 && metric("espalier_running") == 0 && metric("espalier_queue") == 0)
         return true;
