@@ -14,7 +14,7 @@ void Pace::saw(double by_costs_ms, double measured_ms) {
   if (count < kFewest) return;
   std::array<double, kRemembered> sorted = last_;
   const auto end = sorted.begin() + static_cast<std::ptrdiff_t>(count);
-  std::sort(sorted.begin(), end);
+  std::ranges::sort(sorted.begin(), end);
   now_ = (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
 }
 

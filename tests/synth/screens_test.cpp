@@ -176,6 +176,30 @@ TEST(Screens, ButtonsFillFarMoreThanANinthAndEachLess) {
   }
 }
 
+// What did not change is one of six: it is known from all of them, on both screens; what changed shows that by itself.
+TEST(Screens, WhatIsNeededTellsTheAnswer) {
+  for (const ScreenAsk ask : {ScreenAsk::kChanged, ScreenAsk::kUnchanged})
+    for (uint64_t i = 0; i < 60; ++i) {
+      const ScreenSequence sequence = shown(i, ask).sequence;
+      const std::vector<Cover> needed = needed_on(sequence, ask, kNumScreens - 1);
+      EXPECT_EQ(needed_on(sequence, ask, kNumScreens - 2), needed);
+      EXPECT_TRUE(needed_on(sequence, ask, 0).empty());
+      const bool wants_change = ask == ScreenAsk::kChanged;
+      EXPECT_EQ(needed.size(), wants_change ? 1u : 6u);
+      std::vector<int> found;
+      std::set<int> buttons;
+      for (const Cover cover : needed) {
+        ASSERT_EQ(cover.by, Cover::By::kObject);
+        buttons.insert(cover.object);
+        const bool changed = sequence.screens[kNumScreens - 1].colours[cover.object] !=
+                             sequence.screens[kNumScreens - 2].colours[cover.object];
+        if (changed == wants_change) found.push_back(cover.object);
+      }
+      EXPECT_EQ(buttons.size(), needed.size());
+      EXPECT_EQ(found, std::vector<int>{sequence.asked});
+    }
+}
+
 TEST(Screens, ASequenceIsTheSameForTheSameSeed) {
   for (uint64_t i = 0; i < 5; ++i) {
     const Shown first = shown(i, kAsks[i % 5]), second = shown(i, kAsks[i % 5]);
