@@ -40,9 +40,9 @@ struct AttentionProbe {
     kLastToken,  // the last row of the prompt, while decoding the newest token's; columns: all image tokens
     kGenerated,  // the same after prefill; while decoding the rows of all tokens that were generated since the step
                  // was asked before (Step::every)
-    kGiven,  // `groups`
-    kClass,  // vision tower: the class row of each crop; columns: the crop's patches. m here counts patches, in
-             // sequence order
+    kGiven,      // `groups`
+    kClass,      // vision tower: the class row of each crop; columns: the crop's patches. m here counts patches, in
+                 // sequence order
   };
   enum class Heads : uint8_t {
     kMean,

@@ -100,7 +100,7 @@ struct TokenLayout {
 
   bool row_breaks_compete = false;  // whether image_tokens has row breaks beside patches
   bool is_whole = false;            // nothing has left of the tokens from `begin` on, and nothing entered
-  int64_t begin = 0;  // source index of the first token that this is about: above 0 after a cached prefix
+  int64_t begin = 0;                // source index of the first token that this is about: above 0 after a cached prefix
   // [images] image tokens of each; empty where the host does not know (tokens_per_image() then asks the device).
   std::vector<int64_t> known_per_image = {};
 

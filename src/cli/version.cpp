@@ -7,8 +7,8 @@
 namespace espalier::cli {
 
 std::string version_text() {
-  return std::string("espalier ") + version() + "\ncommit   " + ESPALIER_COMMIT + "\nlibtorch " +
-         ESPALIER_LIBTORCH + "\nCUDA     " + ESPALIER_CUDA_TOOLKIT + "\ncompiler " + ESPALIER_COMPILER + "\nkernels  " +
+  return std::string("espalier ") + version() + "\ncommit   " + ESPALIER_COMMIT + "\nlibtorch " + ESPALIER_LIBTORCH +
+         "\nCUDA     " + ESPALIER_CUDA_TOOLKIT + "\ncompiler " + ESPALIER_COMPILER + "\nkernels  " +
          std::string(name_of(kernels::cpu_level()));
 }
 

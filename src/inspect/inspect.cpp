@@ -22,8 +22,7 @@ std::optional<std::string> inspect(const Engine& engine, std::span<const Request
   for (const ImagePart& part : images)
     if (!part.image) throw Error("inspect: a picture is known by its handle alone; the page shows its pixels");
   return inspect_page(
-      {.model = engine.folder().filename().string(), .version = version(), .images = images, .answer = answer},
-      runs);
+      {.model = engine.folder().filename().string(), .version = version(), .images = images, .answer = answer}, runs);
 }
 
 }  // namespace espalier

@@ -15,7 +15,7 @@ namespace espalier {
 
 struct KeptPoint {
   ActPoint point = {};
-  std::vector<int64_t> kept = {};  // source indices of all image tokens alive after it, ascending
+  std::vector<int64_t> kept = {};                        // source indices of all image tokens alive after it, ascending
   std::vector<std::vector<int64_t>> kept_per_head = {};  // at the cache, in place of `kept`: one list per KV head
   // Where vectors entered: all image tokens after the point, crop by crop and in a crop in the order of the sequence
   // (before a decoder layer image by image), those of `kept` among them. Undefined: none entered.

@@ -14,7 +14,7 @@ struct PlphpOptions {
   Fraction delta = {3, 10};      // added where the attention mass on images is above alpha, taken off where below beta
   double alpha = 0.25;
   double beta = 0.1;
-  int every = 0;  // generated tokens from choice to choice, the newest one's row deciding; 0: once, after prefill
+  int every = 0;        // generated tokens from choice to choice, the newest one's row deciding; 0: once, after prefill
   bool revives = true;  // with `every`: what leaves stays in memory and may return; false: it is freed
   bool row_breaks_compete = true;
   CommonOptions common = {};
