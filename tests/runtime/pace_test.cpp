@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/spread.h"
 #include "espalier/engine.h"
 #include "runtime/time_share.h"
 #include "tests/runtime/made_up_costs.h"
@@ -14,11 +15,6 @@
 
 namespace espalier {
 namespace {
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
 
 TEST(Pace, IsTheMedianOfTheLastRequests) {
   Pace pace;
@@ -86,7 +82,7 @@ TEST(Pace, AnEngineLearnsItFromRequestsWithATime) {
   const Engine plain = Engine::load(folder, {.dtype = ComputeDtype::kFloat32});
   for (uint64_t i = 0; i < 9; ++i) whole.push_back(taken(ask(plain, i, "none")));
   const test::ScratchFolder scratch;
-  const double half = median(whole) / 2;
+  const double half = spread_of(whole).median / 2;
   const std::string costs = costs_json(
       test::made_up_costs(folder, {.encode = {{"request", half}}, .prefill = {}, .select = {{"divprune", {}}}}));
   const Engine engine = Engine::load(
@@ -99,8 +95,8 @@ TEST(Pace, AnEngineLearnsItFromRequestsWithATime) {
     came.push_back(taken(stats));
   }
   EXPECT_NEAR(expected[0], half, 1e-3 * half);
-  EXPECT_GT(expected.back(), 0.7 * median(came));
-  EXPECT_LT(expected.back(), 1.4 * median(came));
+  EXPECT_GT(expected.back(), 0.7 * spread_of(came).median);
+  EXPECT_LT(expected.back(), 1.4 * spread_of(came).median);
   const double before = *ask(engine, 111, "divprune:ttft=10s").solved->predicted_ms;
   for (int i = 0; i < 8; ++i) EXPECT_EQ(*ask(engine, 111, "divprune:ttft=10s").solved->predicted_ms, before);
 }
